@@ -1,0 +1,108 @@
+"""Labelled images, kept in memory as uint8.  Layer 0."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+DATASETS = ("digits", "fashion_mnist", "cifar10", "cifar100", "imagenet64")
+HELD_OUT = 500
+
+
+@dataclass(frozen=True)
+class Images:
+    """A labelled image set with a held-out part; uint8 pixels (N, C, H, W), labels (N,)."""
+
+    pixels: Tensor
+    labels: Tensor
+    test_pixels: Tensor
+    test_labels: Tensor
+
+    @property
+    def num_classes(self) -> int:
+        return int(max(self.labels.max(), self.test_labels.max())) + 1
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.pixels.shape[1:])
+
+    @property
+    def x0(self) -> Tensor:
+        """The training images in [-1, 1], float32 (N, C, H, W)."""
+        return to_float(self.pixels)
+
+    @property
+    def test_x0(self) -> Tensor:
+        """The held-out images in [-1, 1], float32 (M, C, H, W)."""
+        return to_float(self.test_pixels)
+
+    def to(self, device: torch.device | str) -> "Images":
+        return Images(*(v.to(device) for v in (self.pixels, self.labels, self.test_pixels, self.test_labels)))
+
+
+def to_float(pixels: Tensor) -> Tensor:
+    """uint8 0 .. 255 to float32 -1 .. 1."""
+    return pixels.float() / 127.5 - 1
+
+
+def to_uint8(x: Tensor) -> Tensor:
+    """float -1 .. 1 to the nearest uint8 0 .. 255; values outside are clamped."""
+    return ((x.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+
+
+def load(name: str, *, cache: Path = Path("data/cache")) -> Images:
+    """The data set called `name`.
+
+    `digits` are the 1,797 8x8 digits inside scikit-learn, 500 of them held out by a fixed stratified split.  Every
+    other set is read from `cache`/NAME.npz, with the arrays `pixels` and `test_pixels`, uint8 (N, C, H, W), and
+    `labels` and `test_labels`, integers (N,).  ValueError for an unknown name, FileNotFoundError if there is no file.
+    """
+    if name == "digits":
+        return _digits()
+    if name not in DATASETS:
+        raise ValueError(f"unknown data set {name!r}; choose from {', '.join(DATASETS)}")
+    path = cache / f"{name}.npz"
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path} is not there. It must hold the arrays pixels, labels, test_pixels and test_labels "
+            "(see data/README.md); the profiles smoke and digits need no file."
+        )
+    with np.load(path, allow_pickle=False) as arrays:
+        return from_arrays(*(arrays[k] for k in ("pixels", "labels", "test_pixels", "test_labels")))
+
+
+def from_arrays(pixels: np.ndarray, labels: np.ndarray, test_pixels: np.ndarray, test_labels: np.ndarray) -> Images:
+    """Check and wrap arrays of your own; ValueError says what is wrong with them."""
+    for part, p, y in (("training", pixels, labels), ("test", test_pixels, test_labels)):
+        if p.ndim != 4 or p.dtype != np.uint8 or len(p) == 0:
+            raise ValueError(f"{part} pixels must be non-empty uint8 (N, C, H, W), not {p.dtype} {p.shape}")
+        if y.shape != (len(p),) or not np.issubdtype(y.dtype, np.integer) or y.min() < 0:
+            raise ValueError(f"{part} labels must be {len(p)} integers from 0, not {y.dtype} {y.shape}")
+    missing = sorted(set(range(int(labels.max()) + 1)) - set(labels.tolist()))
+    if missing:
+        raise ValueError(f"no training image has label {missing[0]}")
+    if pixels.shape[1:] != test_pixels.shape[1:] or test_labels.max() > labels.max():
+        raise ValueError("training and test images must have the same shape and the same classes")
+    return Images(*(torch.from_numpy(np.ascontiguousarray(a)) for a in
+                    (pixels, labels.astype(np.int64), test_pixels, test_labels.astype(np.int64))))
+
+
+def _digits() -> Images:
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    bunch = load_digits()
+    pixels = (bunch.images * (255 / 16)).round().astype(np.uint8)[:, None]        # (1797, 1, 8, 8), 17 grey levels
+    train, test = train_test_split(np.arange(len(pixels)), test_size=HELD_OUT, stratify=bunch.target, random_state=0)
+    return from_arrays(pixels[train], bunch.target[train], pixels[test], bunch.target[test])
+
+
+def minibatches(images: Images, batch: int, *, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+    """Endless (x0 (B, C, H, W), y (B,)) drawn with replacement; all state is in `generator`, so a run can resume."""
+    while True:
+        i = torch.randint(len(images.pixels), (batch,), generator=generator, device=generator.device)
+        i = i.to(images.pixels.device)
+        yield to_float(images.pixels[i]), images.labels[i]

@@ -1,0 +1,147 @@
+"""Calibration, quality and cost.  Layer 2."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dashkit.guidance import Branches
+
+
+class GapStats(NamedTuple):
+    """How a student's CFG gap compares with its teacher's on matched (x_t, t, y); ideal 1, 1, 1, 1, 0."""
+
+    rho: float     # E|gS| / E|gT|              size; can be 1 with the wrong direction
+    slope: float   # E<gS, gT> / E|gT|^2        the part of the teacher's gap that is there
+    cos: float     # E[<gS, gT> / (|gS| |gT|)]  direction
+    r2: float      # 1 - E|gS - gT|^2 / E|gT|^2
+    mse: float     # E[mean (gS - gT)^2]
+
+
+def gap_stats(student: Branches, teacher: Branches) -> GapStats:
+    """Statistics of the gaps of `student` and `teacher`, both (B, ...), over all B samples.
+
+    NaN where the teacher's gap is zero everywhere; a zero student gap has cos 0.
+    """
+    s, t = student.gap.flatten(1).double(), teacher.gap.flatten(1).double()
+    if s.shape != t.shape or len(s) == 0:
+        raise ValueError(f"both gaps need the same non-empty shape, not {tuple(s.shape)} and {tuple(t.shape)}")
+    dot, s_norm, t_norm = (s * t).sum(1), s.norm(dim=1), t.norm(dim=1)
+    error, power = (s - t).square(), t_norm.square().mean()
+    cos = dot / (s_norm * t_norm).clamp(min=1e-30)
+    return GapStats(
+        rho=(s_norm.mean() / t_norm.mean()).item(),
+        slope=(dot.mean() / power).item(),
+        cos=cos.mean().item(),
+        r2=(1 - error.sum(1).mean() / power).item(),
+        mse=error.mean().item(),
+    )
+
+
+def gap_stats_by_timestep(
+    student: Branches, teacher: Branches, t: Tensor, *, T: int, bins: int = 10
+) -> dict[int, GapStats]:
+    """`gap_stats` within equal bins of t (B,), keyed by each bin's middle timestep; empty bins are left out."""
+    index = t * bins // T
+    return {
+        int((b + 0.5) * T / bins): gap_stats(_take(student, index == b), _take(teacher, index == b))
+        for b in range(bins)
+        if bool((index == b).any())
+    }
+
+
+def _take(pair: Branches, mask: Tensor) -> Branches:
+    return Branches(pair.cond[mask], pair.uncond[mask])
+
+
+def frechet_distance(a: Tensor, b: Tensor) -> float:
+    """Fréchet distance of Gaussians fitted to features a (N, D) and b (M, D): |mu|^2 + tr(A + B - 2 (AB)^(1/2)).
+
+    Smaller is better; biased upwards for few samples, so compare only distances of equal N, and beside a floor.
+    This is FID only for Inception features.  ValueError for fewer than two samples.
+    """
+    if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1] or min(len(a), len(b)) < 2:
+        raise ValueError(f"features must be (N, D) and (M, D), N, M >= 2, not {tuple(a.shape)} and {tuple(b.shape)}")
+    a, b = a.double(), b.double()
+    cov_a, cov_b = torch.cov(a.T).reshape(a.shape[1], -1), torch.cov(b.T).reshape(a.shape[1], -1)
+    values, vectors = torch.linalg.eigh(cov_a)
+    root = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
+    cross = torch.linalg.eigvalsh(root @ cov_b @ root).clamp(min=0).sqrt().sum()
+    mean = (a.mean(0) - b.mean(0)).square().sum()
+    return (mean + cov_a.trace() + cov_b.trace() - 2 * cross).item()
+
+
+class Classifier(nn.Module):
+    """A small convolutional classifier: logits for class accuracy, `features` (B, 32) for the Fréchet distance."""
+
+    def __init__(self, shape: tuple[int, ...], num_classes: int) -> None:
+        super().__init__()
+        c, h, w = shape
+        self.body = nn.Sequential(
+            nn.Conv2d(c, 32, 3, padding=1), nn.ReLU(),
+            nn.Conv2d(32, 64, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
+            nn.Flatten(), nn.Linear(64 * (h // 2) * (w // 2), 32),
+        )
+        self.head = nn.Sequential(nn.ReLU(), nn.Linear(32, num_classes))
+
+    def features(self, x: Tensor) -> Tensor:
+        return self.body(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.body(x))
+
+
+def train_classifier(x: Tensor, y: Tensor, *, num_classes: int, seed: int, epochs: int = 20) -> Classifier:
+    """Train a `Classifier` on images x (N, C, H, W) in [-1, 1] with labels y (N,), lightly jittered; about ten seconds.
+
+    The seed decides everything and the caller's random state is left as it was.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = Classifier(tuple(x.shape[1:]), num_classes).to(x.device)
+        optimiser = torch.optim.AdamW(model.parameters(), lr=2e-3)
+        steps = epochs * (len(x) // 64 + 1)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, max_lr=4e-3, total_steps=steps)
+        for _ in range(steps):
+            i = torch.randint(len(x), (64,))
+            noise = torch.randn(64, *x.shape[1:]).to(x.device)
+            loss = F.cross_entropy(model(x[i] + 0.15 * noise), y[i], label_smoothing=0.05)
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            schedule.step()
+    return model.eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def class_accuracy(classifier: nn.Module, x: Tensor, y: Tensor) -> float:
+    """The share of images x (N, C, H, W) that `classifier` gives their label y (N,)."""
+    return (classifier(x).argmax(1) == y).double().mean().item()
+
+
+@torch.no_grad()
+def real_floor(
+    features: Callable[[Tensor], Tensor], train: Tensor, test: Tensor, n: int, *, seed: int, draws: int = 8
+) -> Tensor:
+    """Fréchet distances (draws,) of n real training images to the held-out ones: what a perfect sampler would get."""
+    if not 2 <= n <= len(train):
+        raise ValueError(f"n must be in 2 .. {len(train)}, not {n!r}")
+    generator = torch.Generator().manual_seed(seed)
+    a, b = features(train), features(test)
+    return torch.tensor([
+        frechet_distance(a[torch.randperm(len(a), generator=generator)[:n].to(a.device)], b) for _ in range(draws)
+    ])
+
+
+def flops(model: nn.Module) -> int:
+    """Operations of one forward pass for one image, 2 for each multiply-add, counted by torch's FlopCounterMode."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    cfg = model.config
+    device = next(model.parameters()).device
+    t = torch.zeros(1, dtype=torch.long, device=device)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(torch.zeros(1, cfg.channels, cfg.size, cfg.size, device=device), t, t)
+    return counter.get_total_flops()

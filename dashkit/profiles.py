@@ -1,0 +1,150 @@
+"""Profiles: every setting of a run, one row a setting.  Layer 0."""
+
+import dataclasses
+import os
+from dataclasses import dataclass
+
+from dashkit.unet import UNetConfig
+
+BASES = ("uniform", "min_snr", "published")
+"""The curricula that a teacher may start from; see `dashkit.curriculum`."""
+
+
+@dataclass(frozen=True)
+class Profile:
+    """The settings of one run.  `resolve` makes one; a bad value is refused there with the allowed ones named."""
+
+    name: str
+    dataset: str
+    teacher: UNetConfig
+    student: UNetConfig
+    T: int
+    base: str                 # the curriculum TIRT starts from, one of BASES
+    gamma: float              # where that curriculum caps the snr
+    label_dropout: float      # while the teacher trains; a student evaluates both branches instead
+    batch: int
+    teacher_steps: int
+    teacher_lr: float
+    teacher_ema: float
+    student_steps: int
+    student_lr: float
+    student_ema: float
+    warmup: int               # steps of linear warm-up, then a cosine to 1e-6
+    clip: float               # gradient norm
+    seeds: int                # training seeds of the students: seed, seed + 1, ...
+    arms: tuple[str, ...]
+    w: float                  # the fixed scale at which samples are shown and arms compared
+    ws: tuple[float, ...]     # the scales of the w-curve
+    sample_steps: int
+    samples: int              # for each point of the w-curve
+    states: int               # noised held-out states for the gap statistics
+
+    def __post_init__(self) -> None:
+        for name, (low, high) in _RANGES.items():
+            _check_number(name, getattr(self, name), low, high, whole=name in _WHOLE)
+        if self.base not in BASES:
+            raise ValueError(f"base must be one of {', '.join(BASES)}, not {self.base!r}")
+        for name in ("arms", "ws"):
+            value = getattr(self, name)
+            if isinstance(value, str) or not hasattr(value, "__iter__") or not tuple(value):
+                raise ValueError(f"{name} must be a non-empty tuple or list, not {value!r}")
+            object.__setattr__(self, name, tuple(value))
+        for w in self.ws:
+            _check_number("ws", w, 0, 20)
+        if self.w not in self.ws:
+            raise ValueError(f"w={self.w:g} must be one of ws={self.ws}: it is a point of the w-curve")
+        unknown = [a for a in self.arms if a not in ARMS]
+        if unknown or len(set(self.arms)) < len(self.arms):
+            given = ", ".join(map(str, self.arms))
+            raise ValueError(f"arms must be distinct names from {', '.join(ARMS)}; not {given}")
+        if self.sample_steps > self.T:
+            raise ValueError(f"sample_steps must be at most T={self.T}, not {self.sample_steps}")
+
+    def asdict(self) -> dict:
+        return dataclasses.asdict(self)
+
+
+_RANGES = {
+    "T": (10, 10_000), "gamma": (1e-6, 1e6), "label_dropout": (0, 0.9), "batch": (2, 65_536),
+    "teacher_steps": (1, 10**8), "teacher_lr": (1e-8, 1), "teacher_ema": (0, 0.999999),
+    "student_steps": (1, 10**8), "student_lr": (1e-8, 1), "student_ema": (0, 0.999999),
+    "warmup": (0, 10**6), "clip": (1e-6, 1e6), "seeds": (1, 1000), "w": (0, 20),
+    "sample_steps": (1, 10_000), "samples": (10, 10**6), "states": (10, 10**6),
+}
+_WHOLE = {"T", "batch", "teacher_steps", "student_steps", "warmup", "seeds", "sample_steps", "samples", "states"}
+
+
+def _check_number(name: str, value: object, low: float, high: float, *, whole: bool = False) -> None:
+    kind = int if whole else (int, float)
+    if isinstance(value, bool) or not isinstance(value, kind) or not low <= value <= high:
+        what = "an integer" if whole else "a number"
+        raise ValueError(f"{name} must be {what} in [{low:g}, {high:g}], not {value!r}")
+
+
+ARMS = ("dash", "dash_no_im", "dash_no_un", "dash_no_an", "dash_no_tirt",
+        "gap_match", "multi_w", "composite", "cond_only", "scratch")
+_MAIN = ("dash", "dash_no_un", "composite", "cond_only", "scratch")
+
+
+def _small(ch: int, blocks: int, groups: int) -> UNetConfig:
+    return UNetConfig(8, channels=1, num_classes=10, ch=ch, ch_mult=(1, 2), blocks=blocks, groups=groups, attention=(4,))
+
+
+def _colour(ch: int, blocks: int, classes: int, *, channels: int = 3, dropout: float = 0.0) -> UNetConfig:
+    return UNetConfig(32, channels, num_classes=classes, ch=ch, ch_mult=(1, 2, 2, 2), blocks=blocks, dropout=dropout)
+
+
+def _imagenet(ch: int, blocks: int) -> UNetConfig:
+    return UNetConfig(64, channels=3, num_classes=1000, ch=ch, ch_mult=(1, 2, 3, 4), blocks=blocks, attention=(8, 16))
+
+
+_W5 = (1.0, 1.5, 2.0, 3.0, 4.0)
+_TABLE = {
+    #                 smoke             digits            fashion_mnist                 cifar10                        cifar100                        imagenet64
+    "name":          ("smoke",          "digits",         "fashion_mnist",              "cifar10",                     "cifar100",                     "imagenet64"),
+    "dataset":       ("digits",         "digits",         "fashion_mnist",              "cifar10",                     "cifar100",                     "imagenet64"),
+    "teacher":       (_small(16, 1, 4), _small(32, 2, 8), _colour(64, 2, 10, channels=1), _colour(128, 2, 10, dropout=.1), _colour(128, 2, 100, dropout=.1), _imagenet(128, 3)),
+    "student":       (_small(8, 1, 2),  _small(16, 1, 4), _colour(32, 1, 10, channels=1), _colour(64, 1, 10),            _colour(64, 1, 100),            _imagenet(64, 2)),
+    "T":             (1000,             1000,             1000,                         1000,                          1000,                           1000),
+    "base":          ("min_snr",        "min_snr",        "min_snr",                    "published",                   "published",                    "published"),
+    "gamma":         (5.0,              5.0,              5.0,                          5.0,                           5.0,                            5.0),
+    "label_dropout": (0.1,              0.1,              0.1,                          0.1,                           0.1,                            0.1),
+    "batch":         (64,               64,               128,                          64,                            64,                             64),
+    "teacher_steps": (300,              1200,             20_000,                       391_000,                       391_000,                        391_000),
+    "teacher_lr":    (3e-3,             2e-3,             4e-4,                         2e-4,                          2e-4,                           2e-4),
+    "teacher_ema":   (0.98,             0.99,             0.999,                        0.9999,                        0.9999,                         0.9999),
+    "student_steps": (120,              1000,             20_000,                       234_000,                       234_000,                        234_000),
+    "student_lr":    (3e-3,             3e-3,             4e-4,                         2e-4,                          2e-4,                           2e-4),
+    "student_ema":   (0.95,             0.99,             0.999,                        0.9995,                        0.9995,                         0.9995),
+    "warmup":        (20,               50,               500,                          0,                             0,                              0),
+    "clip":          (1.0,              1.0,              1.0,                          1.0,                           1.0,                            1.0),
+    "seeds":         (1,                2,                3,                            3,                             3,                              3),
+    "arms":          (ARMS,             ARMS,             _MAIN,                        ARMS,                          ARMS,                           _MAIN),
+    "w":             (1.5,              1.5,              1.5,                          1.5,                           1.5,                            1.5),
+    "ws":            ((1.0, 1.5, 4.0),  _W5,              _W5,                          _W5,                           _W5,                            _W5),
+    "sample_steps":  (10,               50,               50,                           50,                            50,                             50),
+    "samples":       (100,              500,              10_000,                       50_000,                        50_000,                         50_000),
+    "states":        (500,              2000,             5000,                         5000,                          5000,                           5000),
+}  # fmt: skip
+PROFILES = {name: Profile(**{k: row[i] for k, row in _TABLE.items()}) for i, name in enumerate(_TABLE["name"])}
+"""`smoke` for tests and stored outputs, `digits` the default; the last three carry the paper's settings."""
+
+
+def resolve(name: str = "auto", **overrides: object) -> Profile:
+    """The profile called `name` with some settings replaced; None leaves a setting as it is.
+
+    "auto" means the environment's DASHKIT_PROFILE, or digits.  ValueError names the profiles or settings there are.
+
+    >>> resolve("digits", student_steps=10).student_steps
+    10
+    """
+    if name == "auto":
+        name = os.environ.get("DASHKIT_PROFILE") or "digits"
+    if name not in PROFILES:
+        raise ValueError(f"unknown profile {name!r}; choose from auto, {', '.join(PROFILES)}")
+    profile = PROFILES[name]
+    settings = [f.name for f in dataclasses.fields(Profile) if f.name not in ("name", "dataset", "teacher", "student")]
+    unknown = sorted(set(overrides) - set(settings))
+    if unknown:
+        raise ValueError(f"unknown setting {', '.join(unknown)}; choose from {', '.join(settings)}")
+    return dataclasses.replace(profile, **{k: v for k, v in overrides.items() if v is not None})
