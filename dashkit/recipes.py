@@ -332,6 +332,24 @@ def evaluate_all(run: Run, teacher: Teacher, students: dict[tuple[str, int], UNe
     return pd.concat(tables, ignore_index=True)
 
 
+def results_path(run: Run) -> Path:
+    """Where the tidy table of a run's profile, seed and settings is kept."""
+    return run.root / run.profile.name / f"results-s{run.seed}-{runs.fingerprint(run.profile.asdict())}.csv"
+
+
+def get_results(run: Run, teacher: Teacher, students: dict[tuple[str, int], UNet]) -> pd.DataFrame:
+    """`evaluate_all`, kept in the run's results file for the other notebooks and the report."""
+    results = evaluate_all(run, teacher, students)
+    runs.write_table(results_path(run), results)
+    return results
+
+
+def read_results(run: Run) -> pd.DataFrame | None:
+    """The table that `get_results` wrote for exactly these settings, or None."""
+    path = results_path(run)
+    return runs.read_results(path) if path.is_file() else None
+
+
 def _evaluation_key(run: Run) -> str:
     p = run.profile
     return runs.fingerprint([p.ws, p.samples, p.sample_steps, p.states, _SAMPLING_SEED])

@@ -1,0 +1,85 @@
+"""The `dashkit` command.  Layer 5."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+EPILOG = "Settings of a profile are changed with --set NAME=VALUE, e.g. --set student_steps=100 --set arms=dash,scratch"
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line: one subcommand a task, the same profile, seed, device and settings for all."""
+    top = argparse.ArgumentParser("dashkit", description="Shrink a guided diffusion model; measure what guidance lost.")
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    tasks = {
+        "series": "execute the notebooks in order and write a report",
+        "train": "train the teacher",
+        "distil": "train the students in lockstep",
+        "evaluate": "measure the teacher and every student; write results.csv",
+        "doctor": "check this set-up",
+    }
+    for name, text in tasks.items():
+        command = commands.add_parser(name, help=text, description=text, epilog=EPILOG)
+        if name == "doctor":
+            continue
+        command.add_argument("--profile", default="auto", help="smoke, digits (default), cifar10, …")
+        command.add_argument("--seed", type=int, default=42)
+        command.add_argument("--device", default="auto", help="auto (default), cpu or cuda")
+        command.add_argument("--set", dest="settings", action="append", default=[], metavar="NAME=VALUE")
+        if name == "series":
+            command.add_argument("--only", default="", help="numbers of notebooks, e.g. 02,04")
+    return top
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code: 0 done, 1 failed, 2 bad input."""
+    options = parser().parse_args(arguments)
+    try:
+        return {"series": _series, "doctor": _doctor}.get(options.command, _recipe)(options)
+    except (ValueError, OSError, ImportError, RuntimeError, FloatingPointError) as error:
+        print(f"dashkit: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\ndashkit: stopped; the same command goes on from here", file=sys.stderr)
+        return 130
+
+
+def _series(options: argparse.Namespace) -> int:
+    from dashkit.series import parse_settings, run_series
+
+    only = [n.strip() for n in options.only.split(",") if n.strip()]
+    ok = run_series(options.profile, seed=options.seed, device=options.device, only=only,
+                    settings=parse_settings(options.settings))
+    return 0 if ok else 1
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from dashkit import doctor, recipes
+
+    findings = list(doctor.examine(recipes.RUNS, recipes.ROOT / "build"))
+    for finding in findings:
+        print(f"{'ok  ' if finding.ok else 'FAIL'}  {finding.what:8s} {finding.detail}")
+    return 0 if all(f.ok for f in findings) else 1
+
+
+def _recipe(options: argparse.Namespace) -> int:
+    from dashkit import recipes
+    from dashkit.series import parse_settings
+
+    run = recipes.start(options.profile, seed=options.seed, device=options.device, **parse_settings(options.settings))
+    teacher = recipes.get_teacher(run)
+    print(f"teacher: {run.folder('teacher', run.seed)}")
+    if options.command == "train":
+        return 0
+    students = recipes.get_students(run, teacher)
+    for arm, seed in students:
+        print(f"{arm}, seed {seed}: {run.folder(arm, seed)}")
+    if options.command == "evaluate":
+        results = recipes.get_results(run, teacher, students)
+        print(recipes.calibration_table(results, w=run.profile.w).to_string(float_format="{:.3g}".format))
+        print(recipes.results_path(run))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
