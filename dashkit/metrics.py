@@ -15,7 +15,7 @@ class GapStats(NamedTuple):
 
     rho: float     # E|gS| / E|gT|              size; can be 1 with the wrong direction
     slope: float   # E<gS, gT> / E|gT|^2        the part of the teacher's gap that is there
-    cos: float     # E[<gS, gT> / (|gS| |gT|)]  direction
+    cos: float     # E[<gS, gT> / (|gS| |gT|)]  direction, over the samples where the teacher has a gap
     r2: float      # 1 - E|gS - gT|^2 / E|gT|^2
     mse: float     # E[mean (gS - gT)^2]
 
@@ -23,14 +23,15 @@ class GapStats(NamedTuple):
 def gap_stats(student: Branches, teacher: Branches) -> GapStats:
     """Statistics of the gaps of `student` and `teacher`, both (B, ...), over all B samples.
 
-    NaN where the teacher's gap is zero everywhere; a zero student gap has cos 0.
+    NaN where the teacher's gap is zero everywhere; a zero student gap has cos 0.  Samples whose teacher gap is below a
+    millionth of the mean have no direction and do not count in cos.
     """
     s, t = student.gap.flatten(1).double(), teacher.gap.flatten(1).double()
     if s.shape != t.shape or len(s) == 0:
         raise ValueError(f"both gaps need the same non-empty shape, not {tuple(s.shape)} and {tuple(t.shape)}")
     dot, s_norm, t_norm = (s * t).sum(1), s.norm(dim=1), t.norm(dim=1)
     error, power = (s - t).square(), t_norm.square().mean()
-    cos = dot / (s_norm * t_norm).clamp(min=1e-30)
+    cos = (dot / (s_norm * t_norm).clamp(min=1e-30))[t_norm > 1e-6 * t_norm.mean()]
     return GapStats(
         rho=(s_norm.mean() / t_norm.mean()).item(),
         slope=(dot.mean() / power).item(),

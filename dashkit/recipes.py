@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -71,6 +71,8 @@ class Run:
     def __post_init__(self) -> None:
         if isinstance(self.seed, bool) or not isinstance(self.seed, int) or not 0 <= self.seed < 2**31:
             raise ValueError(f"seed must be an integer in [0, {2**31}), not {self.seed!r}")
+        for arm in self.profile.arms:
+            objective(arm)                       # refuses an unknown arm here, before any work
 
     @cached_property
     def schedule(self) -> Schedule:
@@ -138,8 +140,8 @@ def train_teacher(run: Run) -> Iterator[Step]:
     if (folder / "final.safetensors").is_file():
         return
     images = run.images
-    model = _seeded(run.seed, lambda: nn.ModuleDict({"net": UNet(p.teacher), "tirt": curriculum.TIRT(run.base.cpu())}))
-    learner = Learner(_place(model, run.device), lr=p.teacher_lr, steps=p.teacher_steps, ema=p.teacher_ema,
+    model = seeded(run.seed, lambda: nn.ModuleDict({"net": UNet(p.teacher), "tirt": curriculum.TIRT(run.base.cpu())}))
+    learner = Learner(model.to(run.device), lr=p.teacher_lr, steps=p.teacher_steps, ema=p.teacher_ema,
                       warmup=p.warmup, clip=p.clip)
     generator = torch.Generator(run.device).manual_seed(run.seed)
 
@@ -168,7 +170,7 @@ def distil(run: Run, teacher: Teacher, arms: Sequence[str], seed: int) -> Iterat
         return
     images, table = run.images, {a: objective(a) for a in arms}
     learners = {
-        a: Learner(_place(_seeded(seed, lambda: UNet(p.student)), run.device), lr=p.student_lr, steps=p.student_steps,
+        a: Learner(seeded(seed, lambda: UNet(p.student)).to(run.device), lr=p.student_lr, steps=p.student_steps,
                    ema=p.student_ema, warmup=p.warmup, clip=p.clip)
         for a in arms
     }
@@ -243,15 +245,11 @@ def _finish(run: Run, home: Path, name: str, learner: Learner, losses: Tensor, s
     runs.save_tensors(home / "final.safetensors", tensors, settings)
 
 
-def _seeded(seed: int, make):
-    """Build a module from `seed` without touching the caller's random state."""
+def seeded(seed: int, make: Callable[[], nn.Module]) -> nn.Module:
+    """Build a module with initial weights from `seed`, leaving the caller's random state as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return make()
-
-
-def _place(model: nn.Module, device: torch.device) -> nn.Module:
-    return model.to(device)
 
 
 # --------------------------------------------------------------------------------------------------- trained models
@@ -271,6 +269,11 @@ def load_student(run: Run, arm: str, seed: int) -> UNet:
     """The trained student of one arm and seed; FileNotFoundError says how to train it."""
     objective(arm)
     return _fill(UNet(run.profile.student), _load_final(run, arm, seed), run.device)
+
+
+def load_losses(run: Run, arm: str, seed: int) -> list[float]:
+    """The training loss of every step of one trained network."""
+    return _load_final(run, arm, seed).tensors["losses"].tolist()
 
 
 def _load_final(run: Run, arm: str, seed: int) -> runs.Saved:

@@ -1,0 +1,47 @@
+# make series   execute the notebooks and write build/series/PROFILE/index.html
+# make test     every check of the project
+# make lab      open JupyterLab       make refresh  renew the stored notebook outputs
+#
+# PROFILE=smoke|digits|…   ONLY=02,04   SEED=7   DEVICE=cpu   SET="student_steps=100 arms=dash,scratch"   PYTHON=python3.12
+
+PYTHON ?= python3
+PROFILE ?= digits
+SEED ?= 42
+DEVICE ?= auto
+VENV := .venv
+BIN := $(VENV)/bin
+export TQDM_MININTERVAL = 1
+
+.PHONY: series test lab refresh doctor clean
+
+series: $(VENV)/.ready
+	@$(BIN)/dashkit series --profile "$(PROFILE)" --seed "$(SEED)" --device "$(DEVICE)" --only "$(ONLY)" $(foreach s,$(SET),--set "$(s)")
+
+test: $(VENV)/.ready-test
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python tests/gate.py
+
+refresh: $(VENV)/.ready-test
+	@$(BIN)/python tests/gate.py refresh $(foreach n,$(subst $(comma), ,$(ONLY)),$(n))
+
+lab: $(VENV)/.ready
+	@$(BIN)/jupyter lab --ServerApp.ip=127.0.0.1 notebooks
+
+doctor: $(VENV)/.ready
+	@$(BIN)/dashkit doctor
+
+clean:
+	rm -rf build
+
+comma := ,
+
+# one virtual environment; made again when pyproject.toml changes
+$(VENV)/.ready: pyproject.toml
+	@$(PYTHON) -c 'import sys; ok = (3, 11) <= sys.version_info[:2] < (3, 14); sys.exit(0 if ok else "Python 3.11, 3.12 or 3.13 is needed, this is %d.%d; try: make PYTHON=python3.12" % sys.version_info[:2])'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing into $(VENV) (torch is large; this happens once)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+$(VENV)/.ready-test: $(VENV)/.ready
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	@touch $@
