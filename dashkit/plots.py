@@ -141,10 +141,10 @@ def plot_calibration(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     ax.axvline(1, color="#bbbbbb", lw=1)
     ax.axhline(1, color="#bbbbbb", lw=1)
     for arm, row in table.drop(index="teacher", errors="ignore").iterrows():
-        ax.scatter(row.rho, row.slope, color=PALETTE.get(arm), s=60, zorder=3)
-        ax.annotate(arm, (row.rho, row.slope), xytext=(5, 4), textcoords="offset points", fontsize="x-small")
+        ax.scatter(row.rho, row.slope, color=PALETTE.get(arm), s=60, zorder=3, label=arm)
     ax.set(xlabel="rho: size of the gap / the teacher's", ylabel="slope: share of the teacher's gap that is there")
     ax.margins(0.15)
+    ax.legend(fontsize="x-small", loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return ax
 
 

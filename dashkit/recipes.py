@@ -203,7 +203,7 @@ def _resumable(run, folder, learners, loss_fn, batches, steps, generator, settin
     path, history, began, spent = folder / "checkpoint.safetensors", [], time.monotonic(), 0.0
     if path.is_file():
         saved = runs.load_tensors(path)
-        if saved.meta["settings"] != settings:
+        if runs.fingerprint(saved.meta["settings"]) != runs.fingerprint(settings):
             raise ValueError(f"{path} belongs to other settings; delete it to start afresh")
         for name, learner in learners.items():
             learner.load({k.removeprefix(f"{name}/"): v for k, v in saved.tensors.items() if k.startswith(f"{name}/")})

@@ -191,7 +191,7 @@ def _write_report(folder: Path, run: recipes.Run, outcomes: Sequence[Outcome], r
         body = recipes.calibration_table(results, w=run.profile.w).to_html(float_format="{:.3g}".format, border=0)
         table = (f'<div class="wide">{body}</div><p>Means over training seeds. rho, slope, cos and r2 compare the '
                  "student's guidance gap with the teacher's (ideal 1); fd is the Fréchet distance over the "
-                 f"real-vs-real floor at w = {run.profile.w:g}, sd its spread over training seeds, fd_best the smallest. "
+                 f"real-vs-real floor at w = {run.profile.w:g}, sd its spread over training seeds, fd_best the best. "
                  '<a href="results.csv">All measurements</a>.</p>')
     page = _PAGE.format(
         title=html.escape(run.profile.name), facts=html.escape(facts), table=table, pictures="".join(pictures),

@@ -1,0 +1,201 @@
+"""The project's gate: `make test` runs every stage, `make refresh` renews the outputs stored in the notebooks.
+
+papermill and nbval both pass vacuously in many ways; the audit and the mutation stage here are what makes them count.
+"""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+WORK = ROOT / "build" / "test"
+ENVIRONMENT = {
+    **os.environ, "DASHKIT_PROFILE": "smoke", "DASHKIT_PROGRESS": "0", "DASHKIT_RUNS": str(WORK / "runs"),
+    "JUPYTER_PLATFORM_DIRS": "1", "PYTHONWARNINGS": "ignore",
+}
+IGNORE, COMPARABLE = "nbval-ignore-output", ("text/plain", "text/html")
+NBVAL = ["-m", "pytest", "-q", "--nbval", "--nbval-current-env", "--nbval-cell-timeout=300",
+         "--nbval-sanitize-with", str(ROOT / "tests" / "nbval.cfg"), "-o", "addopts=-p no:cacheprovider",
+         "-o", "filterwarnings="]
+
+
+def python(*arguments: str, **keywords) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, *arguments], cwd=ROOT, env=ENVIRONMENT, **keywords)
+
+
+def notebooks() -> list[Path]:
+    found = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+    if not found:
+        sys.exit("no notebook found")
+    return found
+
+
+def comparable(cell: dict) -> bool:
+    """Whether nbval would compare something in this cell."""
+    if cell["cell_type"] != "code" or IGNORE in cell["metadata"].get("tags", []):
+        return False
+    return any(o.get("text") or set(COMPARABLE) & set(o.get("data", {})) for o in cell["outputs"])
+
+
+# --------------------------------------------------------------------------------------------------------- stages
+
+
+def lint() -> bool:
+    return python("-m", "ruff", "check", ".").returncode == 0
+
+
+def unit() -> bool:
+    return python("-m", "pytest", "-q").returncode == 0
+
+
+def series() -> bool:
+    """The whole smoke series with a seed that is not the default."""
+    code = "import sys; from pathlib import Path; from dashkit.series import run_series; " \
+           f"sys.exit(not run_series('smoke', seed=7, build=Path({str(WORK / 'series')!r})))"
+    return python("-c", code).returncode == 0
+
+
+def audit(paths: Sequence[Path] | None = None) -> bool:
+    """The stored notebooks are such that nbval has something to compare; prints every complaint."""
+    complaints = []
+    for path in paths or notebooks():
+        cells = [c for c in json.loads(path.read_text())["cells"] if c["cell_type"] == "code"]
+        counts = [c["execution_count"] for c in cells]
+        if counts != list(range(1, len(cells) + 1)):
+            complaints.append(f"{path.name}: execution counts are not 1..{len(cells)}; run make refresh")
+        if sum("parameters" in c["metadata"].get("tags", []) for c in cells) != 1:
+            complaints.append(f"{path.name}: needs exactly one parameters cell")
+        compared = sum(map(comparable, cells))
+        ignored = sum(IGNORE in c["metadata"].get("tags", []) for c in cells)
+        if compared < 2:
+            complaints.append(f"{path.name}: only {compared} cells with outputs to compare")
+        if ignored > 0.55 * len(cells):
+            complaints.append(f"{path.name}: {ignored} of {len(cells)} cells are not compared")
+        if any(o["output_type"] == "error" for c in cells for o in c["outputs"]):
+            complaints.append(f"{path.name}: holds a stored error")
+        if path.stat().st_size > 2**20:
+            complaints.append(f"{path.name}: larger than 1 MiB")
+    print("\n".join(complaints) or f"{len(paths or notebooks())} notebooks: counts, tags and outputs are in order")
+    return not complaints
+
+
+def regression() -> bool:
+    return python(*NBVAL, *map(str, notebooks())).returncode == 0
+
+
+def mutation() -> bool:
+    """One digit changed in one stored output of each notebook: nbval must notice every one."""
+    missed = []
+    for path in notebooks():
+        notebook = json.loads(path.read_text())
+        if not _mutate(notebook):
+            missed.append(f"{path.name} (no stored digit to change)")
+            continue
+        mutant = path.with_name(f".mutant_{path.name}")
+        try:
+            mutant.write_text(json.dumps(notebook))
+            run = python(*NBVAL, str(mutant), capture_output=True, text=True)
+        finally:
+            mutant.unlink()
+        if run.returncode != 1 or "1 failed" not in run.stdout:
+            missed.append(path.name)
+    print(f"{len(notebooks()) - len(missed)} of {len(notebooks())} planted errors found", *missed, sep="\n  missed: ")
+    return not missed
+
+
+def _mutate(notebook: dict) -> bool:
+    """Change the last digit of the first comparable text output that has one, and drop the cells after it."""
+    for i, cell in enumerate(notebook["cells"]):
+        if cell["cell_type"] != "code" or not comparable(cell):
+            continue
+        for output in cell["outputs"]:
+            holder, key = (output, "text") if "text" in output else (output.get("data", {}), "text/plain")
+            text = "".join(holder.get(key, ""))
+            mutated = re.sub(r"(\d)(\D*)$", lambda m: str((int(m[1]) + 1) % 10) + m[2], text, count=1)
+            if mutated != text:
+                holder[key] = mutated
+                del notebook["cells"][i + 1 :]
+                return True
+    return False
+
+
+STAGES: dict[str, Callable[[], bool]] = {
+    "lint": lint, "unit": unit, "series": series, "audit": audit, "regression": regression, "mutation": mutation,
+}
+
+# -------------------------------------------------------------------------------------------------------- refresh
+
+
+def refresh(numbers: Sequence[str]) -> None:
+    """Execute notebooks and store the outputs that are regression-tested; two refreshes in a row differ in nothing."""
+    os.environ.update(ENVIRONMENT)
+    import nbformat
+
+    from dashkit.runs import write_bytes
+    from dashkit.series import execute
+
+    for path in notebooks():
+        if numbers and path.name[:2] not in numbers:
+            continue
+        with tempfile.TemporaryDirectory() as folder:
+            execute(path, Path(folder) / path.name, {})
+            done = nbformat.read(Path(folder) / path.name, as_version=4)
+        write_bytes(path, (json.dumps(stripped(done), indent=1, ensure_ascii=False, sort_keys=True) + "\n").encode())
+        print("refreshed", path.name)
+
+
+def stripped(notebook: dict) -> dict:
+    """A notebook without anything that changes from run to run or is not compared."""
+    notebook["metadata"] = {"kernelspec": notebook["metadata"]["kernelspec"], "language_info": {"name": "python"}}
+    count = 0
+    for cell in notebook["cells"]:
+        tags = cell["metadata"].get("tags")
+        cell["metadata"] = {"tags": tags} if tags else {}
+        if cell["cell_type"] != "code":
+            continue
+        count += 1
+        cell["execution_count"] = count
+        kept = [] if IGNORE in (tags or []) else [o for o in cell["outputs"] if _stable(o)]
+        for output in kept:
+            output["metadata"] = {} if "metadata" in output else output.pop("metadata", {})
+            if output["output_type"] == "execute_result":
+                output["execution_count"] = count
+            if output["output_type"] == "stream":
+                output.pop("metadata", None)
+        cell["outputs"] = kept
+    return notebook
+
+
+def _stable(output: dict) -> bool:
+    widget = any("widget-view" in kind for kind in output.get("data", {}))
+    return not widget and not (output["output_type"] == "stream" and output["name"] == "stderr")
+
+
+def main(arguments: Sequence[str]) -> int:
+    if arguments and arguments[0] == "refresh":
+        refresh(arguments[1:])
+        return 0
+    unknown = [a for a in arguments if a not in STAGES]
+    if unknown:
+        sys.exit(f"unknown stage {', '.join(unknown)}; choose from {', '.join(STAGES)}, or refresh")
+    shutil.rmtree(WORK, ignore_errors=True)
+    verdicts = {}
+    for name in arguments or STAGES:
+        print(f"\n=== {name}", flush=True)
+        began = time.monotonic()
+        verdicts[name] = STAGES[name]()
+        print(f"=== {name}: {'ok' if verdicts[name] else 'FAILED'} in {time.monotonic() - began:.0f} s", flush=True)
+    failed = [n for n, ok in verdicts.items() if not ok]
+    print(f"\n{len(verdicts) - len(failed)} passed, {len(failed)} failed", flush=True)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
