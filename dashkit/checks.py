@@ -1,0 +1,344 @@
+"""Exercise checks.  Layer 5.
+
+`check("03.1", answer)` tests a learner's answer on random inputs, accepts every right one and names the usual mistake;
+`hint("03.1")` gives three hints in turn, then a solution.  Neither ever raises on a bad answer.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from dashkit.objectives import composite_metric
+
+
+class Note(str):
+    """Text that a notebook shows as it is."""
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
+@dataclass(frozen=True)
+class Result:
+    """Whether an answer is right, and what to say about it; true or false where a truth value is wanted."""
+
+    ok: bool
+    message: str
+
+    def __bool__(self) -> bool:
+        return self.ok
+
+    def __repr__(self) -> str:
+        return ("✓ " if self.ok else "✗ ") + self.message
+
+
+@dataclass(frozen=True)
+class Exercise:
+    """One exercise: a right answer to compare with, and wrong ones with the name of their mistake.
+
+    `inputs` is None where the answer is a number; `judge`, if given, replaces the comparison with `right`.
+    """
+
+    task: str
+    right: Callable
+    inputs: Callable[[torch.Generator], tuple] | None
+    mistakes: Mapping[str, Callable]
+    hints: tuple[str, str, str]
+    solution: str
+    judge: Callable[[Callable], None] | None = None
+
+
+def check(name: str, answer: object) -> Result:
+    """Test an answer to the exercise called `name`; ValueError names the exercises there are."""
+    exercise = _find(name)
+    if answer is None or answer is Ellipsis:
+        return Result(False, f"No answer yet. {exercise.task} Stuck? hint({name!r})")
+    if exercise.inputs is not None and not callable(answer):
+        return Result(False, f"A function is wanted, but a {type(answer).__name__} arrived. {exercise.task}")
+    try:
+        (exercise.judge or partial(_compare, exercise))(answer)
+    except _Fault as fault:
+        return Result(False, str(fault))
+    except (Exception, SystemExit) as error:      # whatever a learner's function does, the answer is a sentence
+        return Result(False, f"Your function raised {type(error).__name__}: {error}")
+    return Result(True, "Right.")
+
+
+def hint(name: str) -> Note:
+    """The next hint for an exercise; after the third, its solution."""
+    exercise, seen = _find(name), _seen.get(name, 0)
+    _seen[name] = seen + 1
+    return Note(f"Hint {seen + 1}: {exercise.hints[seen]}" if seen < 3 else f"Solution: {exercise.solution}")
+
+
+_seen: dict[str, int] = {}
+
+
+class _Fault(Exception):
+    """What is wrong with an answer, in a sentence."""
+
+
+def _find(name: str) -> Exercise:
+    if name not in EXERCISES:
+        raise ValueError(f"no exercise {name!r}; there are {', '.join(EXERCISES)}")
+    return EXERCISES[name]
+
+
+def _compare(exercise: Exercise, answer: object) -> None:
+    """Hold an answer against `right` on random inputs, then against each mistake; _Fault if it is wrong."""
+    draws = [exercise.inputs(torch.Generator().manual_seed(i)) for i in range(4)] if exercise.inputs else [()]
+    wanted = [_tensor(exercise.right(*case)) for case in draws]
+    given = []
+    for case, right in zip(draws, wanted, strict=True):
+        copies = [v.clone() if isinstance(v, Tensor) else v for v in case]
+        given.append(_numbers(answer(*copies) if callable(answer) else answer, right.shape))
+    if all(map(_same, given, wanted)):
+        return
+    for mistake, wrong in exercise.mistakes.items():
+        if all(_same(got, _tensor(wrong(*case))) for got, case in zip(given, draws, strict=True)):
+            raise _Fault(mistake)
+    for got, right in zip(given, wanted, strict=True):
+        if got.shape != right.shape:
+            raise _Fault(f"A result of shape {tuple(right.shape)} is wanted; yours has shape {tuple(got.shape)}.")
+    worst = max(float((a - b).abs().max()) for a, b in zip(given, wanted, strict=True))
+    raise _Fault(f"Not yet: your result is off by up to {worst:.2g}. {exercise.task}")
+
+
+def _numbers(value: object, shape: tuple[int, ...]) -> Tensor:
+    """What a learner's function returned, as a finite tensor; _Fault says what arrived where it is not one."""
+    if value is None:
+        raise _Fault("Your function returned None. Is there a `return`?")
+    try:
+        out = _tensor(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        what = f"numbers of shape {tuple(shape)}" if shape else "one number"
+        raise _Fault(f"{what.capitalize()} wanted, but a {type(value).__name__} arrived.") from error
+    if not bool(out.isfinite().all()):
+        raise _Fault("Your result holds NaN or infinity.")
+    return out
+
+
+def _tensor(value: object) -> Tensor:
+    """Numbers, arrays, tensors and tuples or lists of them as one float64 tensor."""
+    if isinstance(value, tuple | list):
+        return torch.stack([_tensor(v) for v in value])
+    return torch.as_tensor(value).detach().cpu().double()
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    return a.shape == b.shape and torch.allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+# ------------------------------------------------------------------------------------------------ judges and inputs
+
+
+def _fields(n: int) -> Callable[[torch.Generator], tuple]:
+    """Inputs: n random fields (5, 3) and a scale w."""
+    def draw(g: torch.Generator) -> tuple:
+        w = 1.5 + 3 * float(torch.rand((), generator=g))
+        return (*(torch.randn(5, 3, generator=g, dtype=torch.float64) for _ in range(n)), w)
+    return draw
+
+
+def _noise(g: torch.Generator) -> tuple:
+    """Inputs: x_t and eps (5, 3), and abar."""
+    x_t, eps, _ = _fields(2)(g)
+    return x_t, eps, 0.1 + 0.8 * float(torch.rand((), generator=g))
+
+
+def _weights(g: torch.Generator) -> tuple:
+    """Inputs: omega (20,) with a mean that is not 1, and timesteps t (6,)."""
+    return 0.1 + 2 * torch.rand(20, generator=g, dtype=torch.float64), torch.randint(20, (6,), generator=g)
+
+
+def _terms(g: torch.Generator) -> tuple:
+    im, un, an, omega = torch.rand(4, 7, generator=g, dtype=torch.float64) + 0.1
+    return im, un, an, omega
+
+
+def _judge_drop(answer: Callable) -> None:
+    y, g = torch.arange(4000) % 10, torch.Generator().manual_seed(0)
+    for p in (0.0, 1.0, 0.1):
+        kept = y.clone()
+        out = _numbers(answer(kept, 10, p, g), y.shape)
+        if out.shape != y.shape:
+            raise _Fault(f"Labels of shape {tuple(y.shape)} are wanted; yours have shape {tuple(out.shape)}.")
+        if not torch.equal(kept, y):
+            raise _Fault("Your function changed the labels it was given; make a new tensor (torch.where).")
+        if not bool(((out == 10) | (out == y)).all()):
+            raise _Fault("Every label must either stay as it is or become the null label.")
+        share = float((out == 10).double().mean())
+        if p == 0.1 and share in (0, 1):
+            raise _Fault("You draw one number for the whole batch; draw one for each sample.")
+        if abs(share - (1 - p)) < 0.03:
+            raise _Fault("Swapped: you keep a label with probability p instead of dropping it.")
+        if abs(share - p) > 0.03:
+            raise _Fault(f"With p = {p:g} a share of {share:.2g} was dropped.")
+    if torch.equal(_tensor(answer(y, 10, 0.5, g)), _tensor(answer(y, 10, 0.5, g))):
+        raise _Fault("Two calls dropped the same samples: draw from `generator`.")
+
+
+def _judge_kernel(answer: Callable) -> None:
+    for w in (1.5, 2.0, 4.0):
+        d = _numbers(answer(w), (2,))
+        if d.shape != (2,) or not bool(d.any()):
+            raise _Fault(f"A pair (d_c, d_u), not both 0, is wanted; {d.tolist()} arrived.")
+        a, b = (d / d.norm()).tolist()
+        if abs(w * a + (1 - w) * b) < 1e-4:
+            continue
+        for mistake, value in {
+            "Swapped: this is (w, w - 1), but it is the conditional branch that moves by w - 1.": (w - 1) * a - w * b,
+            "The sign: w d_c + (1 - w) d_u must vanish, and 1 - w is negative here.": w * a + (w - 1) * b,
+            "You forgot w - 1: moving both branches alike moves the guided output, too.": a - b,
+        }.items():
+            if abs(value) < 1e-6:
+                raise _Fault(mistake)
+        raise _Fault(f"At w = {w:g} the guided output still changes: w d_c + (1 - w) d_u is not 0.")
+
+
+def _norm(v: Tensor) -> Tensor:
+    return v.norm(dim=1)
+
+
+# ------------------------------------------------------------------------------------------------ the exercises
+
+EXERCISES = {
+    "01.1": Exercise(
+        "Write answer(x_t, eps, abar) that returns x0.",
+        lambda x, e, a: (x - (1 - a) ** 0.5 * e) / a**0.5, _noise,
+        {"You forgot the square roots: abar is a variance, the formula mixes standard deviations.":
+            lambda x, e, a: (x - (1 - a) * e) / a,
+         "You removed the noise but did not divide by sqrt(abar).": lambda x, e, a: x - (1 - a) ** 0.5 * e,
+         "Swapped: sqrt(abar) belongs to the signal, sqrt(1 - abar) to the noise.":
+            lambda x, e, a: (x - a**0.5 * e) / (1 - a) ** 0.5},
+        ("Start from x_t = sqrt(abar) x0 + sqrt(1 - abar) eps.", "Solve it for x0.", "Subtract, then divide."),
+        "def answer(x_t, eps, abar): return (x_t - (1 - abar) ** 0.5 * eps) / abar ** 0.5"),
+    "01.2": Exercise(
+        "Write answer(c, u, w) that returns the guided prediction.",
+        lambda c, u, w: u + w * (c - u), _fields(2),
+        {"Swapped branches: w = 1 must give c.": lambda c, u, w: c + w * (u - c),
+         "You forgot w - 1: starting from c, only w - 1 gaps are added (or start from u).":
+            lambda c, u, w: c + w * (c - u)},
+        ("w = 0 gives u and w = 1 gives c.", "It is a straight line through u and c.", "Start at u, add w gaps."),
+        "def answer(c, u, w): return u + w * (c - u)"),
+    "01.3": Exercise(
+        "Write answer(x_t, eps, abar) that returns the eps that belongs to x_t and to x0 clamped to [-1, 1].",
+        lambda x, e, a: (x - a**0.5 * _x0(x, e, a).clamp(-1, 1)) / (1 - a) ** 0.5, _noise,
+        {"That is the eps you started from: nothing was clamped.": lambda x, e, a: e,
+         "That is the clamped x0; turn it back into eps.": lambda x, e, a: _x0(x, e, a).clamp(-1, 1),
+         "You clamped eps itself; clamp x0.": lambda x, e, a: e.clamp(-1, 1)},
+        ("Three steps: eps to x0, clamp, x0 to eps.", "x_t stays what it is; x0 and eps must add up to it.",
+         "eps = (x_t - sqrt(abar) x0) / sqrt(1 - abar)."),
+        "x0 = ((x_t - (1 - abar) ** 0.5 * eps) / abar ** 0.5).clamp(-1, 1); "
+        "return (x_t - abar ** 0.5 * x0) / (1 - abar) ** 0.5"),
+    "02.1": Exercise(
+        "Write answer(y, null_label, p, generator) that drops each label of y by itself with probability p.",
+        lambda *_: None, lambda g: (), {},
+        ("Draw one uniform number for each sample.", "torch.rand(y.shape, generator=generator) < p is a mask.",
+         "torch.where(mask, null_label, y)."),
+        "return torch.where(torch.rand(y.shape, generator=generator) < p, null_label, y)", _judge_drop),
+    "02.2": Exercise(
+        "Write answer(average, new, decay) that returns the updated moving average.",
+        lambda a, n, d: d * a + (1 - d) * n, _noise,
+        {"Swapped: a decay near 1 must keep most of the old average.": lambda a, n, d: (1 - d) * a + d * n,
+         "The shares do not add up to 1: the new value needs the factor 1 - decay.": lambda a, n, d: d * a + n},
+        ("decay = 1 changes nothing.", "decay = 0 forgets everything.", "Two shares that add up to 1."),
+        "def answer(average, new, decay): return decay * average + (1 - decay) * new"),
+    "03.1": Exercise(
+        "Write answer(c, u, gap, w): a pair (c', u') with the guided output of (c, u) at w, but with this gap.",
+        lambda c, u, gap, w: _twin(c, u, gap, w), _fields(3),
+        {"The gap is right, the guided output is not: u' must move too.": lambda c, u, gap, w: (u + gap, u),
+         "You forgot w - 1: from the guided output to c' it is w - 1 gaps, to u' w gaps.":
+            lambda c, u, gap, w: (u + w * (c - u) - w * gap, u + w * (c - u) - (w + 1) * gap),
+         "Swapped: first c', then u'.": lambda c, u, gap, w: _twin(c, u, gap, w)[::-1]},
+        ("Two equations for two unknowns: u' + w gap = guided, and c' - u' = gap.", "Solve the first for u'.",
+         "Then c' = u' + gap."),
+        "u2 = u + w * (c - u) - w * gap; return u2 + gap, u2"),
+    "03.2": Exercise(
+        "Write answer(w): a pair (d_c, d_u), not both 0, by which c and u can move unseen by a composite loss at w.",
+        lambda w: (w - 1, w), lambda g: (), {},
+        ("The guided output is w c + (1 - w) u.", "w d_c + (1 - w) d_u = 0.", "Try d_u = w."),
+        "def answer(w): return w - 1, w", _judge_kernel),
+    "03.3": Exercise(
+        "What is det M for a composite loss that averages over the scales 1, 2, 3 and 4? Give a number.",
+        lambda: torch.linalg.det(composite_metric(torch.tensor([1.0, 2.0, 3.0, 4.0], dtype=torch.float64))), None,
+        {"Divide by n, not by n - 1: the loss is a plain mean over the scales.": lambda: 5 / 3,
+         "That is the standard deviation; det M is the variance.": lambda: 1.25**0.5},
+        ("There is no need for a matrix.", "det M = Var(w).", "The mean is 2.5; average the squared distances."),
+        "((1.5 ** 2 + 0.5 ** 2) * 2) / 4 = 1.25"),
+    "04.1": Exercise(
+        "Write answer(im, un, an, omega), all (B,): the DASH loss with coefficients 1, 1 and 0.1 and weights omega.",
+        lambda im, un, an, o: (o * (im + un + 0.1 * an)).mean(), _terms,
+        {"You forgot omega.": lambda im, un, an, o: (im + un + 0.1 * an).mean(),
+         "The anchor's coefficient is 0.1.": lambda im, un, an, o: (o * (im + un + an)).mean(),
+         "You forgot the anchor.": lambda im, un, an, o: (o * (im + un)).mean(),
+         "You forgot the unconditional branch.": lambda im, un, an, o: (o * (im + 0.1 * an)).mean(),
+         "Weight each sample before averaging, not after.":
+            lambda im, un, an, o: o.mean() * (im + un + 0.1 * an).mean(),
+         "That is the sum over the batch; take the mean.": lambda im, un, an, o: (o * (im + un + 0.1 * an)).sum(),
+         "That is one number a sample; average over the batch.": lambda im, un, an, o: o * (im + un + 0.1 * an)},
+        ("Add the terms with their coefficients.", "Then multiply by omega, a sample at a time.", "Then .mean()."),
+        "def answer(im, un, an, omega): return (omega * (im + un + 0.1 * an)).mean()"),
+    "04.2": Exercise(
+        "Write answer(student_gap, teacher_gap), both (B, D): the slope E<gS, gT> / E||gT||^2, one number.",
+        lambda s, t: (s * t).sum() / t.square().sum(), lambda g: _fields(2)(g)[:2],
+        {"That is rho, a ratio of sizes; it cannot see directions.": lambda s, t: _norm(s).mean() / _norm(t).mean(),
+         "That is the cosine; the slope is not divided by the student's size.":
+            lambda s, t: ((s * t).sum(1) / (_norm(s) * _norm(t))).mean(),
+         "You divided by the student's power; divide by the teacher's.": lambda s, t: (s * t).sum() / s.square().sum(),
+         "That is a mean of ratios; take the ratio of the means.":
+            lambda s, t: ((s * t).sum(1) / t.square().sum(1)).mean()},
+        ("It is a regression of the student's gap on the teacher's, through zero.", "Sum the products gS gT.",
+         "Divide by the sum of gT squared."),
+        "return (student_gap * teacher_gap).sum() / teacher_gap.square().sum()"),
+    "05.1": Exercise(
+        "Write answer(snr, gamma): the Min-SNR weights (T,) of an eps loss, with mean 1.",
+        lambda s, g: _mean_one(s.clamp(max=g) / s), lambda g: (4 * torch.randn(30, generator=g).double().exp(), 5.0),
+        {"You forgot to divide by the snr: this is the published form, and fits an x0 loss.":
+            lambda s, g: _mean_one(s.clamp(max=g)),
+         "Right shape, but its mean is not 1.": lambda s, g: s.clamp(max=g) / s,
+         "max instead of min: the cap bounds the weights from above.": lambda s, g: _mean_one(s.clamp(min=g) / s)},
+        ("min(snr, gamma) is snr.clamp(max=gamma).", "On an eps loss it is min(snr, gamma) / snr.",
+         "Then divide by the mean of the whole table."),
+        "omega = snr.clamp(max=gamma) / snr; return omega / omega.mean()"),
+    "05.2": Exercise(
+        "Write answer(omega, t): the weights (B,) at timesteps t (B,); the table omega (T,) has no mean of 1 yet.",
+        lambda o, t: o[t] / o.mean(), _weights,
+        {"You divided by the mean of the batch; divide by the mean of the table.": lambda o, t: o[t] / o[t].mean(),
+         "You forgot to normalise.": lambda o, t: o[t],
+         "You divided by the sum; divide by the mean.": lambda o, t: o[t] / o.sum()},
+        ("Normalise first, look up afterwards.", "A sample's weight must not depend on its batch-mates.",
+         "omega.mean() runs over all T entries."),
+        "def answer(omega, t): return omega[t] / omega.mean()"),
+    "05.3": Exercise(
+        "Write answer(omega, sigma, losses): dJ/dlambda (T,), J = sum(omega losses) / sum(omega), omega = base sigma.",
+        lambda o, s, x: o * (1 - s) / o.sum() * (x - (o * x).sum() / o.sum()),
+        lambda g: tuple(torch.rand(3, 12, generator=g, dtype=torch.float64) + 0.05),
+        {"The sign: weight on a timestep of above-average loss raises J.":
+            lambda o, s, x: o * (1 - s) / o.sum() * ((o * x).sum() / o.sum() - x),
+         "You forgot 1 - sigma, the slope of the logistic.":
+            lambda o, s, x: o / o.sum() * (x - (o * x).sum() / o.sum()),
+         "You forgot that the weights are normalised: subtract J.": lambda o, s, x: o * (1 - s) / o.sum() * x,
+         "J is the weighted mean of the losses, not the plain one.":
+            lambda o, s, x: o * (1 - s) / o.sum() * (x - x.mean())},
+        ("d sigma / d lambda = sigma (1 - sigma), so d omega / d lambda = omega (1 - sigma).",
+         "Differentiate a quotient: the sum of omega depends on lambda, too.", "The bracket is losses - J."),
+        "J = (omega * losses).sum() / omega.sum(); return omega * (1 - sigma) / omega.sum() * (losses - J)"),
+}
+"""Every exercise; the first two digits are its notebook's."""
+
+
+def _x0(x: Tensor, eps: Tensor, abar: float) -> Tensor:
+    return (x - (1 - abar) ** 0.5 * eps) / abar**0.5
+
+
+def _twin(c: Tensor, u: Tensor, gap: Tensor, w: float) -> tuple[Tensor, Tensor]:
+    u2 = u + w * (c - u) - w * gap
+    return u2 + gap, u2
+
+
+def _mean_one(omega: Tensor) -> Tensor:
+    return omega / omega.mean()
