@@ -8,7 +8,7 @@ import html
 import re
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -76,6 +76,8 @@ def execute(source: Path, target: Path, parameters: Mapping[str, object], *, bar
     places = tagged(notebook, "parameters")
     if len(places) != 1:
         raise SeriesError(f"{name}: needs exactly one cell tagged `parameters`, has {len(places)}")
+    if notebook.metadata.get("kernelspec", {}).get("name") != KERNEL:
+        raise SeriesError(f"{name}: its kernel must be called {KERNEL}")
     code = [c for c in notebook.cells[places[0] + 1 :] if c.cell_type == "code"]
     if not code or "recipes.start(" not in code[0].source:
         raise SeriesError(f"{name}: the code cell after `parameters` must validate them with recipes.start(…)")
@@ -89,19 +91,24 @@ def execute(source: Path, target: Path, parameters: Mapping[str, object], *, bar
         papermill.execute_notebook(str(source), str(target), dict(parameters), kernel_name=KERNEL,
                                    progress_bar=bar, cwd=str(NOTEBOOKS))
     except PapermillExecutionError as error:
-        raise SeriesError(f"{name}, cell {error.cell_index}: {error.ename}: {error.evalue}") from error
+        source_text = error.source
+        cell = _cell(notebook, lambda c: c.source == source_text)
+        raise SeriesError(f"{name}, cell {cell}: {error.ename}: {error.evalue}") from error
     except DeadKernelError as error:
         raise SeriesError(f"{name}: the kernel died ({error}); the partial output is in {target.name}") from error
-    unfinished = _unfinished(nbformat.read(target, as_version=4))
-    if unfinished:
-        raise SeriesError(f"{name}, cell {unfinished[0]}: never completed, though the kernel reported no error")
+    cell = _cell(nbformat.read(target, as_version=4), _unfinished)
+    if cell:
+        raise SeriesError(f"{name}, cell {cell}: never completed, though the kernel reported no error")
 
 
-def _unfinished(notebook: nbformat.NotebookNode) -> list[int]:
-    return [
-        i for i, c in enumerate(notebook.cells)
-        if c.cell_type == "code" and c.source.strip() and c.metadata.get("papermill", {}).get("status") != "completed"
-    ]
+def _cell(notebook: nbformat.NotebookNode, wanted: Callable[[nbformat.NotebookNode], bool]) -> str:
+    """The first cell that is wanted, as its place from 1 and its id; empty if there is none."""
+    found = ((i, c) for i, c in enumerate(notebook.cells, 1) if c.cell_type == "code" and wanted(c))
+    return next((f"{i} ({c.id})" for i, c in found), "")
+
+
+def _unfinished(cell: nbformat.NotebookNode) -> bool:
+    return bool(cell.source.strip()) and cell.metadata.get("papermill", {}).get("status") != "completed"
 
 
 def run_series(
