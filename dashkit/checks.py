@@ -11,7 +11,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from dashkit.objectives import composite_metric
+from dashkit.guidance import Branches
+from dashkit.objectives import composite_metric, distil_terms, total
 
 
 class Note(str):
@@ -110,7 +111,7 @@ def _compare(exercise: Exercise, answer: object) -> None:
 def _numbers(value: object, shape: tuple[int, ...]) -> Tensor:
     """What a learner's function returned, as a finite tensor; _Fault says what arrived where it is not one."""
     if value is None:
-        raise _Fault("Your function returned None. Is there a `return`?")
+        raise _Fault("Your function returned None. Is there a `return` with your result?")
     try:
         out = _tensor(value)
     except (TypeError, ValueError, RuntimeError) as error:
@@ -154,9 +155,15 @@ def _weights(g: torch.Generator) -> tuple:
     return 0.1 + 2 * torch.rand(20, generator=g, dtype=torch.float64), torch.randint(20, (6,), generator=g)
 
 
-def _terms(g: torch.Generator) -> tuple:
-    im, un, an, omega = torch.rand(4, 7, generator=g, dtype=torch.float64) + 0.1
-    return im, un, an, omega
+def _gaps(g: torch.Generator) -> tuple:
+    """Inputs: two fields (7, 1, 4, 4) that have something in common."""
+    a, b = torch.randn(2, 7, 1, 4, 4, generator=g, dtype=torch.float64)
+    return a + 0.5 * b, b
+
+
+def _students(g: torch.Generator) -> tuple:
+    """Inputs: a student's and a teacher's Branches, eps (7, 1, 4, 4), and omega_t (7,)."""
+    return Branches(*_gaps(g)), Branches(*_gaps(g)), _gaps(g)[0], 0.1 + torch.rand(7, generator=g, dtype=torch.float64)
 
 
 def _judge_drop(answer: Callable) -> None:
@@ -199,8 +206,29 @@ def _judge_kernel(answer: Callable) -> None:
         raise _Fault(f"At w = {w:g} the guided output still changes: w d_c + (1 - w) d_u is not 0.")
 
 
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    return (a * b).flatten(1).sum(1)
+
+
 def _norm(v: Tensor) -> Tensor:
-    return v.norm(dim=1)
+    return v.flatten(1).norm(dim=1)
+
+
+def _dash(s: Branches, t: Branches, eps: Tensor, omega_t: Tensor, **lam: float) -> Tensor:
+    return total(distil_terms(s, t, eps=eps, w=1.0), {"im": 1.0, "un": 1.0, "an": 0.1} | lam, omega_t)
+
+
+def _x0(x: Tensor, eps: Tensor, abar: float) -> Tensor:
+    return (x - (1 - abar) ** 0.5 * eps) / abar**0.5
+
+
+def _twin(c: Tensor, u: Tensor, gap: Tensor, w: float) -> tuple[Tensor, Tensor]:
+    u2 = u + w * (c - u) - w * gap
+    return u2 + gap, u2
+
+
+def _mean_one(omega: Tensor) -> Tensor:
+    return omega / omega.mean()
 
 
 # ------------------------------------------------------------------------------------------------ the exercises
@@ -249,7 +277,7 @@ EXERCISES = {
         "def answer(average, new, decay): return decay * average + (1 - decay) * new"),
     "03.1": Exercise(
         "Write answer(c, u, gap, w): a pair (c', u') with the guided output of (c, u) at w, but with this gap.",
-        lambda c, u, gap, w: _twin(c, u, gap, w), _fields(3),
+        _twin, _fields(3),
         {"The gap is right, the guided output is not: u' must move too.": lambda c, u, gap, w: (u + gap, u),
          "You forgot w - 1: from the guided output to c' it is w - 1 gaps, to u' w gaps.":
             lambda c, u, gap, w: (u + w * (c - u) - w * gap, u + w * (c - u) - (w + 1) * gap),
@@ -270,30 +298,30 @@ EXERCISES = {
         ("There is no need for a matrix.", "det M = Var(w).", "The mean is 2.5; average the squared distances."),
         "((1.5 ** 2 + 0.5 ** 2) * 2) / 4 = 1.25"),
     "04.1": Exercise(
-        "Write answer(im, un, an, omega), all (B,): the DASH loss with coefficients 1, 1 and 0.1 and weights omega.",
-        lambda im, un, an, o: (o * (im + un + 0.1 * an)).mean(), _terms,
-        {"You forgot omega.": lambda im, un, an, o: (im + un + 0.1 * an).mean(),
-         "The anchor's coefficient is 0.1.": lambda im, un, an, o: (o * (im + un + an)).mean(),
-         "You forgot the anchor.": lambda im, un, an, o: (o * (im + un)).mean(),
-         "You forgot the unconditional branch.": lambda im, un, an, o: (o * (im + 0.1 * an)).mean(),
-         "Weight each sample before averaging, not after.":
-            lambda im, un, an, o: o.mean() * (im + un + 0.1 * an).mean(),
-         "That is the sum over the batch; take the mean.": lambda im, un, an, o: (o * (im + un + 0.1 * an)).sum(),
-         "That is one number a sample; average over the batch.": lambda im, un, an, o: o * (im + un + 0.1 * an)},
-        ("Add the terms with their coefficients.", "Then multiply by omega, a sample at a time.", "Then .mean()."),
-        "def answer(im, un, an, omega): return (omega * (im + un + 0.1 * an)).mean()"),
+        "Write answer(s, t, eps, omega_t): the DASH loss, a scalar, coefficients 1, 1 and 0.1; s and t are Branches.",
+        _dash, _students,
+        {"You forgot omega_t.": lambda s, t, e, o: _dash(s, t, e, torch.ones_like(o)),
+         "The anchor's coefficient is 0.1.": lambda *v: _dash(*v, an=1.0),
+         "You forgot the anchor.": lambda *v: _dash(*v, an=0.0),
+         "You forgot the unconditional branch.": lambda *v: _dash(*v, un=0.0),
+         "The anchor belongs to the conditional branch.": lambda *v: _dash(*v, an=0.0, an_un=0.1),
+         "Weight each sample before averaging over the batch, not after.":
+            lambda s, t, e, o: o.mean() * _dash(s, t, e, torch.ones_like(o)),
+         "That is the sum over the batch; take the mean.": lambda s, t, e, o: len(o) * _dash(s, t, e, o)},
+        ("per_sample(s.cond, t.cond) is L_im, one number a sample; likewise L_un with .uncond.",
+         "The anchor is per_sample(s.cond, eps).", "Add with coefficients, multiply by omega_t, then .mean()."),
+        "total(distil_terms(s, t, eps=eps, w=1.0), {'im': 1.0, 'un': 1.0, 'an': 0.1}, omega_t)"),
     "04.2": Exercise(
-        "Write answer(student_gap, teacher_gap), both (B, D): the slope E<gS, gT> / E||gT||^2, one number.",
-        lambda s, t: (s * t).sum() / t.square().sum(), lambda g: _fields(2)(g)[:2],
+        "Write answer(gap_s, gap_t), both (B, C, H, W): the slope E<gS, gT> / E||gT||^2, one number.",
+        lambda s, t: (s * t).sum() / t.square().sum(), _gaps,
         {"That is rho, a ratio of sizes; it cannot see directions.": lambda s, t: _norm(s).mean() / _norm(t).mean(),
          "That is the cosine; the slope is not divided by the student's size.":
-            lambda s, t: ((s * t).sum(1) / (_norm(s) * _norm(t))).mean(),
+            lambda s, t: (_dot(s, t) / (_norm(s) * _norm(t))).mean(),
          "You divided by the student's power; divide by the teacher's.": lambda s, t: (s * t).sum() / s.square().sum(),
-         "That is a mean of ratios; take the ratio of the means.":
-            lambda s, t: ((s * t).sum(1) / t.square().sum(1)).mean()},
+         "That is a mean of ratios; take the ratio of the means.": lambda s, t: (_dot(s, t) / _dot(t, t)).mean()},
         ("It is a regression of the student's gap on the teacher's, through zero.", "Sum the products gS gT.",
          "Divide by the sum of gT squared."),
-        "return (student_gap * teacher_gap).sum() / teacher_gap.square().sum()"),
+        "return (gap_s * gap_t).sum() / gap_t.square().sum()"),
     "05.1": Exercise(
         "Write answer(snr, gamma): the Min-SNR weights (T,) of an eps loss, with mean 1.",
         lambda s, g: _mean_one(s.clamp(max=g) / s), lambda g: (4 * torch.randn(30, generator=g).double().exp(), 5.0),
@@ -329,16 +357,3 @@ EXERCISES = {
         "J = (omega * losses).sum() / omega.sum(); return omega * (1 - sigma) / omega.sum() * (losses - J)"),
 }
 """Every exercise; the first two digits are its notebook's."""
-
-
-def _x0(x: Tensor, eps: Tensor, abar: float) -> Tensor:
-    return (x - (1 - abar) ** 0.5 * eps) / abar**0.5
-
-
-def _twin(c: Tensor, u: Tensor, gap: Tensor, w: float) -> tuple[Tensor, Tensor]:
-    u2 = u + w * (c - u) - w * gap
-    return u2 + gap, u2
-
-
-def _mean_one(omega: Tensor) -> Tensor:
-    return omega / omega.mean()

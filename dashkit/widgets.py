@@ -58,7 +58,7 @@ def choice(text: str, options: Sequence[str] | Sequence[tuple[str, object]]) -> 
 # ------------------------------------------------------------------------------------------------------ notebook 01
 
 
-def explore_guidance(teacher: ExactTeacher, x0: Tensor, y: Tensor, classify: Callable[[Tensor], Tensor], *, seed: int,
+def guidance_explorer(teacher: ExactTeacher, x0: Tensor, y: Tensor, classify: Callable[[Tensor], Tensor], *, seed: int,
                      t: int = 500, w: float = 4.0, steps: int = 25) -> Explorer:
     """Noise level, guidance scale and x0 clipping on an exact teacher; x0 (B, C, H, W) are real images of classes y.
 
@@ -96,7 +96,7 @@ def explore_guidance(teacher: ExactTeacher, x0: Tensor, y: Tensor, classify: Cal
 # ------------------------------------------------------------------------------------------------------ notebook 03
 
 
-def explore_metric(scales: Sequence[float] = (0, 1, 1.5, 2, 3, 4), *, on: Sequence[float] = (4,)) -> Explorer:
+def metric_explorer(scales: Sequence[float] = (0, 1, 1.5, 2, 3, 4), *, on: Sequence[float] = (4,)) -> Explorer:
     """Which scales a composite loss averages over, and what its 2x2 metric then sees of the two branches' errors."""
     narrow = ipw.Layout(width="6em")
     ticks = {f"w{i}": ipw.Checkbox(value=s in on, description=f"w = {s:g}", indent=False, layout=narrow)
@@ -143,7 +143,7 @@ def frozen_tirt(base: np.ndarray, losses: np.ndarray, *, lr: float, steps: int) 
     return omega / omega.mean()
 
 
-def explore_tirt(schedule: Schedule, losses: Tensor) -> Explorer:
+def tirt_explorer(schedule: Schedule, losses: Tensor) -> Explorer:
     """TIRT's cap gamma, learning rate, steps and base against the curve it ends in, for frozen losses (T,)."""
     loss, bases = np.asarray(losses, dtype=float), {"published": curriculum.published, "min_snr": curriculum.min_snr}
     half = schedule.T // 2

@@ -5,12 +5,18 @@ import torch
 
 from dashkit.checks import EXERCISES, check, hint
 from dashkit.curriculum import TIRT, min_snr, published, uniform
-from dashkit.guidance import drop_labels
+from dashkit.guidance import Branches, drop_labels
+from dashkit.metrics import gap_stats
+from dashkit.objectives import OBJECTIVES, distil_terms, total
 from dashkit.schedule import cosine
 
 
 def x0(x, e, a):
     return (x - (1 - a) ** 0.5 * e) / a**0.5
+
+
+def mse(a, b):
+    return ((a - b) ** 2).mean((1, 2, 3))
 
 
 def twin(c, u, gap, w):
@@ -27,8 +33,10 @@ RIGHT = {     # written differently from the module's own where there is another
     "03.1": [twin, lambda *v: torch.stack(twin(*v)), lambda *v: list(twin(*v))],
     "03.2": [lambda w: (w - 1, w), lambda w: [-5 * (1 - w), 5 * w], lambda w: (torch.tensor(1 - 1 / w), 1)],
     "03.3": [1.25, torch.tensor(1.25), lambda: 1.25],
-    "04.1": [lambda im, un, an, o: sum(o * (im + un + an / 10)) / len(o)],
-    "04.2": [lambda s, t: (s * t).sum(1).mean() / t.square().sum(1).mean()],
+    "04.1": [lambda s, t, e, o: total(distil_terms(s, t, eps=e, w=4.0), OBJECTIVES["dash"].lam, o),
+             lambda s, t, e, o: (o * (mse(s.cond, t.cond) + mse(s.uncond, t.uncond) + mse(s.cond, e) / 10)).mean()],
+    "04.2": [lambda s, t: (s * t).sum((1, 2, 3)).mean() / t.square().sum((1, 2, 3)).mean(),
+             lambda s, t: gap_stats(Branches(s, 0 * s), Branches(t, 0 * t)).slope],
     "05.1": [lambda s, g: torch.where(s > g, g / s, 1.0) / torch.where(s > g, g / s, 1.0).mean()],
     "05.2": [lambda o, t: (o / o.mean())[t], lambda o, t: o[t] * len(o) / o.sum()],
     "05.3": [lambda o, s, x: o * (1 - s) * (x / o.sum() - (o * x).sum() / o.sum() ** 2)],
@@ -51,11 +59,10 @@ WRONG = {     # name: answers with a piece of the reply they must get
     "03.2": [(lambda w: (w, w), "forgot w - 1"), (lambda w: (w, w - 1), "Swapped"), (lambda w: (1 - w, w), "sign"),
              (lambda w: (0, 0), "not both 0"), (lambda w: (1.0, 0.3), "still changes")],
     "03.3": [(5 / 3, "n - 1"), (1.25**0.5, "standard deviation"), (7, "off by")],
-    "04.1": [(lambda im, un, an, o: (im + un + 0.1 * an).mean(), "forgot omega"),
-             (lambda im, un, an, o: (o * (im + un + an)).mean(), "0.1"),
-             (lambda im, un, an, o: o.mean() * (im + un + 0.1 * an).mean(), "before averaging"),
-             (lambda im, un, an, o: o * (im + un + 0.1 * an), "one number a sample")],
-    "04.2": [(lambda s, t: s.norm(dim=1).mean() / t.norm(dim=1).mean(), "rho"),
+    "04.1": [(lambda s, t, e, o: total(distil_terms(s, t, eps=e, w=1.0), OBJECTIVES["dash"].lam, 1.0), "omega_t"),
+             (lambda s, t, e, o: total(distil_terms(s, t, eps=e, w=1.0), {"im": 1, "un": 1, "an": 1}, o), "0.1"),
+             (lambda s, t, e, o: total(distil_terms(s, t, eps=e, w=1.0), {"im": 1, "an": 0.1}, o), "unconditional")],
+    "04.2": [(lambda s, t: s.flatten(1).norm(dim=1).mean() / t.flatten(1).norm(dim=1).mean(), "rho"),
              (lambda s, t: (s * t).sum() / s.square().sum(), "teacher's")],
     "05.1": [(lambda s, g: s.clamp(max=g) / s.clamp(max=g).mean(), "published"),
              (lambda s, g: s.clamp(max=g) / s, "mean")],

@@ -13,16 +13,16 @@ from dashkit.schedule import cosine
 SCHEDULE = cosine(1000)
 
 
-def guidance_explorer():
+def make_guidance():
     images = data.load("digits")
     teacher = ExactTeacher(SCHEDULE, images.x0, images.labels, bandwidth=0.1)
     late = torch.full((10,), 100)
-    return widgets.explore_guidance(teacher, images.test_x0[:10], images.test_labels[:10],
+    return widgets.guidance_explorer(teacher, images.test_x0[:10], images.test_labels[:10],
                                     lambda x: teacher.posterior(x, late), seed=0)
 
 
-def tirt_explorer():
-    return widgets.explore_tirt(SCHEDULE, torch.linspace(1, 0, 1000))
+def make_tirt():
+    return widgets.tirt_explorer(SCHEDULE, torch.linspace(1, 0, 1000))
 
 
 def seen(explorer):
@@ -30,9 +30,9 @@ def seen(explorer):
 
 
 EXPLORERS = {
-    "guidance": (guidance_explorer, {"t": 200, "w": 0.0, "clip": "keep"}),
-    "metric": (widgets.explore_metric, {"w0": True, "w1": True, "w5": False, "more": True}),
-    "tirt": (tirt_explorer, {"gamma": 1.5, "lr": 0.002, "steps": 100, "base": "min_snr"}),
+    "guidance": (make_guidance, {"t": 200, "w": 0.0, "clip": "keep"}),
+    "metric": (widgets.metric_explorer, {"w0": True, "w1": True, "w5": False, "more": True}),
+    "tirt": (make_tirt, {"gamma": 1.5, "lr": 0.002, "steps": 100, "base": "min_snr"}),
 }
 
 
@@ -53,7 +53,7 @@ def test_each_control_changes_picture_and_readout_and_restores_them(name):
 
 
 def test_the_extra_scale_counts_once_it_is_switched_on():
-    explorer = widgets.explore_metric()
+    explorer = widgets.metric_explorer()
     first = explorer.image.value
     explorer.controls["extra"].value = 1.25
     assert explorer.image.value == first
@@ -65,7 +65,7 @@ def test_the_extra_scale_counts_once_it_is_switched_on():
 
 
 def test_no_scale_at_all_is_a_sentence():
-    explorer = widgets.explore_metric()
+    explorer = widgets.metric_explorer()
     explorer.controls["w5"].value = False
     assert "nothing is supervised" in explorer.readout.value
 
