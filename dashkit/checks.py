@@ -111,7 +111,7 @@ def _compare(exercise: Exercise, answer: object) -> None:
 def _numbers(value: object, shape: tuple[int, ...]) -> Tensor:
     """What a learner's function returned, as a finite tensor; _Fault says what arrived where it is not one."""
     if value is None:
-        raise _Fault("Your function returned None. Is there a `return` with your result?")
+        raise _Fault("No answer yet: your function returned None. (Is there a `return`?)")
     try:
         out = _tensor(value)
     except (TypeError, ValueError, RuntimeError) as error:

@@ -37,14 +37,14 @@ def total(terms: Mapping[str, Tensor], lam: Mapping[str, float], omega_t: Tensor
 
 
 class Objective(NamedTuple):
-    """One arm: coefficients of the terms, the scales w that `comp` is matched at, and whether omega is transferred.
+    """One arm: coefficients of the terms, the scales w that `comp` is matched at, and the curriculum.
 
-    Without transfer, omega is the base curriculum that the teacher started from.
+    `transferred` is the teacher's learned omega, frozen; `base` the one that the teacher started from.
     """
 
     lam: dict[str, float]
     w: tuple[float, ...] = (4.0,)
-    transfer: bool = True
+    curriculum: str = "transferred"
 
 
 OBJECTIVES = {
@@ -52,12 +52,12 @@ OBJECTIVES = {
     "dash_no_im":    Objective({"un": 1.0, "an": 0.1}),
     "dash_no_un":    Objective({"im": 1.0, "an": 0.1}),
     "dash_no_an":    Objective({"im": 1.0, "un": 1.0}),
-    "dash_no_tirt":  Objective({"im": 1.0, "un": 1.0, "an": 0.1}, transfer=False),
+    "dash_no_tirt":  Objective({"im": 1.0, "un": 1.0, "an": 0.1}, curriculum="base"),
     "gap_match":     Objective({"im": 1.0, "gap": 1.0}),
     "multi_w":       Objective({"comp": 1.0}, w=(1.0, 2.0, 3.0, 4.0)),
     "composite":     Objective({"comp": 1.0}, w=(4.0,)),
     "cond_only":     Objective({"im": 1.0}),
-    "scratch":       Objective({"an": 0.9, "an_un": 0.1}, transfer=False),
+    "scratch":       Objective({"an": 0.9, "an_un": 0.1}, curriculum="base"),
 }
 """Every arm.  `scratch` never sees the teacher: 0.9 and 0.1 are the shares of label dropout, taken in expectation."""
 

@@ -70,7 +70,7 @@ def _calibration(results: pd.DataFrame, series: dict) -> str:
     made, n = series["manifest"], int(card.seeds.max())
     settings = made["settings"]
     facts = (
-        f"Digits, {n} training seeds from {series['seed']} (mean ± sd, ddof = 1), {settings['samples']} samples a point, "
+        f"Digits, {n} training seeds from {series['seed']} (mean ± sd), {settings['samples']} samples a point, "
         f"{settings['sample_steps']} DDIM steps; {made['device']}, commit {made['commit']}. The paper's rho: CIFAR-10."
     )
     return "\n".join([*lines, "", facts])

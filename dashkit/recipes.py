@@ -174,7 +174,8 @@ def distil(run: Run, teacher: Teacher, arms: Sequence[str], seed: int) -> Iterat
                    ema=p.student_ema, warmup=p.warmup, clip=p.clip)
         for a in arms
     }
-    omegas = {a: teacher.omega if row.transfer else run.base for a, row in table.items()}
+    curricula = {"transferred": teacher.omega, "base": run.base}
+    omegas = {a: curricula[row.curriculum] for a, row in table.items()}
     generator = torch.Generator(run.device).manual_seed(seed)
 
     def batches() -> Iterator[tuple[Noised, Branches, Tensor]]:
