@@ -175,14 +175,14 @@ def plot_bars(values: Mapping[str, float], *, errors: Mapping[str, float] | None
     return ax
 
 
-def plot_metric_ellipses(metrics: Mapping[str, np.ndarray], *, ax: Axes | None = None) -> Axes:
+def plot_metric_ellipses(metrics: Mapping[str, np.ndarray], *, extent: float = 6.0, ax: Axes | None = None) -> Axes:
     """Where a quadratic loss e M e^T equals its trace/2, one ellipse a 2x2 matrix M, over (cond error, uncond error).
 
     A long ellipse is a direction that the loss hardly sees; a singular M gives two parallel lines, open for ever.
     """
     ax = ax or plt.subplots(figsize=(4.8, 4.4))[1]
     colours = sns.color_palette("colorblind", len(metrics))
-    grid = np.linspace(-4, 4, 401)
+    grid = np.linspace(-extent, extent, 401)
     c, u = np.meshgrid(grid, grid)
     handles = []
     for colour, (name, m) in zip(colours, metrics.items(), strict=True):
