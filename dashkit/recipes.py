@@ -1,10 +1,13 @@
 """A profile carried out: teacher, students in lockstep, evaluation.  Layer 4; used by the notebooks and the command."""
 
 import os
+import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -29,6 +32,7 @@ _CURRICULA = {"uniform": lambda schedule, gamma: curriculum.uniform(schedule),
               "min_snr": curriculum.min_snr, "published": curriculum.published}
 
 CPU = torch.device("cpu")
+_seeding = threading.Lock()  # torch's own random state is one for all threads
 
 Item = TypeVar("Item")
 
@@ -40,6 +44,51 @@ def progress(items: Iterable[Item], *, total: int, title: str) -> Iterable[Item]
     from tqdm.auto import tqdm
 
     return tqdm(items, total=total, desc=title, mininterval=0.5)
+
+
+def side_by_side(run: "Run", jobs: Mapping[str, Callable[[], Iterable]], *, ticks: int, title: str) -> None:
+    """Exhaust several independent iterables under one progress bar of `ticks` items; on a CPU in threads.
+
+    Small networks use two cores better as two jobs than as two threads of one.  Torch gets cores / seeds threads a job,
+    whatever is left to do, so that a resumed run computes what an undisturbed one does.  An error or an interrupt stops
+    the others between two items, closes them, and is raised.
+    """
+    if run.device.type == "cuda":
+        for name, job in jobs.items():
+            deque(progress(job(), total=ticks // len(jobs), title=f"{title}, {name}"), maxlen=0)
+        return
+    cores, stop, lock = torch.get_num_threads(), threading.Event(), threading.Lock()
+    workers = min(cores, run.profile.seeds)
+    bar = iter(progress(range(ticks), total=ticks, title=title))
+
+    def exhaust(job: Callable[[], Iterable]) -> None:
+        items = job()
+        try:
+            for _ in items:
+                with lock:
+                    next(bar, None)
+                if stop.is_set():
+                    break
+        except BaseException:
+            stop.set()
+            raise
+        finally:
+            if hasattr(items, "close"):
+                items.close()
+
+    torch.set_num_threads(max(1, cores // workers))
+    try:
+        with ThreadPoolExecutor(workers) as pool:
+            futures = [pool.submit(exhaust, job) for job in jobs.values()]
+            try:
+                for future in futures:
+                    future.result()
+            except BaseException:
+                stop.set()
+                raise
+    finally:
+        deque(bar, maxlen=0) if not stop.is_set() else None
+        torch.set_num_threads(cores)
 
 
 def pick_device(name: str = "auto") -> torch.device:
@@ -248,7 +297,7 @@ def _finish(run: Run, home: Path, name: str, learner: Learner, losses: Tensor, s
 
 def seeded(seed: int, make: Callable[[], nn.Module]) -> nn.Module:
     """Build a module with initial weights from `seed`, leaving the caller's random state as it was."""
-    with torch.random.fork_rng(devices=[]):
+    with _seeding, torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return make()
 
@@ -303,16 +352,15 @@ def get_teacher(run: Run) -> Teacher:
 
 
 def get_students(run: Run, teacher: Teacher, arms: Sequence[str] | None = None) -> dict[tuple[str, int], UNet]:
-    """Every student (arm, seed), trained first where need be, one lockstep run a seed, with a progress bar."""
+    """Every student (arm, seed), trained first where need be: one lockstep run a seed, the seeds side by side."""
     arms = run.profile.arms if arms is None else tuple(arms)
     for arm in arms:
         objective(arm)
-    for seed in run.seeds:
-        missing = [a for a in arms if not (run.folder(a, seed) / "final.safetensors").is_file()]
-        if missing:
-            title = f"{len(missing)} students, seed {seed}"
-            for _ in progress(distil(run, teacher, missing, seed), total=run.profile.student_steps, title=title):
-                pass
+    missing = {s: [a for a in arms if not (run.folder(a, s) / "final.safetensors").is_file()] for s in run.seeds}
+    jobs = {f"seed {s}": partial(distil, run, teacher, m, s) for s, m in missing.items() if m}
+    if jobs:
+        ticks, title = len(jobs) * run.profile.student_steps, f"{sum(map(len, missing.values()))} students"
+        side_by_side(run, jobs, ticks=ticks, title=title)
     return {(a, s): load_student(run, a, s) for s in run.seeds for a in arms}
 
 
@@ -323,17 +371,22 @@ def evaluate_all(run: Run, teacher: Teacher, students: dict[tuple[str, int], UNe
     """Quality, calibration and cost of the teacher and every student, as a tidy table; finished rows stay on disk."""
     jobs: list[tuple[str, int, UNet]] = [("teacher", run.seed, teacher.model)]
     jobs += [(arm, seed, model) for (arm, seed), model in students.items()]
-    states = evaluate.held_out_states(run.schedule, run.images, run.profile.states, seed=_SAMPLING_SEED)
-    target = None
-    tables = [_floor_rows(run)]
-    for arm, seed, model in progress(jobs, total=len(jobs), title="evaluation"):
-        path = run.folder(arm, seed) / f"evaluation-{_evaluation_key(run)}.csv"
-        if not path.is_file():
-            if target is None:
-                target = evaluate.all_branches(teacher.model, states)
-            runs.write_table(path, _evaluate(run, arm, seed, model, target, states))
-        tables.append(runs.read_results(path))
-    return pd.concat(tables, ignore_index=True)
+    paths = [run.folder(arm, seed) / f"evaluation-{_evaluation_key(run)}.csv" for arm, seed, _ in jobs]
+    floor = _floor_rows(run)
+    if not all(p.is_file() for p in paths):
+        states = evaluate.held_out_states(run.schedule, run.images, run.profile.states, seed=_SAMPLING_SEED)
+        target = evaluate.all_branches(teacher.model, states)
+
+        costs = {net.config: flops(net) for _, _, net in jobs}   # counted here: its hooks see every thread
+
+        def measure_one(path: Path, arm: str, seed: int, model: UNet) -> Iterator[None]:
+            runs.write_table(path, _evaluate(run, arm, seed, model, target, states, costs[model.config]))
+            yield
+
+        missing = {f"{job[0]} {job[1]}": partial(measure_one, p, *job)
+                   for p, job in zip(paths, jobs, strict=True) if not p.is_file()}
+        side_by_side(run, missing, ticks=len(missing), title="evaluation")
+    return pd.concat([floor, *map(runs.read_results, paths)], ignore_index=True)
 
 
 def results_path(run: Run) -> Path:
@@ -359,13 +412,15 @@ def _evaluation_key(run: Run) -> str:
     return runs.fingerprint([p.ws, p.samples, p.sample_steps, p.states, _SAMPLING_SEED])
 
 
-def _evaluate(run: Run, arm: str, seed: int, model: UNet, target: Branches, states: Noised) -> pd.DataFrame:
+def _evaluate(
+    run: Run, arm: str, seed: int, model: UNet, target: Branches, states: Noised, operations: int
+) -> pd.DataFrame:
     p = run.profile
     quality = [measure(run, model, w) for w in p.ws]
     calibration = evaluate.measure_calibration(model, target, states, T=p.T)
     found = list(evaluate.rows(quality=quality, calibration=calibration, n_states=p.states))
     found += [{"metric": "parameters", "value": n_parameters(model), "n": 1},
-              {"metric": "flops", "value": flops(model), "n": 1}]
+              {"metric": "flops", "value": operations, "n": 1}]
     return _tidy(run, arm, seed, found)
 
 
