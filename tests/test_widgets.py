@@ -13,6 +13,15 @@ from dashkit.schedule import cosine
 SCHEDULE = cosine(1000)
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    """As in the notebooks: threads that wait for each other on a busy machine would be what is timed."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def make_guidance():
     images = data.load("digits")
     teacher = ExactTeacher(SCHEDULE, images.x0, images.labels, bandwidth=0.1)
