@@ -138,11 +138,13 @@ def real_floor(
 
 def flops(model: nn.Module) -> int:
     """Operations of one forward pass for one image, 2 for each multiply-add, counted by torch's FlopCounterMode."""
+    from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
 
     cfg = model.config
     device = next(model.parameters()).device
     t = torch.zeros(1, dtype=torch.long, device=device)
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
+    # the counter knows the products of attention only when they are not fused
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter, torch.no_grad():
         model(torch.zeros(1, cfg.channels, cfg.size, cfg.size, device=device), t, t)
     return counter.get_total_flops()

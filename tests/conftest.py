@@ -1,0 +1,45 @@
+import os
+
+os.environ["DASHKIT_PROGRESS"] = "0"
+os.environ.setdefault("MPLBACKEND", "agg")
+
+import pytest
+import torch
+
+from dashkit import profiles, recipes, schedule
+from dashkit.guidance import Branches
+
+torch.set_num_threads(1)      # small networks: quicker, and kind to a busy machine
+
+
+@pytest.fixture
+def generator():
+    return torch.Generator().manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def cosine():
+    return schedule.cosine(1000)
+
+
+@pytest.fixture
+def pair(generator):
+    """Makes random branches (B, 1, 4, 4)."""
+
+    def make(batch=16, scale=1.0):
+        c, u = scale * torch.randn((2, batch, 1, 4, 4), generator=generator)
+        return Branches(c, u)
+
+    return make
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    """Makes a run of a few steps that lives in a temporary folder."""
+
+    def make(root="runs", seed=1, **settings):
+        small = {"teacher_steps": 6, "student_steps": 6, "samples": 20, "states": 40, "sample_steps": 2,
+                 "ws": (1.0, 1.5), "batch": 8, "warmup": 0, "arms": ("dash", "cond_only")}
+        return recipes.Run(profiles.resolve("smoke", **small | settings), seed=seed, root=tmp_path / root)
+
+    return make

@@ -1,0 +1,65 @@
+import numpy as np
+import pytest
+import torch
+
+from dashkit import data
+
+
+def arrays(n=6, **changes):
+    rng = np.random.default_rng(0)
+    good = {"pixels": rng.integers(0, 256, (n, 3, 8, 8), dtype=np.uint8), "labels": np.arange(n) % 3,
+            "test_pixels": rng.integers(0, 256, (3, 3, 8, 8), dtype=np.uint8), "test_labels": np.arange(3)}
+    return good | changes
+
+
+def test_digits_are_split_without_overlap():
+    images = data.load("digits")
+    assert images.pixels.shape == (1297, 1, 8, 8) and images.test_pixels.shape == (500, 1, 8, 8)
+    assert images.num_classes == 10 and images.test_labels.bincount().min() >= 45
+    assert images.x0.min() == -1 and images.x0.max() == 1 and images.x0.dtype == torch.float32
+    assert torch.equal(data.load("digits").pixels, images.pixels)
+
+
+def test_bytes_survive_the_way_to_floats_and_back():
+    pixels = torch.arange(256, dtype=torch.uint8).reshape(1, 1, 16, 16)
+    assert torch.equal(data.to_uint8(data.to_float(pixels)), pixels)
+    assert data.to_uint8(torch.tensor([-5.0, 5.0])).tolist() == [0, 255]
+
+
+def test_minibatches_are_decided_by_the_generator():
+    images = data.load("digits")
+    a, b = (data.minibatches(images, 16, generator=torch.Generator().manual_seed(4)) for _ in range(2))
+    for _ in range(3):
+        (x, y), (x2, y2) = next(a), next(b)
+        assert torch.equal(x, x2) and torch.equal(y, y2) and x.shape == (16, 1, 8, 8)
+
+
+def test_your_own_arrays_load(tmp_path):
+    np.savez(tmp_path / "cifar10.npz", **arrays())
+    images = data.load("cifar10", cache=tmp_path)
+    assert images.shape == (3, 8, 8) and images.num_classes == 3
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    ({"pixels": np.zeros((6, 3, 8, 8))}, "must be non-empty uint8"),
+    ({"labels": np.arange(5)}, "labels must be 6 integers"), ({"labels": np.zeros(6)}, "labels must be 6 integers"),
+    ({"labels": np.array([0, 0, 0, 2, 2, 2])}, "no training image has label 1"),
+    ({"test_pixels": np.zeros((3, 1, 8, 8), np.uint8)}, "same shape"),
+    ({"test_labels": np.array([0, 1, 7])}, "same classes"),
+])  # fmt: skip
+def test_wrong_arrays_are_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        data.from_arrays(**arrays(**change))
+
+
+def test_pickled_arrays_are_never_loaded(tmp_path):
+    np.savez(tmp_path / "cifar10.npz", **arrays(labels=np.array([object()] * 6, dtype=object)))
+    with pytest.raises(ValueError, match="allow_pickle"):
+        data.load("cifar10", cache=tmp_path)
+
+
+def test_unknown_and_missing_sets_are_explained(tmp_path):
+    with pytest.raises(ValueError, match="unknown data set 'mnist'; choose from digits, "):
+        data.load("mnist")
+    with pytest.raises(FileNotFoundError, match=r"cifar100\.npz is not there"):
+        data.load("cifar100", cache=tmp_path)

@@ -1,0 +1,66 @@
+import pytest
+import torch
+
+from dashkit.guidance import branches, check_w, constant, drop_labels, guidance_table, interval, tag
+from dashkit.profiles import PROFILES
+from dashkit.unet import UNet
+
+
+def test_guided_at_zero_and_one_are_the_branches(pair):
+    b = pair()
+    assert torch.equal(b.guided(0), b.uncond)
+    torch.testing.assert_close(b.guided(1), b.cond)
+    torch.testing.assert_close(b.guided(3.0), b.uncond + 3 * (b.cond - b.uncond))
+    assert torch.equal(b.gap, b.cond - b.uncond)
+
+
+def test_guidance_takes_one_scale_a_sample(pair):
+    b, w = pair(batch=3), torch.tensor([0.0, 1.0, 4.0])
+    for i, scale in enumerate(w.tolist()):
+        torch.testing.assert_close(b.guided(w)[i], b.guided(scale)[i])
+
+
+def test_one_pass_equals_two(generator):
+    net = UNet(PROFILES["smoke"].student).eval()
+    x, t, y = torch.randn((4, 1, 8, 8), generator=generator), torch.tensor([1, 50, 500, 999]), torch.arange(4)
+    b = branches(net, x, t, y)
+    torch.testing.assert_close(b.cond, net(x, t, y), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(b.uncond, net(x, t, torch.full((4,), net.null_label)), rtol=1e-4, atol=1e-5)
+
+
+def test_labels_are_dropped_a_sample_at_a_time(generator):
+    y = torch.arange(10).repeat(2000)
+    dropped = drop_labels(y, 10, p=0.1, generator=generator)
+    shares = (dropped == 10).float().reshape(-1, 100).mean(1)
+    assert shares.mean() == pytest.approx(0.1, abs=0.01)
+    assert 0.02 < shares.std() < 0.05                      # 0.3 if whole batches were dropped
+    assert torch.equal(dropped[dropped != 10], y[dropped != 10])
+    with pytest.raises(ValueError, match=r"\[0, 1\]"):
+        drop_labels(y, 10, p=1.5, generator=generator)
+
+
+def test_tag_runs_from_strong_to_mild_as_published():
+    table = tag(1000)
+    assert table[0].item() == pytest.approx(3.77, abs=0.01) and table[-1].item() == pytest.approx(1.23, abs=0.01)
+    assert table.mean().item() == pytest.approx(2.5, abs=0.01) and (table.diff() < 0).all()
+
+
+def test_interval_guides_inside_only():
+    table = interval(1000, 3.0, lo=0.2, hi=0.8)
+    assert table[200] == table[799] == 3 and table[199] == table[800] == 1
+    with pytest.raises(ValueError, match="lo < hi"):
+        interval(1000, 3.0, lo=0.8, hi=0.2)
+
+
+@pytest.mark.parametrize("w", [-0.1, 20.1, float("nan"), float("inf"), "2", True, None])
+def test_scales_out_of_range_are_refused(w):
+    for make in (check_w, lambda v: constant(10, v)):
+        with pytest.raises(ValueError, match=r"must be a number in \[0, 20\]"):
+            make(w)
+
+
+def test_tables_are_checked():
+    assert torch.equal(guidance_table(4, 2), torch.full((4,), 2.0))
+    for bad in (torch.ones(5), torch.full((4,), -1.0), torch.full((4,), float("nan"))):
+        with pytest.raises(ValueError, match=r"shape \(4,\)"):
+            guidance_table(4, bad)

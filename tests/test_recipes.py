@@ -1,0 +1,157 @@
+"""Runs of a few steps: resume, pairing, reuse."""
+
+import dataclasses
+import json
+
+import pytest
+import torch
+
+from dashkit import evaluate, plots, profiles, recipes, runs
+from dashkit.guidance import branches
+
+ARMS = ("dash", "cond_only", "multi_w")
+
+
+def final(run, arm, seed):
+    return runs.load_tensors(run.folder(arm, seed) / "final.safetensors").tensors
+
+
+def equal(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+@pytest.fixture
+def trained(tiny):
+    run = tiny()
+    return run, recipes.get_teacher(run)
+
+
+def test_a_stopped_teacher_goes_on_bit_for_bit(tiny):
+    whole, broken = tiny("whole"), tiny("broken")
+    list(recipes.train_teacher(whole))
+    for step in recipes.train_teacher(broken):
+        if step.number == 2:
+            break
+    assert [s.number for s in recipes.train_teacher(broken)] == [3, 4, 5, 6]
+    assert equal(final(whole, "teacher", 1), final(broken, "teacher", 1))
+    assert list(recipes.train_teacher(broken)) == []
+    assert [p.name for p in broken.folder("teacher", 1).iterdir() if "checkpoint" in p.name] == []
+
+
+def test_stopped_students_go_on_bit_for_bit(trained, tiny):
+    run, teacher = trained
+    other = dataclasses.replace(run, root=run.root.with_name("other"))
+    list(recipes.distil(run, teacher, ARMS, 1))
+    for step in recipes.distil(other, teacher, ARMS, 1):
+        if step.number == 3:
+            break
+    assert len(list(recipes.distil(other, teacher, ARMS, 1))) == 3
+    assert all(equal(final(run, a, 1), final(other, a, 1)) for a in ARMS)
+
+
+def test_an_arm_gets_the_same_weights_whichever_others_train_beside_it(trained):
+    run, teacher = trained
+    alone = dataclasses.replace(run, root=run.root.with_name("alone"))
+    list(recipes.distil(run, teacher, ARMS, 1))
+    list(recipes.distil(alone, teacher, ["multi_w"], 1))
+    assert equal(final(run, "multi_w", 1), final(alone, "multi_w", 1))
+    assert not equal(final(run, "multi_w", 1), final(run, "dash", 1))
+
+
+def test_seeds_side_by_side_equal_seeds_in_turn(trained):
+    run, teacher = trained
+    two = dataclasses.replace(run, profile=dataclasses.replace(run.profile, seeds=2))
+    recipes.get_students(two, teacher)
+    turn = dataclasses.replace(two, root=run.root.with_name("turn"))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(max(1, threads // 2))
+    for seed in two.seeds:
+        list(recipes.distil(turn, teacher, two.profile.arms, seed))
+    torch.set_num_threads(threads)
+    assert all(equal(final(two, a, s), final(turn, a, s)) for a in two.profile.arms for s in two.seeds)
+    assert not equal(final(two, "dash", 1), final(two, "dash", 2))
+
+
+def test_a_finished_arm_is_not_trained_again_and_a_changed_setting_is(trained):
+    run, teacher = trained
+    list(recipes.distil(run, teacher, ["dash"], 1))
+    stamp = (run.folder("dash", 1) / "final.safetensors").stat().st_mtime_ns
+    list(recipes.distil(run, teacher, ["dash", "cond_only"], 1))
+    assert (run.folder("dash", 1) / "final.safetensors").stat().st_mtime_ns == stamp
+    other = dataclasses.replace(run, profile=dataclasses.replace(run.profile, student_lr=1e-3))
+    assert other.folder("dash", 1) != run.folder("dash", 1) and other.folder("teacher", 1) == run.folder("teacher", 1)
+
+
+def test_an_error_in_one_job_stops_the_others_and_keeps_their_checkpoints(trained, monkeypatch):
+    run, teacher = trained
+    two = dataclasses.replace(run, profile=dataclasses.replace(run.profile, seeds=2, student_steps=2000))
+
+    def broken(run, teacher, arms, seed):
+        yield from () if seed == 1 else [None]
+        raise FloatingPointError("planted")
+
+    real = recipes.distil
+    monkeypatch.setattr(recipes, "distil", lambda *a: (broken if a[3] == 2 else real)(*a))
+    with pytest.raises(FloatingPointError, match="planted"):
+        recipes.get_students(two, teacher)
+    [checkpoint] = two.root.rglob("checkpoint.safetensors")
+    assert 0 < int(runs.load_tensors(checkpoint).tensors["dash/done"]) < 2000
+
+
+def test_missing_and_damaged_networks_are_explained(tiny):
+    run = tiny()
+    with pytest.raises(FileNotFoundError, match=r"teacher of profile smoke, seed 1, is not trained yet.*notebook 02"):
+        recipes.load_teacher(run)
+    with pytest.raises(FileNotFoundError, match="notebook 04"):
+        recipes.load_student(run, "dash", 1)
+    with pytest.raises(ValueError, match="unknown arm 'dosh'"):
+        recipes.load_student(run, "dosh", 1)
+    list(recipes.train_teacher(run))
+    path = run.folder("teacher", 1) / "final.safetensors"
+    path.write_bytes(path.read_bytes()[:-10])
+    with pytest.raises(ValueError, match="damaged"):
+        recipes.load_teacher(run)
+
+
+def test_a_loaded_teacher_is_frozen_with_a_curriculum_of_mean_one(trained):
+    run, teacher = trained
+    assert not any(p.requires_grad for p in teacher.model.parameters()) and not teacher.model.training
+    assert teacher.omega.mean().item() == pytest.approx(1, abs=1e-5) and not teacher.omega.requires_grad
+    assert not torch.equal(teacher.omega, run.base) and len(teacher.history) == 6
+    manifest = json.loads((run.folder("teacher", 1) / "manifest.json").read_text())
+    assert manifest["seed"] == 1 and manifest["settings"]["batch"] == 8
+
+
+def test_results_are_tidy_complete_and_reused(trained):
+    run, teacher = trained
+    assert recipes.read_results(run) is None
+    students = recipes.get_students(run, teacher)
+    table = recipes.get_results(run, teacher, students)
+    assert tuple(table.columns) == runs.COLUMNS and set(table.arm) == {"real", "teacher", "dash", "cond_only"}
+    wanted = {"rho", "slope", "cos", "r2", "mse", "frechet@w=1.5", "accuracy@w=1", "parameters", "flops"}
+    assert all(wanted <= set(table[table.arm == a].metric) for a in ("teacher", "dash", "cond_only"))
+    own = table[(table.arm == "teacher")].set_index("metric").value
+    assert own.rho == pytest.approx(1) and own.cond_error == pytest.approx(0)
+    assert recipes.get_results(run, teacher, students).equals(table) or len(recipes.read_results(run)) == len(table)
+    card = recipes.calibration_table(table, w=1.5)
+    assert list(card.index) == ["teacher", "dash", "cond_only"] and card.seeds.eq(1).all()
+    for draw in (plots.plot_w_curve(table), plots.plot_calibration(card), plots.plot_by_timestep(table)):
+        assert plots.png(draw.get_figure()).startswith(b"\x89PNG")
+
+
+def test_calibration_is_measured_on_the_same_states(trained):
+    run, teacher = trained
+    states = evaluate.held_out_states(run.schedule, run.images, 30, seed=0)
+    whole = evaluate.all_branches(teacher.model, states, batch=7)
+    with torch.no_grad():
+        direct = branches(teacher.model, states.x_t, states.t, states.y)
+    torch.testing.assert_close(whole.gap, direct.gap, rtol=1e-3, atol=1e-5)
+    own = evaluate.measure_calibration(teacher.model, whole, states, T=1000)
+    assert own.gap.rho == pytest.approx(1, abs=1e-4) and own.uncond_error < 1e-9
+
+
+def test_data_that_does_not_fit_the_networks_is_refused(tiny):
+    run = tiny()
+    wrong = dataclasses.replace(run, profile=dataclasses.replace(profiles.PROFILES["cifar10"], dataset="digits"))
+    with pytest.raises(ValueError, match=r"digits has images \(1, 8, 8\) in 10 classes"):
+        _ = wrong.images

@@ -1,0 +1,52 @@
+import pytest
+import torch
+from diffusers import DDIMScheduler
+
+from dashkit.schedule import Schedule, cosine, noised
+
+
+def test_cosine_equals_diffusers():
+    theirs = DDIMScheduler(num_train_timesteps=1000, beta_schedule="squaredcos_cap_v2").alphas_cumprod
+    torch.testing.assert_close(cosine(1000).alphas_cumprod, theirs, rtol=2e-5, atol=1e-9)
+
+
+@pytest.mark.parametrize("steps", [1, 7, 30, 50, 300, 333, 999, 1000])
+def test_grid_has_exactly_the_steps_asked_for(steps, cosine):
+    grid = cosine.grid(steps)
+    assert len(grid) == steps and grid[-1] == 0
+    assert (grid.diff() < 0).all() and grid[0] < 1000
+
+
+@pytest.mark.parametrize("steps", [0, -1, 1001, 2.5, "50", True])
+def test_grid_refuses_other_steps_and_names_the_range(steps, cosine):
+    with pytest.raises(ValueError, match=r"steps must be an integer in 1 \.\. 1000"):
+        cosine.grid(steps)
+
+
+def test_x0_and_eps_predictions_invert_the_noising(cosine, generator):
+    x0, y = torch.randn((8, 3, 4, 4), generator=generator), torch.zeros(8, dtype=torch.long)
+    b = noised(cosine, x0, y, generator=generator)
+    b = b._replace(t=b.t.clamp(max=900))
+    x_t = cosine.add_noise(b.x0, b.t, b.eps)
+    torch.testing.assert_close(cosine.predict_x0(x_t, b.t, b.eps), b.x0, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(cosine.predict_eps(x_t, b.t, b.x0), b.eps, rtol=1e-3, atol=1e-3)
+
+
+def test_noising_keeps_unit_variance_at_every_timestep(cosine, generator):
+    x0 = torch.randn((1000, 1, 8, 8), generator=generator)
+    b = noised(cosine, x0, torch.zeros(1000, dtype=torch.long), generator=generator)
+    assert b.x_t.var().item() == pytest.approx(1, abs=0.02)
+    assert b.t.min() < 20 and b.t.max() > 980 and b.eps.mean().abs() < 0.02
+
+
+def test_one_generator_state_gives_one_batch(cosine):
+    x0, y = torch.zeros(4, 1, 2, 2), torch.zeros(4, dtype=torch.long)
+    a, b = (noised(cosine, x0, y, generator=torch.Generator().manual_seed(3)) for _ in range(2))
+    assert torch.equal(a.x_t, b.x_t) and torch.equal(a.t, b.t)
+
+
+def test_impossible_tables_are_refused():
+    with pytest.raises(ValueError, match="inside"):
+        Schedule(torch.tensor([0.5, 1.5]))
+    with pytest.raises(ValueError, match="positive integer"):
+        cosine(0)

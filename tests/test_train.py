@@ -1,0 +1,96 @@
+import pytest
+import torch
+from torch import nn
+from torch.optim.swa_utils import AveragedModel
+
+from dashkit.train import LR_MIN, Learner, cosine_lr, fit
+
+
+def learner(seed=0, **settings):
+    torch.manual_seed(seed)
+    return Learner(nn.Linear(3, 1), **{"lr": 0.1, "steps": 10, "ema": 0.9} | settings)
+
+
+def batches(seed=0):
+    g = torch.Generator().manual_seed(seed)
+    while True:
+        yield torch.randn((8, 3), generator=g)
+
+
+def loss_fn(name, model, x):
+    return (model(x) - x.sum(1, keepdim=True)).square().mean()
+
+
+def test_fit_learns_and_counts():
+    one = learner(steps=60)
+    steps = list(fit({"a": one}, loss_fn, batches(), steps=60))
+    assert [s.number for s in steps] == list(range(1, 61)) and one.done == 60
+    assert steps[-1].losses["a"] < steps[0].losses["a"] / 20 and not steps[0].losses["a"].requires_grad
+
+
+def test_learners_in_lockstep_do_not_disturb_each_other():
+    alone, first, second = learner(), learner(), learner(seed=1)
+    list(fit({"a": alone}, loss_fn, batches(), steps=10))
+    list(fit({"a": first, "b": second}, loss_fn, batches(), steps=10))
+    assert torch.equal(alone.model.weight, first.model.weight)
+    assert not torch.equal(first.model.weight, second.model.weight)
+
+
+def test_the_average_is_torchs_and_follows_the_formula():
+    one = learner(ema=0.8)
+    assert isinstance(one.average, AveragedModel)
+    expected = None
+    for _ in fit({"a": one}, loss_fn, batches(), steps=6):
+        weight = one.model.weight.detach().clone()
+        expected = weight if expected is None else 0.8 * expected + 0.2 * weight
+        torch.testing.assert_close(one.ema.weight, expected)
+
+
+def test_learning_rate_warms_up_and_falls_to_its_floor():
+    rates = [cosine_lr(s, lr=1.0, steps=100, warmup=10) for s in range(101)]
+    assert rates[0] == pytest.approx(0.1) and max(rates) == 1.0 and rates[100] == pytest.approx(LR_MIN)
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+
+
+def test_gradients_are_clipped_to_their_norm():
+    one = learner(clip=1e-3)
+    loss = 1e6 * loss_fn("a", one.model, next(batches()))
+    one.update(loss)
+    norm = torch.stack([p.grad.norm() for p in one.params]).norm()
+    assert norm.item() == pytest.approx(1e-3, rel=1e-3)
+
+
+def test_a_learner_goes_on_from_its_tensors_bit_for_bit():
+    whole, broken, fresh = learner(), learner(), learner(seed=5)
+    stream = batches()
+    list(fit({"a": whole}, loss_fn, batches(), steps=10))
+    for step in fit({"a": broken}, loss_fn, stream, steps=10):
+        if step.number == 4:
+            break
+    fresh.load(broken.tensors())
+    list(fit({"a": fresh}, loss_fn, stream, steps=10))
+    assert fresh.done == 10
+    assert all(torch.equal(v, whole.tensors()[k]) for k, v in fresh.tensors().items())
+
+
+def test_a_checkpoint_of_another_model_is_refused():
+    other = Learner(nn.Linear(4, 1), lr=0.1, steps=1, ema=0.9)
+    with pytest.raises(ValueError, match="does not fit this model"):
+        learner().load(other.tensors())
+    with pytest.raises(ValueError, match="does not fit this model"):
+        learner().load({})
+
+
+def test_a_loss_that_is_not_finite_stops_with_learner_and_step():
+    def diverging(name, model, x):
+        return loss_fn(name, model, x) * (float("nan") if name == "b" else 1.0)
+
+    with pytest.raises(FloatingPointError, match="the loss of b is nan at step 3"):
+        list(fit({"a": learner(), "b": learner()}, diverging, batches(), steps=9, check_every=3))
+
+
+def test_lockstep_refuses_learners_at_different_steps():
+    ahead = learner()
+    list(fit({"a": ahead}, loss_fn, batches(), steps=2))
+    with pytest.raises(ValueError, match="same number of steps"):
+        list(fit({"a": ahead, "b": learner()}, loss_fn, batches(), steps=5))
