@@ -3,6 +3,7 @@
 papermill and nbval both pass vacuously in many ways; the audit and the mutation stage here are what makes them count.
 """
 
+import itertools
 import json
 import os
 import re
@@ -147,7 +148,7 @@ def refresh(numbers: Sequence[str]) -> None:
         with tempfile.TemporaryDirectory() as folder:
             execute(path, Path(folder) / path.name, {})
             done = nbformat.read(Path(folder) / path.name, as_version=4)
-        write_bytes(path, (json.dumps(stripped(done), indent=1, ensure_ascii=False, sort_keys=True) + "\n").encode())
+        write_bytes(path, (nbformat.writes(stripped(done), version=4) + "\n").encode())
         print("refreshed", path.name)
 
 
@@ -163,13 +164,15 @@ def stripped(notebook: dict) -> dict:
         count += 1
         cell["execution_count"] = count
         kept = [] if IGNORE in (tags or []) else [o for o in cell["outputs"] if _stable(o)]
+        for first, second in itertools.pairwise(kept):
+            if first["output_type"] == second["output_type"] == "stream":     # how often a kernel flushes is chance
+                first["text"], second["text"] = "", first["text"] + second["text"]
         for output in kept:
-            output["metadata"] = {} if "metadata" in output else output.pop("metadata", {})
+            if "metadata" in output:
+                output["metadata"] = {}
             if output["output_type"] == "execute_result":
                 output["execution_count"] = count
-            if output["output_type"] == "stream":
-                output.pop("metadata", None)
-        cell["outputs"] = kept
+        cell["outputs"] = [o for o in kept if o.get("text") != ""]
     return notebook
 
 
