@@ -1,6 +1,7 @@
 # make series   execute the notebooks and write build/series/PROFILE/index.html
 # make test     every check of the project
 # make lab      open JupyterLab       make refresh  renew the stored notebook outputs
+# make bench    time this kit against diffusers (QUICK=1: two minutes)
 # make publish  put a finished digits series into data/results and the README
 #
 # PROFILE=smoke|digits|…   ONLY=02,04   SEED=7   DEVICE=cpu   SET="student_steps=100 arms=dash,scratch"   PYTHON=python3.12
@@ -13,7 +14,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export TQDM_MININTERVAL = 1
 
-.PHONY: series test lab refresh publish doctor clean
+.PHONY: series test bench lab refresh publish doctor clean
 
 series: $(VENV)/.ready
 	@$(BIN)/dashkit series --profile "$(PROFILE)" --seed "$(SEED)" --device "$(DEVICE)" --only "$(ONLY)" $(foreach s,$(SET),--set "$(s)")
@@ -26,6 +27,9 @@ refresh: $(VENV)/.ready-test
 
 publish: $(VENV)/.ready
 	@$(BIN)/python -m dashkit.publish
+
+bench: $(VENV)/.ready-test
+	@DASHKIT_PROGRESS=0 $(BIN)/python tests/bench.py $(if $(QUICK),--quick)
 
 lab: $(VENV)/.ready
 	@$(BIN)/jupyter lab --ServerApp.ip=127.0.0.1 notebooks

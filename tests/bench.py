@@ -1,0 +1,296 @@
+"""`make bench`: this kit against diffusers, same work, interleaved in one run.
+
+Each row checks that both sides compute the same, then times them in turn, the order reversed each round, and reports
+the ratio of medians (above 1: faster than the peer).  `--quick` takes about two minutes.
+"""
+
+import argparse
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import pandas as pd
+import torch
+from diffusers import DDIMScheduler
+from diffusers.training_utils import EMAModel
+from matplotlib import pyplot as plt
+from oracles import diffusers_twin
+from torch import Tensor, nn
+
+from dashkit import guidance, objectives, plots, recipes, runs, sample, schedule, train
+from dashkit.profiles import PROFILES
+from dashkit.unet import UNet, UNetConfig
+
+OUT = recipes.ROOT / "build" / "bench"
+SCHEDULE = schedule.cosine(1000)
+LR, EMA, CLIP = 1e-3, 0.999, 1.0
+CIFAR, DIGITS = PROFILES["cifar10"], PROFILES["digits"]
+
+
+class Sides(NamedTuple):
+    """One row's two ways of doing the same work, each a call, and how far apart their results may be."""
+
+    ours: Callable[[], object]
+    peer: Callable[[], object]
+
+
+@dataclass(frozen=True)
+class Row:
+    name: str
+    peer: str
+    target: float | None
+    make: Callable[[bool], Sides]     # checks that both sides agree; takes `quick`
+    rounds: int = 9
+
+
+def seeded_batch(config: UNetConfig, size: int) -> schedule.Noised:
+    g = torch.Generator().manual_seed(0)
+    x0 = torch.randn((size, config.channels, config.size, config.size), generator=g).clamp(-1, 1)
+    y = torch.randint(config.num_classes, (size,), generator=g)
+    return schedule.noised(SCHEDULE, x0, y, generator=g)
+
+
+def network(config: UNetConfig, seed: int = 0) -> UNet:
+    return recipes.seeded(seed, lambda: UNet(config))
+
+
+def agree(a: Tensor, b: Tensor, tolerance: float) -> None:
+    difference = (a - b).abs().max().item()
+    if not difference <= tolerance:
+        raise SystemExit(f"the two sides differ by {difference:.2g}: equal work is part of a benchmark")
+
+
+class Peer:
+    """diffusers' network in a plain training loop: default AdamW, gradient clipping, diffusers' own EMA."""
+
+    def __init__(self, net: nn.Module) -> None:
+        self.net = net.train()
+        self.optimiser = torch.optim.AdamW(net.parameters(), lr=LR)
+        self.ema = EMAModel(net.parameters(), decay=EMA)
+
+    def update(self, loss: Tensor) -> Tensor:
+        self.optimiser.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.net.parameters(), CLIP)
+        self.optimiser.step()
+        self.ema.step(self.net.parameters())
+        return loss.detach()
+
+
+def learner(net: UNet) -> train.Learner:
+    return train.Learner(net, lr=LR, steps=10**6, ema=EMA, clip=CLIP)
+
+
+def training(config: UNetConfig, size: int, *, peer_groups: int | None = None) -> Callable[[bool], Sides]:
+    """One optimiser step with EMA on a fixed batch."""
+
+    def make(quick: bool) -> Sides:
+        config_ = replace(config, dropout=0.0)
+        batch, ours = seeded_batch(config_, size), learner(network(config_))
+        other = config_ if peer_groups is None else replace(config_, groups=peer_groups)
+        peer = Peer(diffusers_twin(network(other)))
+
+        def our_loss() -> Tensor:
+            return (ours.model(batch.x_t, batch.t, batch.y) - batch.eps).square().mean()
+
+        def peer_loss() -> Tensor:
+            return (peer.net(batch.x_t, batch.t, class_labels=batch.y).sample - batch.eps).square().mean()
+
+        if peer_groups is None:
+            agree(our_loss().detach(), peer_loss().detach(), 1e-4)
+        return Sides(lambda: ours.update(our_loss()), lambda: peer.update(peer_loss()))
+
+    return make
+
+
+def sampling(config: UNetConfig, size: int, steps: int, *, peer_groups: int | None = None) -> Callable[[bool], Sides]:
+    """Guided DDIM from the same noise; the peer makes one pass of 2B a step too."""
+
+    def make(quick: bool) -> Sides:
+        n_steps = max(5, steps // 5) if quick else steps
+        config_ = replace(config, dropout=0.0)
+        net = network(config_).eval()
+        other = net if peer_groups is None else network(replace(config_, groups=peer_groups)).eval()
+        twin, y = diffusers_twin(other), torch.arange(size) % config.num_classes
+        x_T = torch.randn((size, config.channels, config.size, config.size), generator=torch.Generator().manual_seed(0))
+        scheduler = DDIMScheduler(beta_schedule="squaredcos_cap_v2", clip_sample=True)
+
+        def ours() -> Tensor:
+            return sample.sample(net, SCHEDULE, y, x_T=x_T, w=1.5, steps=n_steps)
+
+        @torch.inference_mode()
+        def peer() -> Tensor:
+            scheduler.set_timesteps(n_steps)
+            x, labels = x_T, torch.cat([y, torch.full_like(y, config.num_classes)])
+            for t in scheduler.timesteps:
+                cond, uncond = twin(torch.cat([x, x]), t, class_labels=labels).sample.chunk(2)
+                eps = uncond + 1.5 * (cond - uncond)
+                x = scheduler.step(eps, t, x, use_clipped_model_output=True).prev_sample
+            return x
+
+        if peer_groups is None:
+            agree(ours(), peer(), 1e-4 if config.size > 8 else 1e-3)
+        return Sides(ours, peer)
+
+    return make
+
+
+def sweep(teacher: UNetConfig, student: UNetConfig, size: int, arms: int, steps: int) -> Callable[[bool], Sides]:
+    """DASH students: ours in lockstep on one teacher pass, in as many jobs as cores; the peer's one run after another."""
+
+    def make(quick: bool) -> Sides:
+        n = max(1, steps // 4) if quick else steps
+        plain = (replace(c, dropout=0.0) for c in (teacher, student))
+        big, small = (network(c, 1).eval().requires_grad_(False) for c in plain)
+        twin, batch = diffusers_twin(big), seeded_batch(teacher, size)
+        lam, omega = objectives.OBJECTIVES["dash"].lam, torch.ones(1000)
+        jobs = min(torch.get_num_threads(), arms)
+        groups = [list(range(j, arms, jobs)) for j in range(jobs)]
+
+        def loss(student: guidance.Branches, target: guidance.Branches) -> Tensor:
+            terms = objectives.distil_terms(student, target, eps=batch.eps, w=1.0)
+            return objectives.total(terms, lam, omega[batch.t])
+
+        def run_group(members: list[int]):
+            learners = {str(m): learner(network(small.config, m)) for m in members}
+
+            def batches():
+                while True:
+                    with torch.no_grad():
+                        target = guidance.branches(big, batch.x_t, batch.t, batch.y)
+                    yield target
+
+            def loss_fn(name, model, target):
+                return loss(guidance.branches(model, batch.x_t, batch.t, batch.y), target)
+
+            yield from train.fit(learners, loss_fn, batches(), steps=n)
+
+        run = recipes.start("smoke", device="cpu", seeds=jobs)
+
+        def ours() -> None:
+            recipes.side_by_side(run, {str(i): (lambda g=g: run_group(g)) for i, g in enumerate(groups)},
+                                 ticks=jobs * n, title="")
+
+        def both(net: nn.Module) -> guidance.Branches:
+            labels = torch.cat([batch.y, torch.full_like(batch.y, teacher.num_classes)])
+            eps = net(torch.cat([batch.x_t] * 2), torch.cat([batch.t] * 2), class_labels=labels).sample
+            return guidance.Branches(*eps.chunk(2))
+
+        def peer() -> None:
+            for m in range(arms):
+                one = Peer(diffusers_twin(network(small.config, m)))
+                for _ in range(n):
+                    with torch.no_grad():
+                        target = both(twin)
+                    one.update(loss(both(one.net), target))
+
+        with torch.no_grad():
+            agree(guidance.branches(big, batch.x_t, batch.t, batch.y).gap, both(twin).gap, 1e-4)
+        return Sides(ours, peer)
+
+    return make
+
+
+SAME = "diffusers, same weights"
+ROWS = [
+    Row("train_teacher32", SAME, 1.15, training(CIFAR.teacher, 16), rounds=5),
+    Row("train_student32", SAME, 1.2, training(CIFAR.student, 32), rounds=7),
+    Row("train_digits", "diffusers, 16 groups", 1.4, training(DIGITS.student, 64, peer_groups=16), rounds=41),
+    Row("train_digits_same", SAME, None, training(DIGITS.student, 64), rounds=41),
+    Row("sample_digits", "diffusers, 16 groups", 1.5, sampling(DIGITS.student, 64, 50, peer_groups=16), rounds=9),
+    Row("sample_digits_same", SAME, None, sampling(DIGITS.student, 64, 50), rounds=9),
+    Row("sample_student32", SAME, 1.25, sampling(CIFAR.student, 8, 10), rounds=5),
+    Row("sweep_digits", "8 runs with diffusers", 2.6, sweep(DIGITS.teacher, DIGITS.student, 64, 8, 12), rounds=5),
+    Row("sweep_student32", "3 runs with diffusers", 2.0, sweep(CIFAR.teacher, CIFAR.student, 16, 3, 2), rounds=3),
+]
+
+
+def timed(call: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def measure(row: Row, *, quick: bool) -> dict:
+    """Medians over interleaved rounds; `spread` is the middle half of the rounds' own ratios."""
+    sides, times = row.make(quick), {"ours": [], "peer": []}
+    rounds = max(3, row.rounds // 4) if quick else row.rounds
+    for call in sides:
+        call()                                                     # warm
+    for i in range(rounds):
+        for name in ("ours", "peer") if i % 2 else ("peer", "ours"):
+            times[name].append(timed(getattr(sides, name)))
+    ratios = sorted(p / o for o, p in zip(times["ours"], times["peer"], strict=True))
+    ours, peer = statistics.median(times["ours"]), statistics.median(times["peer"])
+    quarter = len(ratios) // 4
+    return {"name": row.name, "ours_s": ours, "peer": row.peer, "peer_s": peer, "ratio": peer / ours,
+            "spread": [ratios[quarter], ratios[-1 - quarter]], "target": row.target, "rounds": rounds}
+
+
+def growth(*, quick: bool) -> pd.DataFrame:
+    """Seconds of one of our training steps against batch, width and number of arms."""
+    found = []
+
+    def add(axis: str, value: int, config: UNetConfig, size: int, arms: int = 1) -> None:
+        batch, several = seeded_batch(config, size), [learner(network(config, i)) for i in range(arms)]
+
+        def step() -> None:
+            for one in several:
+                one.update((one.model(batch.x_t, batch.t, batch.y) - batch.eps).square().mean())
+
+        step()
+        seconds = statistics.median(timed(step) for _ in range(3 if quick else 7))
+        found.append({"axis": axis, "value": value, "seconds": seconds})
+
+    for size in (16, 32, 64, 128, 256):
+        add("batch", size, DIGITS.student, size)
+    for ch in (8, 16, 32, 64):
+        add("width", ch, replace(DIGITS.student, ch=ch, groups=max(2, ch // 4)), 64)
+    for arms in (1, 2, 4, 8):
+        add("arms", arms, DIGITS.student, 64, arms)
+    return pd.DataFrame(found)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="about two minutes")
+    parser.add_argument("--only", default="", help="names of rows, separated by commas")
+    options = parser.parse_args()
+    known = [r.name for r in ROWS]
+    wanted = [n for n in options.only.split(",") if n] or known
+    if set(wanted) - set(known):
+        parser.error(f"unknown row; choose from {', '.join(known)}")
+    made = {"device": runs.device_name("cpu"), "threads": torch.get_num_threads(), "commit": runs.commit()}
+    results = []
+    print(f"{'row':20s} {'ours':>9s} {'peer':>9s} {'ratio':>6s}  middle half   target")
+    for row in ROWS:
+        if row.name not in wanted:
+            continue
+        got = measure(row, quick=options.quick) | made
+        results.append(got)
+        reached = row.target is None or got["ratio"] >= row.target
+        verdict = "" if row.target is None else f"{row.target:.2f} {'reached' if reached else 'MISSED'}"
+        print(f"{row.name:20s} {got['ours_s']:8.3f}s {got['peer_s']:8.3f}s {got['ratio']:6.2f}  "
+              f"{got['spread'][0]:.2f} – {got['spread'][1]:.2f}   {verdict}", flush=True)
+    runs.write_json(OUT / "bench.json", results)
+    if wanted == known:
+        write_picture(growth(quick=options.quick))
+    print(OUT / "bench.json")
+    return 0
+
+
+def write_picture(table: pd.DataFrame) -> None:
+    plots.use_style()
+    figure, axes = plt.subplots(1, 3, figsize=(10, 3.2), layout="constrained")
+    for ax, (axis, part) in zip(axes, table.groupby("axis", sort=False), strict=True):
+        ax.loglog(part.value, part.seconds, marker="o", base=2)
+        ax.set(xlabel=axis, ylabel="seconds a training step", xticks=part.value, xticklabels=part.value)
+    runs.write_table(OUT / "growth.csv", table)
+    runs.write_bytes(OUT / "growth.png", plots.png(figure))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
