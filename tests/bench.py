@@ -139,7 +139,7 @@ def sampling(config: UNetConfig, size: int, steps: int, *, peer_groups: int | No
 
 
 def sweep(teacher: UNetConfig, student: UNetConfig, size: int, arms: int, steps: int) -> Callable[[bool], Sides]:
-    """DASH students: ours in lockstep on one teacher pass, in as many jobs as cores; the peer's one run after another."""
+    """DASH students: ours in lockstep on one teacher pass, a job a core; the peer's one run after another."""
 
     def make(quick: bool) -> Sides:
         n = max(1, steps // 4) if quick else steps
