@@ -46,19 +46,21 @@ def progress(items: Iterable[Item], *, total: int, title: str) -> Iterable[Item]
     return tqdm(items, total=total, desc=title, mininterval=0.5)
 
 
-def side_by_side(run: "Run", jobs: Mapping[str, Callable[[], Iterable]], *, ticks: int, title: str) -> None:
+def side_by_side(
+    run: "Run", jobs: Mapping[str, Callable[[], Iterable]], *, at_once: int, ticks: int, title: str
+) -> None:
     """Exhaust several independent iterables under one progress bar of `ticks` items; on a CPU in threads.
 
-    Small networks use two cores better as two jobs than as two threads of one.  Torch gets cores / seeds threads a job,
-    whatever is left to do, so that a resumed run computes what an undisturbed one does.  An error or an interrupt stops
-    the others between two items, closes them, and is raised.
+    Small networks use two cores better as two jobs than as two threads of one.  `at_once` jobs, or as many as there are
+    cores, share the cores evenly; give the same number whatever is left to do, and a resumed run computes what an
+    undisturbed one does.  An error or an interrupt stops the others between two items, closes them, and is raised.
     """
     if run.device.type == "cuda":
         for name, job in jobs.items():
             deque(progress(job(), total=ticks // len(jobs), title=f"{title}, {name}"), maxlen=0)
         return
     cores, stop, lock = torch.get_num_threads(), threading.Event(), threading.Lock()
-    workers = min(cores, run.profile.seeds)
+    workers = min(cores, at_once)
     bar = iter(progress(range(ticks), total=ticks, title=title))
 
     def exhaust(job: Callable[[], Iterable]) -> None:
@@ -279,6 +281,8 @@ def _resumable(run, folder, learners, loss_fn, batches, steps, generator, settin
                 for i, (name, learner) in enumerate(learners.items()):
                     _finish(run, homes[name], name, learner, torch.stack(history)[:, i], settings[name], seconds)
                 path.unlink(missing_ok=True)
+                if folder.is_dir() and not any(folder.iterdir()):
+                    folder.rmdir()
             yield step
     except GeneratorExit:                                 # the caller stopped between two steps
         if learners and len(history) < steps:
@@ -360,7 +364,7 @@ def get_students(run: Run, teacher: Teacher, arms: Sequence[str] | None = None) 
     jobs = {f"seed {s}": partial(distil, run, teacher, m, s) for s, m in missing.items() if m}
     if jobs:
         ticks, title = len(jobs) * run.profile.student_steps, f"{sum(map(len, missing.values()))} students"
-        side_by_side(run, jobs, ticks=ticks, title=title)
+        side_by_side(run, jobs, at_once=run.profile.seeds, ticks=ticks, title=title)
     return {(a, s): load_student(run, a, s) for s in run.seeds for a in arms}
 
 
@@ -385,7 +389,7 @@ def evaluate_all(run: Run, teacher: Teacher, students: dict[tuple[str, int], UNe
 
         missing = {f"{job[0]} {job[1]}": partial(measure_one, p, *job)
                    for p, job in zip(paths, jobs, strict=True) if not p.is_file()}
-        side_by_side(run, missing, ticks=len(missing), title="evaluation")
+        side_by_side(run, missing, at_once=len(jobs), ticks=len(missing), title="evaluation")
     return pd.concat([floor, *map(runs.read_results, paths)], ignore_index=True)
 
 

@@ -168,11 +168,11 @@ def sweep(teacher: UNetConfig, student: UNetConfig, size: int, arms: int, steps:
 
             yield from train.fit(learners, loss_fn, batches(), steps=n)
 
-        run = recipes.start("smoke", device="cpu", seeds=jobs)
+        run = recipes.start("smoke", device="cpu")
 
         def ours() -> None:
             recipes.side_by_side(run, {str(i): (lambda g=g: run_group(g)) for i, g in enumerate(groups)},
-                                 ticks=jobs * n, title="")
+                                 at_once=jobs, ticks=jobs * n, title="")
 
         def both(net: nn.Module) -> guidance.Branches:
             labels = torch.cat([batch.y, torch.full_like(batch.y, teacher.num_classes)])
