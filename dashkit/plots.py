@@ -16,6 +16,7 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import LogLocator
 
 PALETTE = {   # colour-blind safe (Okabe and Ito); one colour an arm, everywhere
     "teacher": "#000000", "dash": "#0072B2", "composite": "#D55E00", "cond_only": "#CC79A7", "scratch": "#999999",
@@ -128,6 +129,9 @@ def plot_w_curve(results: pd.DataFrame, *, arms: Sequence[str] | None = None, me
     if metric == "frechet":
         ax.axhline(1, color=PALETTE["real"], lw=1, ls=":")
         ax.set(yscale="log", ylabel="Fréchet distance / real-vs-real floor")
+        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        ax.yaxis.set_major_formatter("{x:g}")
+        ax.yaxis.set_minor_formatter("")
     else:
         ax.set(ylabel=metric)
     ax.set(xlabel="guidance scale w")
@@ -142,7 +146,7 @@ def plot_calibration(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     ax.axhline(1, color="#bbbbbb", lw=1)
     for arm, row in table.drop(index="teacher", errors="ignore").iterrows():
         ax.scatter(row.rho, row.slope, color=PALETTE.get(arm), s=60, zorder=3, label=arm)
-    ax.set(xlabel="rho: size of the gap / the teacher's", ylabel="slope: share of the teacher's gap that is there")
+    ax.set(xlabel="rho (size of the gap over the teacher's)", ylabel="slope (share of the teacher's gap)")
     ax.margins(0.15)
     ax.legend(fontsize="x-small", loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return ax

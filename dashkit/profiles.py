@@ -97,6 +97,7 @@ def _imagenet(ch: int, blocks: int) -> UNetConfig:
 
 
 _W5 = (1.0, 1.5, 2.0, 3.0, 4.0)
+_W6 = (1.0, 1.25, *_W5[1:])
 _TABLE = {
     #                 smoke             digits            fashion_mnist                 cifar10                        cifar100                        imagenet64
     "name":          ("smoke",          "digits",         "fashion_mnist",              "cifar10",                     "cifar100",                     "imagenet64"),
@@ -108,7 +109,7 @@ _TABLE = {
     "gamma":         (5.0,              5.0,              5.0,                          5.0,                           5.0,                            5.0),
     "label_dropout": (0.1,              0.1,              0.1,                          0.1,                           0.1,                            0.1),
     "batch":         (64,               64,               128,                          64,                            64,                             64),
-    "teacher_steps": (300,              1200,             20_000,                       391_000,                       391_000,                        391_000),
+    "teacher_steps": (300,              1600,             20_000,                       391_000,                       391_000,                        391_000),
     "teacher_lr":    (3e-3,             2e-3,             4e-4,                         2e-4,                          2e-4,                           2e-4),
     "teacher_ema":   (0.98,             0.99,             0.999,                        0.9999,                        0.9999,                         0.9999),
     "student_steps": (120,              800,              20_000,                       234_000,                       234_000,                        234_000),
@@ -119,9 +120,9 @@ _TABLE = {
     "seeds":         (1,                2,                3,                            3,                             3,                              3),
     "arms":          (ARMS,             ARMS,             _MAIN,                        ARMS,                          ARMS,                           _MAIN),
     "w":             (1.5,              1.5,              1.5,                          1.5,                           1.5,                            1.5),
-    "ws":            ((1.0, 1.5, 4.0),  _W5,              _W5,                          _W5,                           _W5,                            _W5),
+    "ws":            ((1.0, 1.5, 4.0),  _W6,              _W5,                          _W5,                           _W5,                            _W5),
     "sample_steps":  (10,               50,               50,                           50,                            50,                             50),
-    "samples":       (100,              500,              10_000,                       50_000,                        50_000,                         50_000),
+    "samples":       (100,              400,              10_000,                       50_000,                        50_000,                         50_000),
     "states":        (500,              2000,             5000,                         5000,                          5000,                           5000),
 }  # fmt: skip
 PROFILES = {name: Profile(**{k: row[i] for k, row in _TABLE.items()}) for i, name in enumerate(_TABLE["name"])}
