@@ -64,6 +64,8 @@ def side_by_side(
     bar = iter(progress(range(ticks), total=ticks, title=title))
 
     def exhaust(job: Callable[[], Iterable]) -> None:
+        if stop.is_set():
+            return
         items = job()
         try:
             for _ in items:
@@ -88,8 +90,8 @@ def side_by_side(
             except BaseException:
                 stop.set()
                 raise
+        deque(bar, maxlen=0)                     # a resumed job has fewer items: fill the bar up
     finally:
-        deque(bar, maxlen=0) if not stop.is_set() else None
         torch.set_num_threads(cores)
 
 
