@@ -40,14 +40,18 @@ def png(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
+def image_element(drawing: Axes | Figure, alt: str) -> str:
+    """A figure as a self-contained HTML <img> with its alt text."""
+    figure = drawing if isinstance(drawing, Figure) else drawing.get_figure()
+    code = base64.b64encode(png(figure)).decode()
+    return f'<img alt="{html.escape(alt)}" style="max-width:100%" src="data:image/png;base64,{code}">'
+
+
 def show(drawing: Axes | Figure, alt: str) -> None:
     """Display a figure as an HTML image whose alt text, which is also the plain-text output, states what it shows."""
     from IPython.display import display
 
-    figure = drawing if isinstance(drawing, Figure) else drawing.get_figure()
-    code = base64.b64encode(png(figure)).decode()
-    image = f'<img alt="{html.escape(alt)}" style="max-width:100%" src="data:image/png;base64,{code}">'
-    display({"text/html": image, "text/plain": alt}, raw=True)
+    display({"text/html": image_element(drawing, alt), "text/plain": alt}, raw=True)
 
 
 def plot_images(images: np.ndarray, *, columns: int = 10, ax: Axes | None = None) -> Axes:

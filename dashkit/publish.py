@@ -27,6 +27,7 @@ def copy_results(source: Path = BUILD / "digits", target: Path = RESULTS) -> Non
     results = runs.read_results(source / "results.csv")
     runs.write_table(target / "results.csv", results)
     runs.write_json(target / "series.json", series)
+    plots.use_style()
     ax = plots.plot_w_curve(results, arms=SHOWN)
     ax.set_title("A calibrated student runs along its teacher's curve")
     runs.write_bytes(target / "w_curve.png", plots.png(ax.figure))

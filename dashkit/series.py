@@ -19,7 +19,7 @@ from nbclient.exceptions import DeadKernelError
 from nbconvert import HTMLExporter
 from papermill.exceptions import PapermillExecutionError
 
-from dashkit import doctor, recipes, runs
+from dashkit import doctor, plots, recipes, runs
 
 NOTEBOOKS = recipes.ROOT / "notebooks"
 BUILD = recipes.ROOT / "build" / "series"
@@ -196,11 +196,14 @@ def _write_report(folder: Path, run: recipes.Run, outcomes: Sequence[Outcome], r
         lines.append(f"<tr><td>{link}</td><td>{outcome.status}</td><td>{outcome.seconds:.0f} s</td></tr>")
     table = "<p>No results yet: notebook 04 makes them.</p>"
     if results is not None:
-        body = recipes.calibration_table(results, w=run.profile.w).to_html(float_format="{:.3g}".format, border=0)
+        card = recipes.calibration_table(results, w=run.profile.w).rename_axis(index=None, columns=None)
+        body = card.to_html(float_format="{:.3g}".format, border=0, na_rep="")
+        plots.use_style()
+        lead = plots.image_element(plots.plot_w_curve(results), "Fréchet distance over the floor against w, every arm")
         table = (f'<div class="wide">{body}</div><p>Means over training seeds. rho, slope, cos and r2 compare the '
                  "student's guidance gap with the teacher's (ideal 1); fd is the Fréchet distance over the "
                  f"real-vs-real floor at w = {run.profile.w:g}, sd its spread over training seeds, fd_best the best. "
-                 '<a href="results.csv">All measurements</a>.</p>')
+                 f'<a href="results.csv">All measurements</a>.</p><figure>{lead}</figure>')
     page = _PAGE.format(
         title=html.escape(run.profile.name), facts=html.escape(facts), table=table, pictures="".join(pictures),
         failure=f'<p class="bad">Failed: {html.escape(failure)}</p>' if failure else "",
