@@ -34,6 +34,9 @@ class Explorer(ipw.VBox):
             control.observe(self._redraw, names="value")
         self._redraw()
 
+    def __repr__(self) -> str:
+        return "Interactive: run the notebook to use it. The figure above says the same without a kernel."
+
     def _redraw(self, _change: object = None) -> None:
         figure, text = self._draw(**{name: c.value for name, c in self.controls.items()})
         self.image.value, self.readout.value = plots.png(figure), f"<p>{text}</p>"

@@ -163,22 +163,18 @@ def stripped(notebook: dict) -> dict:
             continue
         count += 1
         cell["execution_count"] = count
-        kept = [] if IGNORE in (tags or []) else [o for o in cell["outputs"] if _stable(o)]
+        kept = [] if IGNORE in (tags or []) else [o for o in cell["outputs"] if o.get("name") != "stderr"]
         for first, second in itertools.pairwise(kept):
             if first["output_type"] == second["output_type"] == "stream":     # how often a kernel flushes is chance
                 first["text"], second["text"] = "", first["text"] + second["text"]
         for output in kept:
+            output.get("data", {}).pop("application/vnd.jupyter.widget-view+json", None)    # a dead model's number
             if "metadata" in output:
                 output["metadata"] = {}
             if output["output_type"] == "execute_result":
                 output["execution_count"] = count
         cell["outputs"] = [o for o in kept if o.get("text") != ""]
     return notebook
-
-
-def _stable(output: dict) -> bool:
-    widget = any("widget-view" in kind for kind in output.get("data", {}))
-    return not widget and not (output["output_type"] == "stream" and output["name"] == "stderr")
 
 
 def main(arguments: Sequence[str]) -> int:
