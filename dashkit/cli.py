@@ -16,6 +16,8 @@ def parser() -> argparse.ArgumentParser:
         "train": "train the teacher",
         "distil": "train the students in lockstep",
         "evaluate": "measure the teacher and every student; write results.csv",
+        "sweep": "train and measure every arm there is over many training seeds; goes on where it was stopped",
+        "tune": "compare learning rates for every arm on a validation split (profile tuning)",
         "doctor": "check this set-up",
     }
     for name, text in tasks.items():
@@ -26,6 +28,9 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument("--seed", type=int, default=42)
         command.add_argument("--device", default="auto", help="auto (default), cpu or cuda")
         command.add_argument("--set", dest="settings", action="append", default=[], metavar="NAME=VALUE")
+        if name == "sweep":
+            command.add_argument("--seeds", type=int, help="training seeds (default: the profile's, at least 8)")
+            command.add_argument("--jobs", type=int, default=1, help="worker processes (default 1: none)")
         if name == "series":
             command.add_argument("--only", default="", help="numbers of notebooks, e.g. 02,04")
     return top
@@ -35,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0 done, 1 failed, 2 bad input."""
     options = parser().parse_args(arguments)
     try:
-        return {"series": _series, "doctor": _doctor}.get(options.command, _recipe)(options)
+        return {"series": _series, "doctor": _doctor, "sweep": _sweep, "tune": _tune}.get(options.command, _recipe)(options)
     except (ValueError, OSError, ImportError, RuntimeError, FloatingPointError) as error:
         print(f"dashkit: {error}", file=sys.stderr)
         return 2
@@ -60,6 +65,34 @@ def _doctor(options: argparse.Namespace) -> int:
     for finding in findings:
         print(f"{'ok  ' if finding.ok else 'FAIL'}  {finding.what:8s} {finding.detail}")
     return 0 if all(f.ok for f in findings) else 1
+
+
+def _sweep(options: argparse.Namespace) -> int:
+    from dashkit import recipes
+    from dashkit.profiles import ARMS, resolve
+    from dashkit.series import parse_settings
+
+    settings = parse_settings(options.settings)
+    profile = resolve(options.profile, **settings)
+    settings.setdefault("seeds", options.seeds or max(profile.seeds, 8))
+    if not profile.exact_bandwidth:
+        settings.setdefault("arms", ARMS)
+    run = recipes.start(options.profile, seed=options.seed, device=options.device, **settings)
+    results = recipes.sweep(run, jobs=options.jobs)
+    print(recipes.calibration_table(results, w=run.profile.w).to_string(float_format="{:.3g}".format))
+    print(recipes.results_path(run))
+    return 0
+
+
+def _tune(options: argparse.Namespace) -> int:
+    from dashkit import recipes
+    from dashkit.series import parse_settings
+
+    profile = "tuning" if options.profile == "auto" else options.profile
+    run = recipes.start(profile, seed=options.seed, device=options.device, **parse_settings(options.settings))
+    table = recipes.tune(run)
+    print(table.pivot_table(index="arm", columns="metric", values="value", sort=False))
+    return 0
 
 
 def _recipe(options: argparse.Namespace) -> int:

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-DATASETS = ("digits", "fashion_mnist", "cifar10", "cifar100", "imagenet64")
-HELD_OUT = 500
+DATASETS = ("digits", "digits_validation", "fashion_mnist", "cifar10", "cifar100", "imagenet64")
+HELD_OUT, VALIDATION = 500, 300
 
 
 @dataclass(frozen=True)
@@ -56,12 +56,15 @@ def to_uint8(x: Tensor) -> Tensor:
 def load(name: str, *, cache: Path = Path("data/cache")) -> Images:
     """The data set called `name`.
 
-    `digits` are the 1,797 8x8 digits inside scikit-learn, 500 of them held out by a fixed stratified split.  Every
+    `digits` are the 1,797 8x8 digits inside scikit-learn, 500 of them held out by a fixed stratified split;
+    `digits_validation` are the training images of that split, 300 of them held out, for choosing settings.  Every
     other set is read from `cache`/NAME.npz, with the arrays `pixels` and `test_pixels`, uint8 (N, C, H, W), and
     `labels` and `test_labels`, integers (N,).  ValueError for an unknown name, FileNotFoundError if there is no file.
     """
     if name == "digits":
         return _digits()
+    if name == "digits_validation":
+        return _split(_digits().pixels.numpy(), _digits().labels.numpy(), VALIDATION)
     if name not in DATASETS:
         raise ValueError(f"unknown data set {name!r}; choose from {', '.join(DATASETS)}")
     path = cache / f"{name}.npz"
@@ -92,12 +95,18 @@ def from_arrays(pixels: np.ndarray, labels: np.ndarray, test_pixels: np.ndarray,
 
 def _digits() -> Images:
     from sklearn.datasets import load_digits
-    from sklearn.model_selection import train_test_split
 
     bunch = load_digits()
     pixels = (bunch.images * (255 / 16)).round().astype(np.uint8)[:, None]        # (1797, 1, 8, 8), 17 grey levels
-    train, test = train_test_split(np.arange(len(pixels)), test_size=HELD_OUT, stratify=bunch.target, random_state=0)
-    return from_arrays(pixels[train], bunch.target[train], pixels[test], bunch.target[test])
+    return _split(pixels, bunch.target, HELD_OUT)
+
+
+def _split(pixels: np.ndarray, labels: np.ndarray, held_out: int) -> Images:
+    """A fixed stratified split."""
+    from sklearn.model_selection import train_test_split
+
+    train, test = train_test_split(np.arange(len(pixels)), test_size=held_out, stratify=labels, random_state=0)
+    return from_arrays(pixels[train], labels[train], pixels[test], labels[test])
 
 
 def minibatches(images: Images, batch: int, *, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:

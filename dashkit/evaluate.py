@@ -18,7 +18,7 @@ from dashkit.metrics import (
     real_floor,
     train_classifier,
 )
-from dashkit.sample import sample
+from dashkit.sample import ddim, sample
 from dashkit.schedule import Noised, Schedule, noised
 
 
@@ -43,26 +43,25 @@ def make_judge(images: Images, *, n: int, seed: int) -> Judge:
 
 
 class Quality(NamedTuple):
-    """How samples drawn at one guidance scale compare with real images."""
+    """How samples drawn under one guidance compare with real images."""
 
-    w: float
     frechet: float
     accuracy: float
     n: int
+    features: Tensor   # (n, 32) of the samples, to compare them with another model's
 
 
 def measure_quality(
-    model: Model, schedule: Schedule, judge: Judge, *, shape: Sequence[int], num_classes: int, w: float, n: int,
-    steps: int, seed: int, device: torch.device | str = "cpu", **ddim_arguments,
+    model: Model, schedule: Schedule, judge: Judge, *, shape: Sequence[int], num_classes: int, w: float | Tensor,
+    n: int, steps: int, seed: int, device: torch.device | str = "cpu", **ddim_arguments,
 ) -> Quality:
     """Sample n images with balanced labels and judge them; equal seeds give every model the same labels and noise."""
     y = (torch.arange(n) % num_classes).to(device)
     generator = torch.Generator().manual_seed(seed)
     x_T = torch.randn((n, *shape), generator=generator).to(device)
     x = sample(model, schedule, y, x_T=x_T, w=w, steps=steps, **ddim_arguments)
-    return Quality(
-        w, frechet_distance(judge.classifier.features(x), judge.reference), class_accuracy(judge.classifier, x, y), n
-    )
+    features = judge.classifier.features(x)
+    return Quality(frechet_distance(features, judge.reference), class_accuracy(judge.classifier, x, y), n, features)
 
 
 def held_out_states(schedule: Schedule, images: Images, n: int, *, seed: int) -> Noised:
@@ -73,8 +72,30 @@ def held_out_states(schedule: Schedule, images: Images, n: int, *, seed: int) ->
     return noised(schedule, images.test_x0[i], images.test_labels[i], generator=generator)
 
 
+class States(NamedTuple):
+    """Where two models are compared."""
+
+    x_t: Tensor   # (B, C, H, W)
+    t: Tensor     # (B,)
+    y: Tensor     # (B,)
+
+
+def visited_states(model: Model, schedule: Schedule, y: Tensor, *, x_T: Tensor, w: float, steps: int) -> States:
+    """The states that a model's own guided sampling passes through, steps for each label of y; the last step's end is
+    no state.  A student's errors lead it to places where no noised image is."""
+    times = schedule.grid(steps).tolist()
+    path = [x_T, *ddim(model, schedule, y, x_T=x_T, w=w, steps=steps)][:-1]
+    t = torch.tensor(times, device=y.device).repeat_interleave(len(y))
+    return States(torch.cat(path), t, y.repeat(steps))
+
+
+def x0_branches(pair: Branches, schedule: Schedule, states: States | Noised) -> Branches:
+    """The two branches as predictions of x0, clamped to [-1, 1] as in sampling: what guidance does to the picture."""
+    return Branches(*(schedule.predict_x0(states.x_t, states.t, eps).clamp(-1, 1) for eps in pair))
+
+
 @torch.no_grad()
-def all_branches(model: Model, states: Noised, *, batch: int = 250) -> Branches:
+def all_branches(model: Model, states: States | Noised, *, batch: int = 250) -> Branches:
     """`branches` of a model on many states, `batch` at a time."""
     n = len(states.t)
     parts = [
@@ -93,9 +114,8 @@ class Calibration(NamedTuple):
     uncond_error: float   # E[mean (s_uncond - t_uncond)^2]
 
 
-def measure_calibration(student: Model, teacher: Branches, states: Noised, *, T: int) -> Calibration:
-    """Compare a student with the teacher's `all_branches` on the same states."""
-    own = all_branches(student, states)
+def measure_calibration(own: Branches, teacher: Branches, states: Noised, *, T: int) -> Calibration:
+    """Compare the `all_branches` of a student and of its teacher on the same states."""
     return Calibration(
         gap_stats(own, teacher),
         gap_stats_by_timestep(own, teacher, states.t, T=T),
@@ -104,20 +124,41 @@ def measure_calibration(student: Model, teacher: Branches, states: Noised, *, T:
     )
 
 
-def rows(
-    *, quality: Sequence[Quality] = (), calibration: Calibration | None = None, n_states: int = 0
-) -> Iterator[dict]:
-    """Tidy {metric, value, n}; metrics at a scale are called NAME@w=1.5, those in a bin of timesteps NAME@t=250."""
-    for q in quality:
-        yield {"metric": f"frechet@w={q.w:g}", "value": q.frechet, "n": q.n}
-        yield {"metric": f"accuracy@w={q.w:g}", "value": q.accuracy, "n": q.n}
-    if calibration is not None:
-        for name, value in calibration.gap._asdict().items():
-            yield {"metric": name, "value": value, "n": n_states}
-        yield {"metric": "cond_error", "value": calibration.cond_error, "n": n_states}
-        yield {"metric": "uncond_error", "value": calibration.uncond_error, "n": n_states}
-        for t, stats in calibration.by_timestep.items():
-            for name in ("rho", "slope", "cos"):
-                yield {"metric": f"{name}@t={t}", "value": getattr(stats, name), "n": n_states}
+def quality_rows(name: str, quality: Quality, teacher: Tensor | None = None) -> Iterator[dict]:
+    """Tidy {metric, value, n} of samples under the guidance called `name`, e.g. frechet@w=1.5.
+
+    `teacher` (n, 32) are features of the teacher's samples, to which the distance is measured too.
+    """
+    yield {"metric": f"frechet@{name}", "value": quality.frechet, "n": quality.n}
+    yield {"metric": f"accuracy@{name}", "value": quality.accuracy, "n": quality.n}
+    if teacher is not None:
+        value = frechet_distance(quality.features, teacher)
+        yield {"metric": f"frechet_teacher@{name}", "value": value, "n": quality.n}
 
 
+def gap_rows(stats: GapStats, n: int, suffix: str = "") -> Iterator[dict]:
+    """Tidy rows of gap statistics: rho, slope, cos, r2 and mse, with a suffix for where or in which space."""
+    for name, value in stats._asdict().items():
+        yield {"metric": f"{name}{suffix}", "value": value, "n": n}
+
+
+def calibration_rows(found: Calibration, n: int) -> Iterator[dict]:
+    """Tidy rows of a `Calibration`; a metric in a bin of timesteps is called NAME@t=250."""
+    yield from gap_rows(found.gap, n)
+    yield {"metric": "cond_error", "value": found.cond_error, "n": n}
+    yield {"metric": "uncond_error", "value": found.uncond_error, "n": n}
+    for t, stats in found.by_timestep.items():
+        for name in ("rho", "slope", "cos"):
+            yield {"metric": f"{name}@t={t}", "value": getattr(stats, name), "n": n}
+
+
+def rank_of_difficulty(omega: Tensor, base: Tensor, losses: Tensor, t: Tensor, *, bins: int = 20) -> float:
+    """Spearman's correlation of the learned part omega / base (T,) of a curriculum with the loss, over bins of t.
+
+    losses (B,) and t (B,) are held-out losses and their timesteps; +1 if more loss goes with more weight.
+    """
+    gate, index = (omega / base).log()[t], t * bins // len(omega)
+    pairs = torch.stack([torch.stack([gate[index == b].mean(), losses[index == b].mean()])
+                         for b in index.unique().tolist()]).double()
+    ranks = pairs.argsort(0).argsort(0).double()
+    return torch.corrcoef(ranks.T)[0, 1].item()

@@ -1,6 +1,7 @@
 """Calibration, quality and cost.  Layer 2."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dashkit.guidance import Branches
+from dashkit.unet import UNet
 
 
 class GapStats(NamedTuple):
@@ -148,3 +150,49 @@ def flops(model: nn.Module) -> int:
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter, torch.no_grad():
         model(torch.zeros(1, cfg.channels, cfg.size, cfg.size, device=device), t, t)
     return counter.get_total_flops()
+
+
+@contextmanager
+def counted_passes(model: nn.Module) -> Iterator[list[int]]:
+    """Count the images that go through the UNet of `model` inside the block: a list with one number.
+
+    >>> from dashkit.unet import UNet, UNetConfig
+    >>> net = UNet(UNetConfig(8, 1, 2, ch=4, ch_mult=(1,), blocks=1, groups=1, attention=(8,)))
+    >>> with counted_passes(net) as passes:
+    ...     _ = net(torch.zeros(3, 1, 8, 8), torch.zeros(3, dtype=int), torch.zeros(3, dtype=int))
+    >>> passes
+    [3]
+    """
+    unet = next(m for m in model.modules() if isinstance(m, UNet))
+    seen = [0]
+
+    def count(module: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+        seen[0] += len(arguments[0])
+
+    handle = unet.register_forward_pre_hook(count)
+    try:
+        yield seen
+    finally:
+        handle.remove()
+
+
+def peak_memory(work: Callable[[], object], *, device: torch.device | str = "cpu") -> int:
+    """The most bytes of tensors that `work()` holds at once beyond what is there before it.
+
+    On CUDA by the allocator's own counter, on a CPU by replaying the profiler's record of allocations.
+    """
+    if torch.device(device).type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        work()
+        return torch.cuda.max_memory_allocated(device) - before
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
+        work()
+    held = peak = 0
+    for event in record.profiler.kineto_results.events():
+        if event.name() == "[memory]":
+            held += event.nbytes()
+            peak = max(peak, held)
+    return peak

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from dashkit.guidance import Branches
 
-TERMS = ("im", "un", "an", "an_un", "comp", "gap")
+TERMS = ("im", "un", "an", "an_un", "un_c", "comp", "gap")
 
 
 def per_sample(a: Tensor, b: Tensor) -> Tensor:
@@ -23,6 +23,7 @@ def distil_terms(student: Branches, teacher: Branches, *, eps: Tensor, w: float 
         "un": per_sample(student.uncond, teacher.uncond),              # imitate the unconditional branch
         "an": per_sample(student.cond, eps),                           # anchor cond to the true noise
         "an_un": per_sample(student.uncond, eps),                      # and uncond: together, training from scratch
+        "un_c": per_sample(student.uncond, teacher.cond),              # what dropping only the student's label asks for
         "comp": per_sample(student.guided(w), teacher.guided(w)),      # match only the guided output
         "gap": per_sample(student.gap, teacher.gap),                   # match the gap
     }
@@ -37,29 +38,56 @@ def total(terms: Mapping[str, Tensor], lam: Mapping[str, float], omega_t: Tensor
 
 
 class Objective(NamedTuple):
-    """One arm: coefficients of the terms, the scales w that `comp` is matched at, and the curriculum.
+    """One arm: coefficients of the terms, and what is particular about its student.
 
-    `transferred` is the teacher's learned omega, frozen; `base` the one that the teacher started from.
+    `curriculum` is the teacher's learned omega, frozen (`transferred`), the one that the teacher started from (`base`),
+    1 everywhere (`uniform`), or one that the student learns itself from the base (`relearned`).
     """
 
     lam: dict[str, float]
-    w: tuple[float, ...] = (4.0,)
+    w: tuple[float, ...] = (4.0,)     # the scales that `comp` is matched at
     curriculum: str = "transferred"
+    student: str = "new"              # how it begins: a key of `rivals.STUDENTS`
+    lr: float = 1.0                   # its learning rate over the profile's, chosen on a validation split
+    reuses: str = ""                  # the arm whose trained student this is, sampled by another rule
 
 
+_DASH = {"im": 1.0, "un": 1.0, "an": 0.1}
+_NOISE = {"an": 0.9, "an_un": 0.1}
 OBJECTIVES = {
-    "dash":          Objective({"im": 1.0, "un": 1.0, "an": 0.1}),
-    "dash_no_im":    Objective({"un": 1.0, "an": 0.1}),
-    "dash_no_un":    Objective({"im": 1.0, "an": 0.1}),
-    "dash_no_an":    Objective({"im": 1.0, "un": 1.0}),
-    "dash_no_tirt":  Objective({"im": 1.0, "un": 1.0, "an": 0.1}, curriculum="base"),
-    "gap_match":     Objective({"im": 1.0, "gap": 1.0}),
-    "multi_w":       Objective({"comp": 1.0}, w=(1.0, 2.0, 3.0, 4.0)),
-    "composite":     Objective({"comp": 1.0}, w=(4.0,)),
-    "cond_only":     Objective({"im": 1.0}),
-    "scratch":       Objective({"an": 0.9, "an_un": 0.1}, curriculum="base"),
+    "dash":            Objective(_DASH),
+    "dash_no_im":      Objective({"un": 1.0, "an": 0.1}),
+    "dash_no_un":      Objective({"im": 1.0, "an": 0.1}),
+    "dash_no_an":      Objective({"im": 1.0, "un": 1.0}),
+    "dash_no_tirt":    Objective(_DASH, curriculum="base"),
+    "dash_uniform":    Objective(_DASH, curriculum="uniform"),
+    "dash_relearned":  Objective(_DASH, curriculum="relearned"),
+    "im_un_base":      Objective({"im": 1.0, "un": 1.0}, curriculum="base"),
+    "im_an_base":      Objective({"im": 1.0, "an": 0.1}, curriculum="base"),
+    "im_base":         Objective({"im": 1.0}, curriculum="base"),
+    "gap_match":       Objective({"im": 1.0, "gap": 1.0}),
+    "multi_w":         Objective({"comp": 1.0}, w=(1.0, 2.0, 3.0, 4.0)),
+    "composite":       Objective({"comp": 1.0}, w=(4.0,)),
+    "cond_only":       Objective({"im": 1.0}),
+    "cond_only_icg":   Objective({"im": 1.0}, reuses="cond_only"),
+    "label_drop":      Objective({"im": 0.5, "un_c": 0.5}),
+    "label_drop_10":   Objective({"im": 0.9, "un_c": 0.1}),
+    "fitnets":         Objective({"im": 1.0, "hint": 0.1}),
+    "single_head":     Objective({"guided": 1.0}, student="single_head"),
+    "pruning":         Objective(_NOISE, curriculum="base", student="pruned", lr=0.25),
+    "slicing":         Objective(_NOISE, curriculum="base", student="sliced", lr=0.25),
+    "dash_sliced":     Objective(_DASH, student="sliced", lr=0.25),
+    "scratch":         Objective(_NOISE, curriculum="base"),
+}  # fmt: skip
+"""Every arm.  `scratch` and the fine-tuned prunings never see the teacher's output: 0.9 and 0.1 on the true noise are the
+shares of label dropout, taken in expectation, as is the dropping of only the student's label in `label_drop`."""
+
+FACTORIAL = {
+    frozenset(): "im_base", frozenset("U"): "im_un_base", frozenset("A"): "im_an_base", frozenset("T"): "cond_only",
+    frozenset("UA"): "dash_no_tirt", frozenset("UT"): "dash_no_an", frozenset("AT"): "dash_no_un",
+    frozenset("UAT"): "dash",
 }
-"""Every arm.  `scratch` never sees the teacher: 0.9 and 0.1 are the shares of label dropout, taken in expectation."""
+"""The 2^3 design: unconditional loss U, anchor A, transferred curriculum T; imitation of the conditional branch always."""
 
 
 def objective(name: str) -> Objective:

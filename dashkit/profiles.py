@@ -38,6 +38,7 @@ class Profile:
     sample_steps: int
     samples: int              # for each point of the w-curve
     states: int               # noised held-out states for the gap statistics
+    exact_bandwidth: float = 0.0   # above 0 the teacher is not trained but exact, a kernel density of this bandwidth
 
     def __post_init__(self) -> None:
         for name, (low, high) in _RANGES.items():
@@ -67,7 +68,7 @@ _RANGES = {
     "teacher_steps": (1, 10**8), "teacher_lr": (1e-8, 1), "teacher_ema": (0, 0.999999),
     "student_steps": (1, 10**8), "student_lr": (1e-8, 1), "student_ema": (0, 0.999999),
     "warmup": (0, 10**6), "clip": (1e-6, 1e6), "seeds": (1, 1000), "w": (0, 20),
-    "sample_steps": (1, 10_000), "samples": (10, 10**6), "states": (10, 10**6),
+    "exact_bandwidth": (0, 10), "sample_steps": (1, 10_000), "samples": (10, 10**6), "states": (10, 10**6),
 }
 _WHOLE = {"T", "batch", "teacher_steps", "student_steps", "warmup", "seeds", "sample_steps", "samples", "states"}
 
@@ -79,9 +80,13 @@ def _check_number(name: str, value: object, low: float, high: float, *, whole: b
         raise ValueError(f"{name} must be {what} in [{low:g}, {high:g}], not {value!r}")
 
 
-ARMS = ("dash", "dash_no_im", "dash_no_un", "dash_no_an", "dash_no_tirt",
-        "gap_match", "multi_w", "composite", "cond_only", "scratch")
+ARMS = ("dash", "dash_no_im", "dash_no_un", "dash_no_an", "dash_no_tirt", "dash_uniform", "dash_relearned",
+        "im_un_base", "im_an_base", "im_base", "gap_match", "multi_w", "composite", "cond_only", "cond_only_icg",
+        "label_drop", "label_drop_10", "fitnets", "single_head", "pruning", "slicing", "dash_sliced", "scratch")
+"""Every row of `objectives.OBJECTIVES`: what `dashkit sweep` compares."""
+
 _MAIN = ("dash", "dash_no_un", "composite", "cond_only", "scratch")
+_SERIES = ("dash", "dash_no_un", "gap_match", "multi_w", "composite", "cond_only", "scratch")
 
 
 def _small(ch: int, blocks: int, groups: int) -> UNetConfig:
@@ -97,7 +102,7 @@ def _imagenet(ch: int, blocks: int) -> UNetConfig:
 
 
 _W5 = (1.0, 1.5, 2.0, 3.0, 4.0)
-_W6 = (1.0, 1.25, *_W5[1:])
+_WD = (1.0, 1.25, 1.5, 2.0, 4.0)
 _TABLE = {
     #                 smoke             digits            fashion_mnist                 cifar10                        cifar100                        imagenet64
     "name":          ("smoke",          "digits",         "fashion_mnist",              "cifar10",                     "cifar100",                     "imagenet64"),
@@ -112,21 +117,31 @@ _TABLE = {
     "teacher_steps": (300,              1600,             20_000,                       391_000,                       391_000,                        391_000),
     "teacher_lr":    (3e-3,             2e-3,             4e-4,                         2e-4,                          2e-4,                           2e-4),
     "teacher_ema":   (0.98,             0.99,             0.999,                        0.9999,                        0.9999,                         0.9999),
-    "student_steps": (120,              800,              20_000,                       234_000,                       234_000,                        234_000),
+    "student_steps": (120,              500,              20_000,                       234_000,                       234_000,                        234_000),
     "student_lr":    (4e-3,             4e-3,             4e-4,                         2e-4,                          2e-4,                           2e-4),
     "student_ema":   (0.95,             0.99,             0.999,                        0.9995,                        0.9995,                         0.9995),
     "warmup":        (20,               50,               500,                          0,                             0,                              0),
     "clip":          (1.0,              1.0,              1.0,                          1.0,                           1.0,                            1.0),
     "seeds":         (1,                2,                3,                            3,                             3,                              3),
-    "arms":          (ARMS,             ARMS,             _MAIN,                        ARMS,                          ARMS,                           _MAIN),
+    "arms":          (_SERIES,          _SERIES,          _MAIN,                        ARMS,                          ARMS,                           _MAIN),
     "w":             (1.5,              1.5,              1.5,                          1.5,                           1.5,                            1.5),
-    "ws":            ((1.0, 1.5, 4.0),  _W6,              _W5,                          _W5,                           _W5,                            _W5),
+    "ws":            ((1.0, 1.5, 4.0),  _WD,              _W5,                          _W5,                           _W5,                            _W5),
     "sample_steps":  (10,               50,               50,                           50,                            50,                             50),
-    "samples":       (100,              400,              10_000,                       50_000,                        50_000,                         50_000),
+    "samples":       (100,              300,              10_000,                       50_000,                        50_000,                         50_000),
     "states":        (500,              2000,             5000,                         5000,                          5000,                           5000),
 }  # fmt: skip
 PROFILES = {name: Profile(**{k: row[i] for k, row in _TABLE.items()}) for i, name in enumerate(_TABLE["name"])}
-"""`smoke` for tests and stored outputs, `digits` the default; the last three carry the paper's settings."""
+PROFILES |= {
+    "exact": dataclasses.replace(
+        PROFILES["digits"], name="exact", student=_small(8, 1, 2), exact_bandwidth=0.2, student_steps=300, seeds=16,
+        arms=("dash", "dash_no_un", "dash_no_an", "gap_match", "multi_w", "composite", "cond_only", "label_drop", "scratch"),
+        ws=(1.0, 1.5, 4.0), samples=200, states=1000),
+    "tuning": dataclasses.replace(
+        PROFILES["digits"], name="tuning", dataset="digits_validation", seeds=1, arms=ARMS, ws=(1.0, 1.5, 4.0),
+        samples=200),
+}
+"""`smoke` for tests and stored outputs, `digits` the default; cifar10, cifar100 and imagenet64 carry the paper's settings.
+`exact` distils from the closed-form teacher of the digits, and `tuning` never sees the held-out digits."""
 
 
 def resolve(name: str = "auto", **overrides: object) -> Profile:

@@ -6,7 +6,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -15,9 +15,10 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from dashkit import curriculum, data, evaluate, runs
-from dashkit.guidance import Branches, branches, drop_labels
-from dashkit.metrics import flops
+from dashkit import curriculum, data, evaluate, guidance, rivals, runs
+from dashkit.exact import ExactTeacher
+from dashkit.guidance import W_MAX, Branches, branches, drop_labels
+from dashkit.metrics import counted_passes, flops, gap_stats
 from dashkit.objectives import Objective, distil_terms, objective, per_sample, pick_w, total
 from dashkit.profiles import Profile, resolve
 from dashkit.schedule import Noised, Schedule, cosine, noised
@@ -105,9 +106,9 @@ def pick_device(name: str = "auto") -> torch.device:
 
 
 class Teacher(NamedTuple):
-    """A trained teacher: averaged weights, and the curriculum (T,) that it learned."""
+    """A trained teacher: averaged weights, and the curriculum (T,) that it learned; or an exact one with the base."""
 
-    model: UNet
+    model: UNet | ExactTeacher
     omega: Tensor
     history: pd.DataFrame   # step, loss
 
@@ -124,8 +125,10 @@ class Run:
     def __post_init__(self) -> None:
         if isinstance(self.seed, bool) or not isinstance(self.seed, int) or not 0 <= self.seed < 2**31:
             raise ValueError(f"seed must be an integer in [0, {2**31}), not {self.seed!r}")
-        for arm in self.profile.arms:
-            objective(arm)                       # refuses an unknown arm here, before any work
+        for arm in self.profile.arms:            # refuses an unknown arm here, before any work
+            row = objective(arm)
+            if self.profile.exact_bandwidth and (row.student in ("pruned", "sliced") or "hint" in row.lam):
+                raise ValueError(f"{arm} needs a teacher that is a network; profile {self.profile.name} has an exact one")
 
     @cached_property
     def schedule(self) -> Schedule:
@@ -156,7 +159,7 @@ class Run:
         return [self.seed + i for i in range(self.profile.seeds)]
 
     def teacher_settings(self) -> dict:
-        names = ("dataset", "teacher", "T", "base", "gamma", "label_dropout", "batch", "teacher_steps", "teacher_lr",
+        names = ("dataset", "teacher", "exact_bandwidth", "T", "base", "gamma", "label_dropout", "batch", "teacher_steps", "teacher_lr",
                  "teacher_ema", "warmup", "clip")
         settings = self.profile.asdict()
         return {k: settings[k] for k in names} | {"seed": self.seed}
@@ -164,13 +167,22 @@ class Run:
     def student_settings(self, arm: str, seed: int) -> dict:
         names = ("student", "student_steps", "student_lr", "student_ema")
         settings = self.profile.asdict()
-        return {k: settings[k] for k in names} | {
-            "teacher": self.teacher_settings(), "seed": seed, "objective": objective(arm)._asdict()}
+        row = objective(arm)
+        weights = objective(row.reuses) if row.reuses else row
+        return {k: settings[k] for k in names} | {"teacher": self.teacher_settings(), "seed": seed,
+                                                  "objective": weights._asdict() | {"reuses": row.reuses}}
 
     def folder(self, arm: str, seed: int) -> Path:
         """Where one trained network lives; another setting is another folder, so results never mix."""
         settings = self.teacher_settings() if arm == "teacher" else self.student_settings(arm, seed)
         return self.root / self.profile.name / f"{arm}-s{seed}-{runs.fingerprint(settings)}"
+
+    def is_trained(self, arm: str, seed: int) -> bool:
+        """Whether the network of one arm and seed is finished, with exactly these settings."""
+        if arm == "teacher" and self.profile.exact_bandwidth:
+            return True
+        weights = arm if arm == "teacher" else objective(arm).reuses or arm
+        return (self.folder(weights, seed) / "final.safetensors").is_file()
 
 
 def start(profile: str = "auto", *, seed: int = 42, device: str = "auto", **overrides: object) -> Run:
@@ -190,7 +202,7 @@ def train_teacher(run: Run) -> Iterator[Step]:
     Loss: omega_t |eps(x_t, t, y) - eps|^2 with labels dropped a sample at a time.  Yields nothing if it is finished.
     """
     p, folder = run.profile, run.folder("teacher", run.seed)
-    if (folder / "final.safetensors").is_file():
+    if run.is_trained("teacher", run.seed):
         return
     images = run.images
     model = seeded(run.seed, lambda: nn.ModuleDict({"net": UNet(p.teacher), "tirt": curriculum.TIRT(run.base.cpu())}))
@@ -211,6 +223,15 @@ def train_teacher(run: Run) -> Iterator[Step]:
                           {"teacher": run.teacher_settings()}, {"teacher": folder})
 
 
+class Drawn(NamedTuple):
+    """What one lockstep step offers every arm."""
+
+    batch: Noised      # images, timesteps, noise
+    target: Branches   # the teacher's branches there, (B, C, H, W)
+    hint: Tensor       # the teacher's middle features of both branches, (2B, D, h, w); empty if no arm asks for them
+    u: Tensor          # uniform numbers (B,)
+
+
 def distil(run: Run, teacher: Teacher, arms: Sequence[str], seed: int) -> Iterator[Step]:
     """Train the students of one seed in lockstep, yielding each step; goes on where it was stopped.
 
@@ -218,38 +239,68 @@ def distil(run: Run, teacher: Teacher, arms: Sequence[str], seed: int) -> Iterat
     paired and an arm gets the same weights whichever others train beside it.  Finished arms are left out.
     """
     p = run.profile
-    arms = [a for a in arms if not (run.folder(a, seed) / "final.safetensors").is_file()]
+    arms = [a for a in dict.fromkeys(objective(a).reuses or a for a in arms) if not run.is_trained(a, seed)]
     if not arms:
         return
     images, table = run.images, {a: objective(a) for a in arms}
     learners = {
-        a: Learner(seeded(seed, lambda: UNet(p.student)).to(run.device), lr=p.student_lr, steps=p.student_steps,
+        a: Learner(_student(run, teacher, row, seed), lr=p.student_lr * row.lr, steps=p.student_steps,
                    ema=p.student_ema, warmup=p.warmup, clip=p.clip)
-        for a in arms
+        for a, row in table.items()
     }
-    curricula = {"transferred": teacher.omega, "base": run.base}
-    omegas = {a: curricula[row.curriculum] for a, row in table.items()}
+    curricula = {"transferred": teacher.omega, "base": run.base, "uniform": curriculum.uniform(run.schedule)}
     generator = torch.Generator(run.device).manual_seed(seed)
+    hinted = any("hint" in row.lam for row in table.values())
 
-    def batches() -> Iterator[tuple[Noised, Branches, Tensor]]:
+    def batches() -> Iterator[Drawn]:
         for x0, y in data.minibatches(images, p.batch, generator=generator):
             batch = noised(run.schedule, x0, y, generator=generator)
             u = torch.rand(len(y), generator=generator, device=generator.device)
+            inputs, hint = (batch.x_t, batch.t, batch.y), x0.new_empty(0)
             with torch.no_grad():            # closed before the yield, or it would reach into the caller
-                target = branches(teacher.model, batch.x_t, batch.t, batch.y)
-            yield batch, target, u
+                if hinted:
+                    target, hint = rivals.with_hint(teacher.model, *inputs)
+                else:
+                    target = branches(teacher.model, *inputs)
+            yield Drawn(batch, target, hint, u)
 
-    def loss_fn(arm: str, model: nn.Module, drawn: tuple[Noised, Branches, Tensor]) -> Tensor:
-        batch, target, u = drawn
-        row: Objective = table[arm]
-        student = branches(model, batch.x_t, batch.t, batch.y)
-        terms = distil_terms(student, target, eps=batch.eps, w=pick_w(row, u))
-        return total(terms, row.lam, omegas[arm][batch.t])
+    def loss_fn(arm: str, model: nn.ModuleDict, drawn: Drawn) -> Tensor:
+        row = table[arm]
+        omega = model["tirt"]() if "tirt" in model else curricula[row.curriculum]
+        return total(student_terms(model, row, drawn), row.lam, omega[drawn.batch.t])
 
     settings = {a: run.student_settings(a, seed) for a in arms}
     folder = run.root / p.name / f"lockstep-s{seed}-{runs.fingerprint(settings)}"
     yield from _resumable(run, folder, learners, loss_fn, batches(), p.student_steps, generator, settings,
                           {a: run.folder(a, seed) for a in arms})
+
+
+def _student(run: Run, teacher: Teacher, row: Objective, seed: int) -> nn.ModuleDict:
+    """A student at its start, as `net`, with what else it trains: its own curriculum, or an adapter for hints."""
+    def make() -> nn.ModuleDict:
+        parts = {"net": rivals.STUDENTS[row.student](teacher.model, run.profile.student)}
+        if row.curriculum == "relearned":
+            parts["tirt"] = curriculum.TIRT(run.base.cpu())
+        if "hint" in row.lam:
+            width, wanted = map(rivals.middle_channels, (run.profile.student, teacher.model.config))
+            parts["adapter"] = nn.Conv2d(width, wanted, 1)
+        return nn.ModuleDict(parts)
+    return seeded(seed, make).to(run.device)
+
+
+def student_terms(model: nn.ModuleDict, row: Objective, drawn: Drawn) -> dict[str, Tensor]:
+    """Every loss term that the row's student has, each (B,)."""
+    batch, net = drawn.batch, model["net"]
+    if row.student == "single_head":
+        low, high = net.W_RANGE
+        w = low + (high - low) * drawn.u
+        return {"guided": per_sample(net.guided(batch.x_t, batch.t, batch.y, w), drawn.target.guided(w))}
+    if "adapter" in model:
+        student, features = rivals.with_hint(net, batch.x_t, batch.t, batch.y)
+        extra = {"hint": rivals.hint_term(model["adapter"], features, drawn.hint)}
+    else:
+        student, extra = branches(net, batch.x_t, batch.t, batch.y), {}
+    return distil_terms(student, drawn.target, eps=batch.eps, w=pick_w(row, drawn.u)) | extra
 
 
 def _resumable(run, folder, learners, loss_fn, batches, steps, generator, settings, homes) -> Iterator[Step]:
@@ -313,18 +364,30 @@ def seeded(seed: int, make: Callable[[], nn.Module]) -> nn.Module:
 
 def load_teacher(run: Run) -> Teacher:
     """The trained teacher; FileNotFoundError says how to train it."""
+    if run.profile.exact_bandwidth:
+        exact = ExactTeacher(run.schedule, run.images.x0, run.images.labels, bandwidth=run.profile.exact_bandwidth)
+        return Teacher(exact, run.base, pd.DataFrame({"step": [], "loss": []}))
     saved = _load_final(run, "teacher", run.seed)
     model = nn.ModuleDict({"net": UNet(run.profile.teacher), "tirt": curriculum.TIRT(run.base.cpu())})
-    _fill(model, saved, run.device)
+    _fill(model, saved, run.device, prefix="ema.")
     losses = saved.tensors["losses"]
     history = pd.DataFrame({"step": range(1, len(losses) + 1), "loss": losses.tolist()})
     return Teacher(model["net"], model["tirt"]().detach(), history)
 
 
-def load_student(run: Run, arm: str, seed: int) -> UNet:
-    """The trained student of one arm and seed; FileNotFoundError says how to train it."""
-    objective(arm)
-    return _fill(UNet(run.profile.student), _load_final(run, arm, seed), run.device)
+def load_student(run: Run, arm: str, seed: int) -> nn.Module:
+    """The trained student of one arm and seed, as it is sampled; FileNotFoundError says how to train it."""
+    row = objective(arm)
+    if row.reuses:
+        return rivals.IndependentCondition(load_student(run, row.reuses, seed)).to(run.device)
+    net = rivals.empty(row.student, run.profile.teacher, run.profile.student)
+    return _fill(net, _load_final(run, arm, seed), run.device, prefix="ema.net.")
+
+
+def load_curriculum(run: Run, arm: str, seed: int) -> Tensor:
+    """The curriculum (T,) that a student with `relearned` learned by itself."""
+    tirt = curriculum.TIRT(run.base.cpu())
+    return _fill(tirt, _load_final(run, arm, seed), run.device, prefix="ema.tirt.")().detach()
 
 
 def load_losses(run: Run, arm: str, seed: int) -> list[float]:
@@ -341,28 +404,30 @@ def _load_final(run: Run, arm: str, seed: int) -> runs.Saved:
     return runs.load_tensors(path)
 
 
-def _fill(model: nn.Module, saved: runs.Saved, device: torch.device) -> nn.Module:
+def _fill(model: nn.Module, saved: runs.Saved, device: torch.device, *, prefix: str) -> nn.Module:
     try:
-        model.load_state_dict({k.removeprefix("ema."): v for k, v in saved.tensors.items() if k.startswith("ema.")})
+        model.load_state_dict({k.removeprefix(prefix): v for k, v in saved.tensors.items() if k.startswith(prefix)})
     except RuntimeError as error:
         raise ValueError(f"a checkpoint does not fit its network: {error}") from error
-    return model.to(device).eval().requires_grad_(False)
+    model = model.to(device, memory_format=torch.channels_last)      # a fifth less time without gradients
+    return model.eval().requires_grad_(False)
 
 
 def get_teacher(run: Run) -> Teacher:
     """The trained teacher, trained first where need be, with a progress bar."""
-    if not (run.folder("teacher", run.seed) / "final.safetensors").is_file():
+    if not run.is_trained("teacher", run.seed):
         for _ in progress(train_teacher(run), total=run.profile.teacher_steps, title="teacher"):
             pass
     return load_teacher(run)
 
 
-def get_students(run: Run, teacher: Teacher, arms: Sequence[str] | None = None) -> dict[tuple[str, int], UNet]:
+def get_students(run: Run, teacher: Teacher, arms: Sequence[str] | None = None) -> dict[tuple[str, int], nn.Module]:
     """Every student (arm, seed), trained first where need be: one lockstep run a seed, the seeds side by side."""
     arms = run.profile.arms if arms is None else tuple(arms)
     for arm in arms:
         objective(arm)
-    missing = {s: [a for a in arms if not (run.folder(a, s) / "final.safetensors").is_file()] for s in run.seeds}
+    trained = {objective(a).reuses or a for a in arms}
+    missing = {s: [a for a in trained if not run.is_trained(a, s)] for s in run.seeds}
     jobs = {f"seed {s}": partial(distil, run, teacher, m, s) for s, m in missing.items() if m}
     if jobs:
         ticks, title = len(jobs) * run.profile.student_steps, f"{sum(map(len, missing.values()))} students"
@@ -373,26 +438,142 @@ def get_students(run: Run, teacher: Teacher, arms: Sequence[str] | None = None) 
 # ------------------------------------------------------------------------------------------------------- results
 
 
-def evaluate_all(run: Run, teacher: Teacher, students: dict[tuple[str, int], UNet]) -> pd.DataFrame:
+class Yardstick(NamedTuple):
+    """What every model of a run is held against: the teacher's branches on common states, and its samples' features."""
+
+    states: Noised
+    target: Branches
+    features: dict[str, Tensor]   # by guidance, e.g. "w=1.5"
+
+
+def evaluate_all(run: Run, teacher: Teacher, students: Mapping[tuple[str, int], nn.Module]) -> pd.DataFrame:
     """Quality, calibration and cost of the teacher and every student, as a tidy table; finished rows stay on disk."""
-    jobs: list[tuple[str, int, UNet]] = [("teacher", run.seed, teacher.model)]
-    jobs += [(arm, seed, model) for (arm, seed), model in students.items()]
-    paths = [run.folder(arm, seed) / f"evaluation-{_evaluation_key(run)}.csv" for arm, seed, _ in jobs]
-    floor = _floor_rows(run)
-    if not all(p.is_file() for p in paths):
+    paths = {(arm, seed): _evaluation_path(run, arm, seed) for arm, seed in students}
+    own = _evaluation_path(run, "teacher", run.seed)
+    missing = [key for key, path in paths.items() if not path.is_file()]
+    if missing or not own.is_file():
         states = evaluate.held_out_states(run.schedule, run.images, run.profile.states, seed=_SAMPLING_SEED)
-        target = evaluate.all_branches(teacher.model, states)
-
-        costs = {net.config: flops(net) for _, _, net in jobs}   # counted here: its hooks see every thread
-
-        def measure_one(path: Path, arm: str, seed: int, model: UNet) -> Iterator[None]:
-            runs.write_table(path, _evaluate(run, arm, seed, model, target, states, costs[model.config]))
+        yardstick = Yardstick(states, evaluate.all_branches(teacher.model, states), _teacher_features(run, teacher))
+        costs = {kind: flops(net) for kind, net in {_kind(m): m for m in students.values()}.items()}   # not in threads:
+                                                                                   # its hooks see every one of them
+        def measure_one(arm: str, seed: int, model: nn.Module) -> Iterator[None]:
+            table = _evaluate(run, arm, seed, model, teacher, yardstick, costs.get(_kind(model)))
+            runs.write_table(_evaluation_path(run, arm, seed), table)
             yield
 
-        missing = {f"{job[0]} {job[1]}": partial(measure_one, p, *job)
-                   for p, job in zip(paths, jobs, strict=True) if not p.is_file()}
-        side_by_side(run, missing, at_once=len(jobs), ticks=len(missing), title="evaluation")
-    return pd.concat([floor, *map(runs.read_results, paths)], ignore_index=True)
+        if not own.is_file():
+            costs[_kind(teacher.model)] = flops(teacher.model) if isinstance(teacher.model, nn.Module) else None
+            deque(measure_one("teacher", run.seed, teacher.model), maxlen=0)
+        jobs = {f"{arm} {seed}": partial(measure_one, arm, seed, students[arm, seed]) for arm, seed in missing}
+        if jobs:
+            side_by_side(run, jobs, at_once=len(students), ticks=len(jobs), title="evaluation")
+    tables = map(runs.read_results, [own, *paths.values()])
+    return pd.concat([_floor_rows(run), *tables], ignore_index=True)
+
+
+def _kind(model: nn.Module) -> tuple:
+    return type(model), getattr(model, "config", None)
+
+
+def _teacher_features(run: Run, teacher: Teacher) -> dict[str, Tensor]:
+    """Features of the teacher's samples at every scale, sampled once and kept beside its weights."""
+    path = run.folder("teacher", run.seed) / f"features-{_evaluation_key(run)}.safetensors"
+    if not path.is_file():
+        scales = progress(run.profile.ws, total=len(run.profile.ws), title="the teacher's samples")
+        found = {f"w={w:g}": measure(run, teacher.model, w).features for w in scales}
+        runs.save_tensors(path, found, {"profile": run.profile.name, "seed": run.seed})
+    return runs.load_tensors(path, device=run.device).tensors
+
+
+def stale(run: Run, arm: str, seed: int) -> list[str]:
+    """Which settings differ from those of the networks of this arm and seed that are there already, if any are.
+
+    Such a network is neither used nor deleted; the caller tells the user why training starts again.
+    """
+    wanted = _flat(run.teacher_settings() if arm == "teacher" else run.student_settings(arm, seed))
+    differing: dict[str, None] = {}
+    for path in sorted((run.root / run.profile.name).glob(f"{arm}-s{seed}-*/manifest.json")):
+        found = _flat(runs.read_json(path)["settings"])
+        if found == wanted:
+            return []
+        differing |= dict.fromkeys(k for k in sorted(wanted | found) if wanted.get(k) != found.get(k))
+    return list(differing)
+
+
+def _flat(settings: Mapping, prefix: str = "") -> dict[str, object]:
+    flat: dict[str, object] = {}
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = list(value) if isinstance(value, tuple) else value
+    return flat
+
+
+def sweep(run: Run, *, jobs: int = 1) -> pd.DataFrame:
+    """Train and evaluate every arm and seed of the profile; stop it at any time, it goes on from there.
+
+    One process by default.  With `jobs` > 1 the seeds are spread over a joblib backend, the current one: processes, or
+    whatever `joblib.parallel_config` names, a Dask cluster too; they share the run folder and nothing else.
+    """
+    teacher = get_teacher(run)
+    for seed in run.seeds:
+        for arm in run.profile.arms:
+            changed = [] if run.is_trained(arm, seed) else stale(run, arm, seed)
+            if changed:
+                print(f"{arm}, seed {seed}: trained before with another {', '.join(changed)}; trained again")
+    if jobs > 1:
+        from joblib import Parallel, delayed
+
+        evaluate_all(run, teacher, {})               # the teacher's own, once, before the workers read it
+        tasks = Parallel(n_jobs=jobs, return_as="generator_unordered")(
+            delayed(_one_seed)(run, seed, max(1, torch.get_num_threads() // jobs)) for seed in run.seeds)
+        deque(progress(tasks, total=len(run.seeds), title=f"{len(run.seeds)} seeds"), maxlen=0)
+    students = get_students(run, teacher)
+    return get_results(run, teacher, students)
+
+
+def _one_seed(run: Run, seed: int, threads: int) -> int:
+    """One seed of a sweep in a worker process: results stay on disk."""
+    os.environ["DASHKIT_PROGRESS"] = "0"
+    torch.set_num_threads(threads)
+    teacher = load_teacher(run)
+    deque(distil(run, teacher, run.profile.arms, seed), maxlen=0)
+    evaluate_all(run, teacher, {(arm, seed): load_student(run, arm, seed) for arm in run.profile.arms})
+    return seed
+
+
+LR_FACTORS = (0.5, 1.0, 2.0)
+
+
+def tune(run: Run) -> pd.DataFrame:
+    """The Fréchet distance of every arm at its best scale for several learning rates, as a tidy table; resumable.
+
+    A metric frechet@lr=2 belongs to twice the learning rate of the arm's row.  Use a profile whose held-out images are
+    not those of the results (`tuning`).
+    """
+    p, teacher = run.profile, get_teacher(run)
+    variants = {f: replace(run, profile=replace(p, student_lr=p.student_lr * f)) for f in LR_FACTORS}
+    arms = [a for a in p.arms if not objective(a).reuses]
+    jobs = {f"{f:g} {i}": partial(distil, v, teacher, arms[i::2], run.seed) for f, v in variants.items() for i in (0, 1)}
+    side_by_side(run, jobs, at_once=len(jobs), ticks=len(jobs) * p.student_steps, title="students")
+
+    def path(f: float, arm: str) -> Path:
+        return variants[f].folder(arm, run.seed) / f"tuning-{_evaluation_key(run)}.csv"
+
+    def score(f: float, arm: str) -> Iterator[None]:
+        if not path(f, arm).is_file():
+            student = load_student(variants[f], arm, run.seed)
+            best = min(measure(run, student, w).frechet for w in p.ws)
+            found = [{"metric": f"frechet@lr={f:g}", "value": best, "n": p.samples}]
+            runs.write_table(path(f, arm), _tidy(run, arm, run.seed, found))
+        yield
+
+    pairs = [(f, arm) for arm in arms for f in LR_FACTORS]
+    _ = run.judge                                                      # trained before the threads ask for it
+    side_by_side(run, {f"{arm} {f:g}": partial(score, f, arm) for f, arm in pairs}, at_once=len(pairs),
+                 ticks=len(pairs), title="scores")
+    return pd.concat([runs.read_results(path(*pair)) for pair in pairs], ignore_index=True)
 
 
 def results_path(run: Run) -> Path:
@@ -400,7 +581,7 @@ def results_path(run: Run) -> Path:
     return run.root / run.profile.name / f"results-s{run.seed}-{runs.fingerprint(run.profile.asdict())}.csv"
 
 
-def get_results(run: Run, teacher: Teacher, students: dict[tuple[str, int], UNet]) -> pd.DataFrame:
+def get_results(run: Run, teacher: Teacher, students: Mapping[tuple[str, int], nn.Module]) -> pd.DataFrame:
     """`evaluate_all`, kept in the run's results file for the other notebooks and the report."""
     results = evaluate_all(run, teacher, students)
     runs.write_table(results_path(run), results)
@@ -415,23 +596,79 @@ def read_results(run: Run) -> pd.DataFrame | None:
 
 def _evaluation_key(run: Run) -> str:
     p = run.profile
-    return runs.fingerprint([p.ws, p.samples, p.sample_steps, p.states, _SAMPLING_SEED])
+    return runs.fingerprint([p.w, p.ws, p.samples, p.sample_steps, p.states, _SAMPLING_SEED])
 
 
-def _evaluate(
-    run: Run, arm: str, seed: int, model: UNet, target: Branches, states: Noised, operations: int
-) -> pd.DataFrame:
-    p = run.profile
-    quality = [measure(run, model, w) for w in p.ws]
-    calibration = evaluate.measure_calibration(model, target, states, T=p.T)
-    found = list(evaluate.rows(quality=quality, calibration=calibration, n_states=p.states))
-    found += [{"metric": "parameters", "value": n_parameters(model), "n": 1},
-              {"metric": "flops", "value": operations, "n": 1}]
+def _evaluation_path(run: Run, arm: str, seed: int) -> Path:
+    return run.folder(arm, seed) / f"evaluation-{_evaluation_key(run)}.csv"
+
+
+def _evaluate(run: Run, arm: str, seed: int, model: nn.Module, teacher: Teacher, yardstick: Yardstick,
+              operations: int | None) -> pd.DataFrame:
+    p, (states, target, features) = run.profile, yardstick
+    own = target if arm == "teacher" else evaluate.all_branches(model, states)
+    calibration = evaluate.measure_calibration(own, target, states, T=p.T)
+    found = list(evaluate.calibration_rows(calibration, p.states))
+
+    in_x0 = [evaluate.x0_branches(pair, run.schedule, states) for pair in (own, target)]
+    found += evaluate.gap_rows(gap_stats(*in_x0), p.states, "_x0")
+    visited = _visited(run, model)
+    on_path = [evaluate.all_branches(net, visited) for net in (model, teacher.model)]
+    found += evaluate.gap_rows(gap_stats(*on_path), len(visited.t), "_visited")
+
+    guidances: dict[str, float | Tensor] = {f"w={w:g}": w for w in p.ws}
+    corrected = 1 + (max(p.ws) - 1) / max(calibration.gap.slope, 1e-6)   # what a pure error of magnitude would need
+    if corrected <= W_MAX:
+        guidances["corrected"] = corrected
+        found.append({"metric": "w_corrected", "value": corrected, "n": p.states})
+    if arm in ("teacher", "dash"):
+        guidances |= matched_tables(p.T)
+    for name, w in guidances.items():
+        quality = measure(run, model, w)
+        reference = features[f"w={max(p.ws):g}"] if name == "corrected" else features.get(name)
+        found += evaluate.quality_rows(name, quality, reference)
+
+    if arm == "teacher" or objective(arm).curriculum == "relearned":
+        omega = teacher.omega if arm == "teacher" else load_curriculum(run, arm, seed)
+        rank = _rank_of_difficulty(run, arm, omega, own, target, states)
+        found.append({"metric": "spearman", "value": rank, "n": p.states})
+    if isinstance(model, nn.Module):
+        pruned = arm != "teacher" and objective(arm).student == "pruned"
+        with counted_passes(model) as passes:
+            measure(run, model, p.w, n=2)
+        found += [{"metric": "parameters", "value": (rivals.n_nonzero if pruned else n_parameters)(model), "n": 1},
+                  {"metric": "flops", "value": operations, "n": 1}, {"metric": "passes", "value": passes[0] // 2, "n": 1}]
     return _tidy(run, arm, seed, found)
 
 
-def measure(run: Run, model: UNet, w: float | Tensor, **ddim_arguments) -> evaluate.Quality:
-    """The quality of a model at one scale, by the run's own protocol."""
+def matched_tables(T: int, w_max: float = 4.0) -> dict[str, Tensor]:
+    """Three guidance tables (T,) of equal mean: the published TAG, a constant, and an interval."""
+    tag = guidance.tag(T, w_max)
+    mean = tag.mean().item()
+    flat = guidance.interval(T, 2.0)
+    return {"tag": tag, "constant": guidance.constant(T, mean), "interval": 1 + (mean - 1) * (flat - 1) / (flat - 1).mean()}
+
+
+def _visited(run: Run, model: nn.Module) -> evaluate.States:
+    p = run.profile
+    y = (torch.arange(max(p.states // p.sample_steps, 1)) % run.images.num_classes).to(run.device)
+    generator = torch.Generator().manual_seed(_SAMPLING_SEED)
+    x_T = torch.randn((len(y), *run.images.shape), generator=generator).to(run.device)
+    return evaluate.visited_states(model, run.schedule, y, x_T=x_T, w=p.w, steps=p.sample_steps)
+
+
+def _rank_of_difficulty(run: Run, arm: str, omega: Tensor, own: Branches, target: Branches, states: Noised) -> float:
+    """Spearman's correlation of a learned curriculum with the held-out loss that it was learned on."""
+    if arm == "teacher":
+        losses = per_sample(own.cond, states.eps)
+    else:
+        lam, terms = objective(arm).lam, distil_terms(own, target, eps=states.eps, w=1.0)
+        losses = sum(c * terms[k] for k, c in lam.items())
+    return evaluate.rank_of_difficulty(omega, run.base, losses, states.t)
+
+
+def measure(run: Run, model: nn.Module, w: float | Tensor, **ddim_arguments) -> evaluate.Quality:
+    """The quality of a model under one guidance, a number or a table, by the run's own protocol."""
     p = run.profile
     settings = {"n": p.samples, "steps": p.sample_steps, "seed": _SAMPLING_SEED} | ddim_arguments
     return evaluate.measure_quality(model, run.schedule, run.judge, shape=run.images.shape, w=w,
@@ -462,7 +699,7 @@ def calibration_table(results: pd.DataFrame, *, w: float) -> pd.DataFrame:
     floor = results.query("arm == 'real' and metric == 'frechet'").value.mean()
     models = results[results.arm != "real"]
     wide = models.pivot_table(index=["arm", "seed"], columns="metric", values="value", sort=False)
-    frechet = wide.filter(regex="^frechet@") / floor
+    frechet = wide.filter(regex="^frechet@w=") / floor
     wide = wide.assign(fd=frechet[f"frechet@w={w:g}"], fd_best=frechet.min(axis=1),
                        w_best=frechet.idxmin(axis=1).str.removeprefix("frechet@w=").astype(float))
     columns = ["rho", "slope", "cos", "r2", "fd", "fd_best", "w_best"]
@@ -470,6 +707,6 @@ def calibration_table(results: pd.DataFrame, *, w: float) -> pd.DataFrame:
     table = by_arm[columns].mean()
     table.insert(5, "sd", by_arm.fd.std(ddof=1))
     table.insert(len(table.columns), "accuracy", by_arm[f"accuracy@w={w:g}"].mean())
-    table.insert(0, "params", by_arm.parameters.first().astype(int))
+    table.insert(0, "params", by_arm.parameters.first().astype("Int64"))
     table.insert(len(table.columns), "seeds", by_arm.size())
     return table

@@ -42,6 +42,17 @@ def write_json(path: Path, value: object) -> None:
     write_bytes(path, (json.dumps(value, indent=1, sort_keys=True) + "\n").encode())
 
 
+def read_json(path: Path) -> dict:
+    """A JSON object from disk; ValueError if the file is damaged."""
+    try:
+        value = json.loads(path.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is damaged ({error}); delete it to start afresh") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} must hold a JSON object")
+    return value
+
+
 def write_table(path: Path, table: pd.DataFrame) -> None:
     write_bytes(path, table.to_csv(index=False).encode())
 

@@ -11,7 +11,12 @@ from dashkit.schedule import Schedule
 
 
 def guided_eps(model: Model, x_t: Tensor, t: Tensor, y: Tensor, w: float) -> Tensor:
-    """eps_w of one timestep, (B, ...); a single pass where w is 1 or 0, since then one branch is not used."""
+    """eps_w of one timestep, (B, ...); a single pass where w is 1 or 0, since then one branch is not used.
+
+    A model that predicts the guided output itself has a method `guided(x_t, t, y, w)`, and is asked for it.
+    """
+    if hasattr(model, "guided"):
+        return model.guided(x_t, t, y, w)
     if w == 1:
         return model(x_t, t, y)
     if w == 0:

@@ -1,0 +1,221 @@
+"""Students other than a small network of their own: pruned teachers, a single head, and a rule at inference.  Layer 2.
+
+A row of `objectives.OBJECTIVES` names one of `STUDENTS`; everything else about it (terms, weights, curriculum) is the row's.
+"""
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor, nn
+
+from dashkit.guidance import Branches, branches
+from dashkit.objectives import per_sample
+from dashkit.schedule import expand
+from dashkit.unet import UNet, UNetConfig, n_parameters
+
+# ------------------------------------------------------------------------------------------------------- hint features
+
+
+def middle_channels(config: UNetConfig) -> int:
+    """The width of a network's middle, where hint features are taken."""
+    return config.ch * config.ch_mult[-1]
+
+
+def with_hint(net: UNet, x_t: Tensor, t: Tensor, y: Tensor) -> tuple[Branches, Tensor]:
+    """`branches` of a network, and the features (2B, middle_channels, h, w) of its middle in the same pass."""
+    caught: list[Tensor] = []
+    handle = net.mid[-1].register_forward_hook(lambda module, arguments, output: caught.append(output))
+    try:
+        return branches(net, x_t, t, y), caught[0]
+    finally:
+        handle.remove()
+
+
+def hint_term(adapter: nn.Module, features: Tensor, hint: Tensor) -> Tensor:
+    """|A h_S - h_T|^2 of the conditional half, (B,): FitNets (Romero et al., 2015); features and hint are (2B, ...)."""
+    half = len(hint) // 2
+    return per_sample(adapter(features[:half]), hint[:half])
+
+
+# --------------------------------------------------------------------------------------------------------- single head
+
+
+class SingleHead(nn.Module):
+    """A student of the guided output itself: w is a constant input channel, one pass a step, and no gap is formed.
+
+    Guidance distillation (Meng et al., 2023) in its plainest form, trained for w in `W_RANGE`.  Called like any
+    model it gives w = 1 for a label and w = 0 for the null label, so that its implied gap can be measured.
+    """
+
+    W_RANGE = (0.0, 4.0)
+
+    def __init__(self, config: UNetConfig) -> None:
+        super().__init__()
+        self.config, self.null_label = config, config.num_classes
+        self.net = UNet(UNetConfig(**config.asdict() | {"channels": config.channels + 1}))
+
+    def guided(self, x_t: Tensor, t: Tensor, y: Tensor, w: float | Tensor) -> Tensor:
+        """eps_w (B, C, H, W); w is a number or (B,)."""
+        scale = torch.as_tensor(w, dtype=x_t.dtype, device=x_t.device).expand(len(x_t)) / self.W_RANGE[1]
+        channel = expand(scale, x_t).expand(-1, 1, *x_t.shape[2:])
+        return self.net(torch.cat([x_t, channel], 1), t, y)[:, :-1]
+
+    def forward(self, x_t: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        return self.guided(x_t, t, y, (y != self.null_label).to(x_t.dtype))
+
+
+# ------------------------------------------------------------------------------------------------------------- pruning
+
+
+def pruned(teacher: UNet, config: UNetConfig) -> UNet:
+    """The teacher with its smallest weights at zero for good: as many are left as a network of `config` has parameters.
+
+    Magnitude pruning: one threshold for all weight matrices, biases and norms stay.  The shapes stay too, so this saves
+    parameters to store, and no operations.  Zeros get no gradient and so stay zero under AdamW and in its average.
+    """
+    net = UNet(teacher.config)
+    net.load_state_dict(teacher.state_dict())
+    with torch.device("meta"):
+        budget = n_parameters(UNet(config))
+    weights = [m.weight for m in net.modules() if isinstance(m, nn.Conv2d | nn.Linear | nn.Embedding)]
+    kept = budget - (n_parameters(net) - sum(w.numel() for w in weights))
+    sizes = torch.cat([w.detach().abs().flatten() for w in weights])
+    if not 0 < kept <= len(sizes):
+        raise ValueError(f"a network of {n_parameters(net)} parameters cannot be pruned to {budget}")
+    threshold = sizes.kthvalue(len(sizes) - kept).values if kept < len(sizes) else sizes.new_tensor(-1.0)
+    for weight in weights:
+        mask = (weight.detach().abs() > threshold).to(weight)
+        with torch.no_grad():
+            weight.mul_(mask)
+        weight.register_hook(lambda gradient, mask=mask: gradient * mask.to(gradient))
+    return net
+
+
+def n_nonzero(model: nn.Module) -> int:
+    """The number of weights of a model that are not zero: what a pruned network has to store."""
+    return sum(int(p.count_nonzero()) for p in model.parameters())
+
+
+def sliced(teacher: UNet, config: UNetConfig) -> UNet:
+    """A network of `config` cut out of the teacher: its strongest channels, first blocks and last block of each level.
+
+    Structural pruning (Li et al., 2017): channels are ranked by the L1 norm of the weights that write them, in whole
+    GroupNorm groups, and one choice holds wherever a width occurs, since residual sums tie the layers together.
+    """
+    big = teacher.config
+    ratio = big.ch // config.ch
+    if big.ch != ratio * config.ch or big.ch_mult != config.ch_mult or big.blocks < config.blocks:
+        raise ValueError("the smaller network must have the same levels, fewer blocks and a width that divides")
+    weights, net = teacher.state_dict(), UNet(config)
+    keep = {big.ch * m: _strongest(teacher, big.ch * m, ratio) for m in set(big.ch_mult)}
+    pairs = _layers(config, config.blocks, config.blocks), _layers(big, config.blocks, big.blocks)
+    cut = {}
+    for (own, _), (source, widths) in zip(*pairs, strict=True):
+        inside = torch.cat([keep[w] + sum(widths[:i]) for i, w in enumerate(widths[:-1])])
+        for name in net.get_submodule(own).state_dict():
+            index = {0: keep[widths[-1]], 1: inside}
+            if name.startswith(("res.conv2", "res.norm2", "attn")):
+                index[1] = keep[widths[-1]]
+            if name.startswith("res.emb"):
+                index[1] = None
+            if name.startswith("res.norm1"):
+                index[0] = inside
+            cut[f"{own}.{name}"] = _cut(weights[f"{source}.{name}"], name, index)
+    first, last = keep[big.ch * big.ch_mult[0]], keep[big.ch * big.ch_mult[0]]
+    cut |= {"conv_in.weight": weights["conv_in.weight"][first], "conv_in.bias": weights["conv_in.bias"][first],
+            "norm_out.weight": weights["norm_out.weight"][last], "norm_out.bias": weights["norm_out.bias"][last],
+            "conv_out.weight": weights["conv_out.weight"][:, last], "conv_out.bias": weights["conv_out.bias"]}
+    # the embedding is four times as wide as the network, and its units stay as they are: the first of each run
+    units = torch.arange(0, 4 * big.ch, ratio)
+    sines = torch.arange(0, big.ch, ratio)
+    cut |= {"time_mlp.0.weight": weights["time_mlp.0.weight"][units][:, sines] * ratio,
+            "time_mlp.0.bias": weights["time_mlp.0.bias"][units],
+            "time_mlp.2.weight": weights["time_mlp.2.weight"][units][:, units] * ratio,
+            "time_mlp.2.bias": weights["time_mlp.2.bias"][units],
+            "class_table.weight": weights["class_table.weight"][:, units]}
+    for name in cut:
+        if name.endswith("res.emb.weight"):
+            cut[name] = cut[name][:, units] * ratio
+    net.load_state_dict(cut)
+    return net
+
+
+def _strongest(net: UNet, width: int, ratio: int) -> Tensor:
+    """The 1/ratio of a width's channels, in whole groups, with the largest L1 norm over all convolutions of that width."""
+    strength = sum(m.weight.detach().abs().sum((1, 2, 3)) for m in net.modules()
+                   if isinstance(m, nn.Conv2d) and m.out_channels == width)
+    group = width // net.config.groups
+    order = strength.reshape(-1, group).sum(1).argsort(descending=True)[: net.config.groups // ratio].sort().values
+    return (order[:, None] * group + torch.arange(group)).flatten()
+
+
+def _layers(cfg: UNetConfig, blocks: int, of: int) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Names of the layers that a network keeps, `blocks` of its `of` blocks a level, with (inputs ..., output) widths."""
+    widths, c, skips, at = [cfg.ch * m for m in cfg.ch_mult], cfg.ch, [cfg.ch], 0
+    for i, width in enumerate(widths):
+        for k in range(of):
+            if k < blocks:
+                yield f"down.{at}", (c, width)
+            c, at = width, at + 1
+            skips.append(c)
+        if i < len(widths) - 1:
+            yield f"down.{at}", (c, c)
+            at += 1
+            skips.append(c)
+    yield from (("mid.0", (c, c)), ("mid.1", (c, c)))
+    at = 0
+    for i in reversed(range(len(widths))):
+        for k in range(of + 1):
+            skip = skips.pop()
+            if k < blocks or k == of:
+                yield f"up.{at}", (c, skip, widths[i])
+            c, at = widths[i], at + 1
+        if i > 0:
+            yield f"up.{at}", (c, c)
+            at += 1
+
+
+def _cut(tensor: Tensor, name: str, index: dict[int, Tensor | None]) -> Tensor:
+    if name.startswith("attn.qkv"):
+        width = len(tensor) // 3                       # q, k and v stand one below the other
+        rows = torch.cat([index[0] + i * width for i in range(3)])
+    else:
+        rows = index[0]
+    tensor = tensor[rows]
+    return tensor[:, index[1]] if tensor.ndim > 1 and index[1] is not None else tensor
+
+
+# ----------------------------------------------------------------------------------------------------------- inference
+
+
+class IndependentCondition(nn.Module):
+    """A model whose null label is a random class, drawn anew for each image at each call.
+
+    Independent condition guidance (Sadat et al., 2025): it needs no trained null row, and averages to the
+    unconditional prediction only as far as classes are alike.  The draws follow `seed`.
+    """
+
+    def __init__(self, net: nn.Module, *, seed: int = 0) -> None:
+        super().__init__()
+        self.net, self.config, self.null_label = net, net.config, net.null_label
+        self._generator = torch.Generator().manual_seed(seed)
+
+    def forward(self, x_t: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        other = torch.randint(self.null_label, y.shape, generator=self._generator).to(y.device)
+        return self.net(x_t, t, torch.where(y == self.null_label, other, y))
+
+
+STUDENTS: dict[str, Callable[[UNet, UNetConfig], nn.Module]] = {
+    "new": lambda teacher, config: UNet(config),
+    "single_head": lambda teacher, config: SingleHead(config),
+    "pruned": pruned,
+    "sliced": sliced,
+}
+"""How a student begins, from the trained teacher and the student's configuration."""
+
+
+def empty(kind: str, teacher: UNetConfig, config: UNetConfig) -> nn.Module:
+    """A student of this kind to load trained weights into."""
+    if kind == "pruned":
+        return UNet(teacher)
+    return SingleHead(config) if kind == "single_head" else UNet(config)
