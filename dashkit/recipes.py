@@ -426,7 +426,7 @@ def get_students(run: Run, teacher: Teacher, arms: Sequence[str] | None = None) 
     arms = run.profile.arms if arms is None else tuple(arms)
     for arm in arms:
         objective(arm)
-    trained = {objective(a).reuses or a for a in arms}
+    trained = dict.fromkeys(objective(a).reuses or a for a in arms)
     missing = {s: [a for a in trained if not run.is_trained(a, s)] for s in run.seeds}
     jobs = {f"seed {s}": partial(distil, run, teacher, m, s) for s, m in missing.items() if m}
     if jobs:
