@@ -40,7 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0 done, 1 failed, 2 bad input."""
     options = parser().parse_args(arguments)
     try:
-        return {"series": _series, "doctor": _doctor, "sweep": _sweep, "tune": _tune}.get(options.command, _recipe)(options)
+        tasks = {"series": _series, "doctor": _doctor, "sweep": _sweep, "tune": _tune}
+        return tasks.get(options.command, _recipe)(options)
     except (ValueError, OSError, ImportError, RuntimeError, FloatingPointError) as error:
         print(f"dashkit: {error}", file=sys.stderr)
         return 2

@@ -23,7 +23,7 @@ def distil_terms(student: Branches, teacher: Branches, *, eps: Tensor, w: float 
         "un": per_sample(student.uncond, teacher.uncond),              # imitate the unconditional branch
         "an": per_sample(student.cond, eps),                           # anchor cond to the true noise
         "an_un": per_sample(student.uncond, eps),                      # and uncond: together, training from scratch
-        "un_c": per_sample(student.uncond, teacher.cond),              # what dropping only the student's label asks for
+        "un_c": per_sample(student.uncond, teacher.cond),              # dropping only the student's label adds this
         "comp": per_sample(student.guided(w), teacher.guided(w)),      # match only the guided output
         "gap": per_sample(student.gap, teacher.gap),                   # match the gap
     }
@@ -79,15 +79,15 @@ OBJECTIVES = {
     "dash_sliced":     Objective(_DASH, student="sliced", lr=0.25),
     "scratch":         Objective(_NOISE, curriculum="base"),
 }  # fmt: skip
-"""Every arm.  `scratch` and the fine-tuned prunings never see the teacher's output: 0.9 and 0.1 on the true noise are the
-shares of label dropout, taken in expectation, as is the dropping of only the student's label in `label_drop`."""
+"""Every arm.  `scratch` and the fine-tuned prunings never see the teacher's output: 0.9 and 0.1 on the true noise are
+the shares of label dropout, taken in expectation, as is the dropping of only the student's label in `label_drop`."""
 
 FACTORIAL = {
     frozenset(): "im_base", frozenset("U"): "im_un_base", frozenset("A"): "im_an_base", frozenset("T"): "cond_only",
     frozenset("UA"): "dash_no_tirt", frozenset("UT"): "dash_no_an", frozenset("AT"): "dash_no_un",
     frozenset("UAT"): "dash",
 }
-"""The 2^3 design: unconditional loss U, anchor A, transferred curriculum T; imitation of the conditional branch always."""
+"""The 2^3 design: unconditional loss U, anchor A, transferred curriculum T; the conditional branch is always imitated."""
 
 
 def objective(name: str) -> Objective:

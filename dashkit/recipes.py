@@ -1,5 +1,6 @@
 """A profile carried out: teacher, students in lockstep, evaluation.  Layer 4; used by the notebooks and the command."""
 
+import copy
 import os
 import threading
 import time
@@ -128,7 +129,7 @@ class Run:
         for arm in self.profile.arms:            # refuses an unknown arm here, before any work
             row = objective(arm)
             if self.profile.exact_bandwidth and (row.student in ("pruned", "sliced") or "hint" in row.lam):
-                raise ValueError(f"{arm} needs a teacher that is a network; profile {self.profile.name} has an exact one")
+                raise ValueError(f"{arm} needs a teacher that is a network; that of {self.profile.name} is exact")
 
     @cached_property
     def schedule(self) -> Schedule:
@@ -159,8 +160,8 @@ class Run:
         return [self.seed + i for i in range(self.profile.seeds)]
 
     def teacher_settings(self) -> dict:
-        names = ("dataset", "teacher", "exact_bandwidth", "T", "base", "gamma", "label_dropout", "batch", "teacher_steps", "teacher_lr",
-                 "teacher_ema", "warmup", "clip")
+        names = ("dataset", "teacher", "exact_bandwidth", "T", "base", "gamma", "label_dropout", "batch",
+                 "teacher_steps", "teacher_lr", "teacher_ema", "warmup", "clip")
         settings = self.profile.asdict()
         return {k: settings[k] for k in names} | {"seed": self.seed}
 
@@ -454,8 +455,9 @@ def evaluate_all(run: Run, teacher: Teacher, students: Mapping[tuple[str, int], 
     if missing or not own.is_file():
         states = evaluate.held_out_states(run.schedule, run.images, run.profile.states, seed=_SAMPLING_SEED)
         yardstick = Yardstick(states, evaluate.all_branches(teacher.model, states), _teacher_features(run, teacher))
-        costs = {kind: flops(net) for kind, net in {_kind(m): m for m in students.values()}.items()}   # not in threads:
-                                                                                   # its hooks see every one of them
+        # counted here and not in the threads: the counter's hooks see all of them
+        costs = {kind: flops(net) for kind, net in {_kind(m): m for m in students.values()}.items()}
+
         def measure_one(arm: str, seed: int, model: nn.Module) -> Iterator[None]:
             table = _evaluate(run, arm, seed, model, teacher, yardstick, costs.get(_kind(model)))
             runs.write_table(_evaluation_path(run, arm, seed), table)
@@ -555,7 +557,8 @@ def tune(run: Run) -> pd.DataFrame:
     p, teacher = run.profile, get_teacher(run)
     variants = {f: replace(run, profile=replace(p, student_lr=p.student_lr * f)) for f in LR_FACTORS}
     arms = [a for a in p.arms if not objective(a).reuses]
-    jobs = {f"{f:g} {i}": partial(distil, v, teacher, arms[i::2], run.seed) for f, v in variants.items() for i in (0, 1)}
+    jobs = {f"{f:g} {i}": partial(distil, v, teacher, arms[i::2], run.seed)
+            for f, v in variants.items() for i in (0, 1)}
     side_by_side(run, jobs, at_once=len(jobs), ticks=len(jobs) * p.student_steps, title="students")
 
     def path(f: float, arm: str) -> Path:
@@ -610,6 +613,10 @@ def _evaluate(run: Run, arm: str, seed: int, model: nn.Module, teacher: Teacher,
     calibration = evaluate.measure_calibration(own, target, states, T=p.T)
     found = list(evaluate.calibration_rows(calibration, p.states))
 
+    if arm == "cond_only":                       # its null row never gets a gradient: whatever it starts as, it stays
+        for name, net in other_null_rows(model).items():
+            stats = gap_stats(evaluate.all_branches(net, states), target)
+            found += evaluate.gap_rows(stats, p.states, f"@null={name}")
     in_x0 = [evaluate.x0_branches(pair, run.schedule, states) for pair in (own, target)]
     found += evaluate.gap_rows(gap_stats(*in_x0), p.states, "_x0")
     visited = _visited(run, model)
@@ -617,10 +624,9 @@ def _evaluate(run: Run, arm: str, seed: int, model: nn.Module, teacher: Teacher,
     found += evaluate.gap_rows(gap_stats(*on_path), len(visited.t), "_visited")
 
     guidances: dict[str, float | Tensor] = {f"w={w:g}": w for w in p.ws}
-    corrected = 1 + (max(p.ws) - 1) / max(calibration.gap.slope, 1e-6)   # what a pure error of magnitude would need
-    if corrected <= W_MAX:
-        guidances["corrected"] = corrected
-        found.append({"metric": "w_corrected", "value": corrected, "n": p.states})
+    slope = max(calibration.gap.slope, 1e-6)
+    guidances["corrected"] = min(1 + (max(p.ws) - 1) / slope, W_MAX)     # what a pure error of magnitude would need
+    found.append({"metric": "w_corrected", "value": guidances["corrected"], "n": p.states})
     if arm in ("teacher", "dash"):
         guidances |= matched_tables(p.T)
     for name, w in guidances.items():
@@ -636,9 +642,22 @@ def _evaluate(run: Run, arm: str, seed: int, model: nn.Module, teacher: Teacher,
         pruned = arm != "teacher" and objective(arm).student == "pruned"
         with counted_passes(model) as passes:
             measure(run, model, p.w, n=2)
-        found += [{"metric": "parameters", "value": (rivals.n_nonzero if pruned else n_parameters)(model), "n": 1},
-                  {"metric": "flops", "value": operations, "n": 1}, {"metric": "passes", "value": passes[0] // 2, "n": 1}]
+        size = rivals.n_nonzero(model) if pruned else n_parameters(model)
+        found += [{"metric": name, "value": value, "n": 1} for name, value in
+                  {"parameters": size, "flops": operations, "passes": passes[0] // 2}.items()]
     return _tidy(run, arm, seed, found)
+
+
+def other_null_rows(net: UNet) -> dict[str, UNet]:
+    """Copies of a network with another null row: normal numbers of several scales, and the mean of its classes."""
+    table = net.class_table.weight
+    normal = torch.randn(table.shape[1], generator=torch.Generator().manual_seed(0)).to(table)
+    rows = {"0": 0 * normal, "0.5": normal / 2, "1": normal, "2": 2 * normal, "mean": table[:-1].mean(0)}
+    copies = {}
+    for name, row in rows.items():
+        copies[name] = copy.deepcopy(net)
+        copies[name].class_table.weight[net.null_label] = row
+    return copies
 
 
 def matched_tables(T: int, w_max: float = 4.0) -> dict[str, Tensor]:
@@ -646,7 +665,8 @@ def matched_tables(T: int, w_max: float = 4.0) -> dict[str, Tensor]:
     tag = guidance.tag(T, w_max)
     mean = tag.mean().item()
     flat = guidance.interval(T, 2.0)
-    return {"tag": tag, "constant": guidance.constant(T, mean), "interval": 1 + (mean - 1) * (flat - 1) / (flat - 1).mean()}
+    interval = 1 + (mean - 1) * (flat - 1) / (flat - 1).mean()
+    return {"tag": tag, "constant": guidance.constant(T, mean), "interval": interval}
 
 
 def _visited(run: Run, model: nn.Module) -> evaluate.States:

@@ -1,6 +1,6 @@
 """Students other than a small network of their own: pruned teachers, a single head, and a rule at inference.  Layer 2.
 
-A row of `objectives.OBJECTIVES` names one of `STUDENTS`; everything else about it (terms, weights, curriculum) is the row's.
+A row of `objectives.OBJECTIVES` names one of `STUDENTS`; everything else about it (terms, curriculum) is the row's.
 """
 
 from collections.abc import Callable, Iterator
@@ -141,7 +141,7 @@ def sliced(teacher: UNet, config: UNetConfig) -> UNet:
 
 
 def _strongest(net: UNet, width: int, ratio: int) -> Tensor:
-    """The 1/ratio of a width's channels, in whole groups, with the largest L1 norm over all convolutions of that width."""
+    """The 1/ratio of a width's channels, in whole groups, with the largest L1 norm over all its convolutions."""
     strength = sum(m.weight.detach().abs().sum((1, 2, 3)) for m in net.modules()
                    if isinstance(m, nn.Conv2d) and m.out_channels == width)
     group = width // net.config.groups
@@ -150,7 +150,7 @@ def _strongest(net: UNet, width: int, ratio: int) -> Tensor:
 
 
 def _layers(cfg: UNetConfig, blocks: int, of: int) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Names of the layers that a network keeps, `blocks` of its `of` blocks a level, with (inputs ..., output) widths."""
+    """The layers that a network keeps, `blocks` of its `of` blocks a level: name, (input widths ..., output width)."""
     widths, c, skips, at = [cfg.ch * m for m in cfg.ch_mult], cfg.ch, [cfg.ch], 0
     for i, width in enumerate(widths):
         for k in range(of):

@@ -10,7 +10,7 @@ import pytest
 import dashkit
 
 LAYERS = [
-    "schedule unet data profiles runs plots", "guidance curriculum exact", "objectives rivals sample metrics",
+    "schedule unet data profiles runs plots", "guidance curriculum exact", "objectives rivals claims sample metrics",
     "train evaluate", "recipes", "cli series publish doctor widgets checks",
 ]  # fmt: skip
 LAYER = {name: i for i, names in enumerate(LAYERS) for name in names.split()}
