@@ -161,6 +161,54 @@ def _gaps(g: torch.Generator) -> tuple:
     return a + 0.5 * b, b
 
 
+def _scaled(g: torch.Generator) -> tuple:
+    """Inputs: a gap (5, 3), and abar."""
+    return torch.randn(5, 3, generator=g, dtype=torch.float64), 0.1 + 0.8 * float(torch.rand((), generator=g))
+
+
+def _scales(g: torch.Generator) -> tuple:
+    """Inputs: w above 1, and a slope."""
+    a, b = torch.rand(2, generator=g).tolist()
+    return 1.2 + 3 * a, 0.2 + b
+
+
+def _coalitions(g: torch.Generator) -> tuple:
+    """Inputs: the values of {}, {a}, {b} and {a, b}."""
+    return tuple(torch.rand(4, generator=g).double().tolist())
+
+
+def _paired(g: torch.Generator) -> tuple:
+    """Inputs: results (6,) of two arms that share their seeds' luck."""
+    luck, a, b = torch.randn(3, 6, generator=g, dtype=torch.float64)
+    return luck + 0.3 * a, luck + 0.3 * b
+
+
+def _resampled(g: torch.Generator) -> tuple:
+    """Inputs: differences (6,), and the seeds of 200 draws (200, 6)."""
+    return torch.randn(6, generator=g, dtype=torch.float64), torch.randint(6, (200, 6), generator=g)
+
+
+def _quantiles(values: Tensor, low: float, high: float) -> Tensor:
+    return torch.stack([torch.quantile(values, q) for q in (low, high)])
+
+
+def _convolution(g: torch.Generator) -> tuple:
+    """Inputs: channels in and out, kernel size, height and width."""
+    ci, co, k, h, w = torch.randint(2, 9, (5,), generator=g).tolist()
+    return ci, co, k, h, w
+
+
+def _steps(g: torch.Generator) -> tuple:
+    """Inputs: a number of steps and a scale; 0, 1, and two others in turn."""
+    n = int(torch.randint(5, 60, (), generator=g))
+    return n, {0: 1, 1: 0, 2: 1.5, 3: 4.0}[g.initial_seed() % 4]
+
+
+def _matrix(g: torch.Generator) -> tuple:
+    """Inputs: a matrix (6, 5), and how many entries to keep."""
+    return torch.randn(6, 5, generator=g, dtype=torch.float64), int(torch.randint(3, 12, (), generator=g))
+
+
 def _students(g: torch.Generator) -> tuple:
     """Inputs: a student's and a teacher's Branches, eps (7, 1, 4, 4), and omega_t (7,)."""
     return Branches(*_gaps(g)), Branches(*_gaps(g)), _gaps(g)[0], 0.1 + torch.rand(7, generator=g, dtype=torch.float64)
@@ -355,5 +403,103 @@ EXERCISES = {
         ("d sigma / d lambda = sigma (1 - sigma), so d omega / d lambda = omega (1 - sigma).",
          "Differentiate a quotient: the sum of omega depends on lambda, too.", "The bracket is losses - J."),
         "J = (omega * losses).sum() / omega.sum(); return omega * (1 - sigma) / omega.sum() * (losses - J)"),
+    "06.1": Exercise(
+        "Write answer(gap_s, gap_t), both (B, C, H, W): R^2 of the gap, 1 - E||gS - gT||^2 / E||gT||^2.",
+        lambda s, t: 1 - (s - t).square().sum() / t.square().sum(), _gaps,
+        {"You forgot 1 -: this is the part that is not explained.":
+            lambda s, t: (s - t).square().sum() / t.square().sum(),
+         "That is a mean of ratios; take the ratio of the means.":
+            lambda s, t: 1 - (_dot(s - t, s - t) / _dot(t, t)).mean(),
+         "You divided by the student's power; divide by the teacher's.":
+            lambda s, t: 1 - (s - t).square().sum() / s.square().sum(),
+         "That is the slope; R^2 also pays for what is not in the teacher's direction.":
+            lambda s, t: (s * t).sum() / t.square().sum(),
+         "The norms are squared.": lambda s, t: 1 - _norm(s - t).mean() / _norm(t).mean()},
+        ("The squared error of the gap is (gap_s - gap_t) squared.", "Divide its sum by the sum of gap_t squared.",
+         "A perfect gap has 1, no gap 0, a wrong one less than 0."),
+        "return 1 - (gap_s - gap_t).square().sum() / gap_t.square().sum()"),
+    "06.2": Exercise(
+        "Write answer(gap, abar): what a gap of eps is as a gap of the x0 prediction (not clamped).",
+        lambda g, a: -((1 - a) ** 0.5) * g / a**0.5, _scaled,
+        {"The sign: more predicted noise is less image.": lambda g, a: ((1 - a) / a) ** 0.5 * g,
+         "You forgot the square root.": lambda g, a: -(1 - a) / a * g,
+         "Upside down: this leads from x0 to eps.": lambda g, a: -((a / (1 - a)) ** 0.5) * g,
+         "You forgot to divide by sqrt(abar).": lambda g, a: -((1 - a) ** 0.5) * g},
+        ("x0 = (x_t - sqrt(1 - abar) eps) / sqrt(abar), for each branch.", "Subtract the two; x_t cancels.",
+         "What is left is the gap of eps times a negative number."),
+        "return -((1 - abar) / abar) ** 0.5 * gap"),
+    "06.3": Exercise(
+        "A gap is a pure multiple of the teacher's, slope s. Write answer(w, s): the scale w' that guides like w.",
+        lambda w, s: 1 + (w - 1) / s, _scales,
+        {"w = 1 needs no gap: only the part of w above 1 is divided.": lambda w, s: w / s,
+         "Upside down: a gap that is too small needs a larger scale.": lambda w, s: 1 + (w - 1) * s,
+         "You forgot the 1 in front: guided = cond + (w - 1) gap.": lambda w, s: (w - 1) / s},
+        ("Write the guided output as cond + (w - 1) gap.", "The student's gap is s times the teacher's.",
+         "(w' - 1) s = w - 1."),
+        "return 1 + (w - 1) / s"),
+    "07.1": Exercise(
+        "Two players a and b. Write answer(v0, va, vb, vab), the values of the coalitions: a's Shapley share.",
+        lambda v0, va, vb, vab: ((va - v0) + (vab - vb)) / 2, _coalitions,
+        {"That is leave-one-out: what is lost when a leaves last.": lambda v0, va, vb, vab: vab - vb,
+         "That is one-in: what a brings when it comes first.": lambda v0, va, vb, vab: va - v0,
+         "That is b's share.": lambda v0, va, vb, vab: ((vb - v0) + (vab - va)) / 2,
+         "Add both orders, then halve.": lambda v0, va, vb, vab: (va - v0) + (vab - vb)},
+        ("a may come first or second.", "First it brings va - v0, second it brings vab - vb.",
+         "Shapley's share is the mean over the orders."),
+        "return ((va - v0) + (vab - vb)) / 2"),
+    "07.2": Exercise(
+        "Write answer(a, b), results (S,) of two arms on the same seeds: the standard error of the mean difference.",
+        lambda a, b: (a - b).std() / len(a) ** 0.5, _paired,
+        {"Unpaired: the seeds are common, so subtract first.":
+            lambda a, b: ((a.var() + b.var()) / len(a)) ** 0.5,
+         "ddof = 1: divide by S - 1, the mean was estimated too.":
+            lambda a, b: (a - b).std(correction=0) / len(a) ** 0.5,
+         "That is the standard deviation; the error of a mean is smaller by sqrt(S).": lambda a, b: (a - b).std(),
+         "sqrt(S), not S.": lambda a, b: (a - b).std() / len(a)},
+        ("Differences first: a - b, one a seed.", "Their standard deviation has ddof = 1 (torch's default).",
+         "Divide by the square root of the number of seeds."),
+        "return (a - b).std() / len(a) ** 0.5"),
+    "07.3": Exercise(
+        "Write answer(d, index): d (S,) are paired differences, index (draws, S) resampled seeds. Return the "
+        "percentile interval of the mean: its 2.5% and 97.5% quantiles.",
+        lambda d, i: _quantiles(d[i].mean(1), 0.025, 0.975), _resampled,
+        {"Those are quantiles of the differences; average each draw first.":
+            lambda d, i: _quantiles(d, 0.025, 0.975),
+         "That is a 90% interval.": lambda d, i: _quantiles(d[i].mean(1), 0.05, 0.95),
+         "You averaged over the draws; average over the seeds of each draw.":
+            lambda d, i: _quantiles(d[i].mean(0), 0.025, 0.975),
+         "Swapped: the lower end comes first.": lambda d, i: _quantiles(d[i].mean(1), 0.975, 0.025)},
+        ("d[index] has shape (draws, S): one resampled experiment a row.", "Its mean over dimension 1 is (draws,).",
+         "torch.quantile(means, 0.025), and the same at 0.975."),
+        "means = d[index].mean(1); return torch.quantile(means, 0.025), torch.quantile(means, 0.975)"),
+    "08.1": Exercise(
+        "Write answer(cin, cout, k, h, w): operations of a k x k convolution with output h x w, 2 a multiply-add.",
+        lambda ci, co, k, h, w: 2 * ci * co * k * k * h * w, _convolution,
+        {"A multiply-add counts as 2.": lambda ci, co, k, h, w: ci * co * k * k * h * w,
+         "Those are its weights; each is used at every output position.": lambda ci, co, k, h, w: ci * co * k * k,
+         "The kernel has k * k positions.": lambda ci, co, k, h, w: 2 * ci * co * k * h * w},
+        ("Each output number is a sum over cin * k * k products.", "There are cout * h * w output numbers.",
+         "A product and its addition are 2 operations."),
+        "return 2 * cin * cout * k * k * h * w"),
+    "08.2": Exercise(
+        "Write answer(steps, w): how many network passes an image costs with classifier-free guidance at scale w.",
+        lambda n, w: n if w in (0, 1) else 2 * n, _steps,
+        {"At w = 1 and w = 0 one branch is not used.": lambda n, w: 2 * n,
+         "Guidance needs both branches.": lambda n, w: n,
+         "At w = 0 only the unconditional branch is used.": lambda n, w: n if w == 1 else 2 * n,
+         "At w = 1 only the conditional branch is used.": lambda n, w: n if w == 0 else 2 * n},
+        ("guided = u + w (c - u): when does c or u drop out?", "At w = 1 it is c, at w = 0 it is u.",
+         "Otherwise both are needed at every step."),
+        "return steps if w in (0, 1) else 2 * steps"),
+    "08.3": Exercise(
+        "Write answer(weight, keep): the matrix with all but its `keep` largest entries in absolute value set to 0.",
+        lambda m, k: m * (m.abs() >= m.abs().flatten().topk(k).values[-1]), _matrix,
+        {"In absolute value: a large negative weight matters, too.":
+            lambda m, k: m * (m >= m.flatten().topk(k).values[-1]),
+         "Those are the smallest.": lambda m, k: m * (m.abs() <= m.abs().flatten().topk(k, largest=False).values[-1]),
+         "That is the mask; multiply by it.": lambda m, k: m.abs() >= m.abs().flatten().topk(k).values[-1]},
+        ("weight.abs().flatten().topk(keep).values[-1] is the smallest size that stays.",
+         "Compare weight.abs() with it.", "Multiply by the mask."),
+        "bar = weight.abs().flatten().topk(keep).values[-1]; return weight * (weight.abs() >= bar)"),
 }
 """Every exercise; the first two digits are its notebook's."""

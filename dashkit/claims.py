@@ -135,6 +135,16 @@ def by_seed(results: pd.DataFrame, metric: str) -> pd.DataFrame:
     return table
 
 
+def intervals(results: pd.DataFrame, metric: str, arms: Sequence[str] | None = None) -> pd.DataFrame:
+    """A metric's mean over training seeds with its interval: columns value, lo, hi, n, a row an arm.
+
+    The teacher has one training seed here and therefore no interval.
+    """
+    table = by_seed(results, metric)
+    names = [a for a in (arms or results.arm.unique()) if a in table and a != "teacher"]
+    return pd.DataFrame({a: bootstrap(table[[a]], lambda m, a=a: m[a])._asdict() for a in names}).T
+
+
 # ------------------------------------------------------------------------------------------------------------ verdicts
 
 
@@ -238,7 +248,7 @@ def rules(factorial_arms: Mapping[frozenset, str], *, w: float, w_max: float) ->
     for arm, paper in (("pruning", "18.04 - 8.87 FID"), ("slicing", ""), ("single_head", "16.78 - 8.87 FID")):
         out.append(Rule("C14", f"{arm} - DASH, {at_best}", paper, best, (arm, "dash"), _minus(arm, "dash"), Bound(0.0),
                         f"{cost}#quality"))
-    return out + [
+    out += [
         Rule("L4", "R² of the gap, multi-w: identified, so above 0", "", "r2", ("multi_w",), lambda m: m.multi_w,
              Bound(0.0), f"{gaps}#one-number-is-not-enough"),
         Rule("L6", f"Fréchet to the teacher at w = {w_max:g}: composite at w' = 1 + (w - 1)/slope, minus at w", "",
@@ -256,6 +266,7 @@ def rules(factorial_arms: Mapping[frozenset, str], *, w: float, w_max: float) ->
         Rule("L11", f"Fréchet to the teacher's samples, cond-only / DASH at w = {w_max:g}", "", strong,
              ("cond_only", "dash"), lambda m: m.cond_only / m.dash, Bound(2.0), f"{gaps}#the-curve"),
     ]
+    return out
 
 
 def _columns(results: pd.DataFrame, rule: Rule, w_max: float) -> pd.DataFrame:

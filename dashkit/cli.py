@@ -3,6 +3,12 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from dashkit import recipes
 
 EPILOG = "Settings of a profile are changed with --set NAME=VALUE, e.g. --set student_steps=100 --set arms=dash,scratch"
 
@@ -31,6 +37,8 @@ def parser() -> argparse.ArgumentParser:
         if name == "sweep":
             command.add_argument("--seeds", type=int, help="training seeds (default: the profile's, at least 8)")
             command.add_argument("--jobs", type=int, default=1, help="worker processes (default 1: none)")
+        if name in ("sweep", "tune"):
+            command.add_argument("--publish", action="store_true", help="write the table to data/results/PROFILE")
         if name == "series":
             command.add_argument("--only", default="", help="numbers of notebooks, e.g. 02,04")
     return top
@@ -82,7 +90,18 @@ def _sweep(options: argparse.Namespace) -> int:
     results = recipes.sweep(run, jobs=options.jobs)
     print(recipes.calibration_table(results, w=run.profile.w).to_string(float_format="{:.3g}".format))
     print(recipes.results_path(run))
+    _publish(options, run, results)
     return 0
+
+
+def _publish(options: argparse.Namespace, run: "recipes.Run", table: "pd.DataFrame") -> None:
+    if options.publish:
+        from dashkit import publish, runs
+
+        folder = publish.RESULTS / run.profile.name
+        publish.write(table, runs.manifest(settings=run.profile.asdict(), seed=run.seed,
+                                           device=runs.device_name(run.device)), folder)
+        print(folder / "results.csv")
 
 
 def _tune(options: argparse.Namespace) -> int:
@@ -93,6 +112,7 @@ def _tune(options: argparse.Namespace) -> int:
     run = recipes.start(profile, seed=options.seed, device=options.device, **parse_settings(options.settings))
     table = recipes.tune(run)
     print(table.pivot_table(index="arm", columns="metric", values="value", sort=False))
+    _publish(options, run, table)
     return 0
 
 

@@ -87,7 +87,7 @@ FACTORIAL = {
     frozenset("UA"): "dash_no_tirt", frozenset("UT"): "dash_no_an", frozenset("AT"): "dash_no_un",
     frozenset("UAT"): "dash",
 }
-"""The 2^3 design: unconditional loss U, anchor A, transferred curriculum T; the conditional branch is always imitated."""
+"""The 2^3 design: unconditional loss U, anchor A, transferred curriculum T; all imitate the conditional branch."""
 
 
 def objective(name: str) -> Objective:

@@ -21,7 +21,9 @@ from matplotlib.ticker import LogLocator
 PALETTE = {   # colour-blind safe (Okabe and Ito); one colour an arm, everywhere
     "teacher": "#000000", "dash": "#0072B2", "composite": "#D55E00", "cond_only": "#CC79A7", "scratch": "#999999",
     "multi_w": "#E69F00", "gap_match": "#009E73", "dash_no_un": "#56B4E9", "dash_no_im": "#7570B3",
-    "dash_no_an": "#1B9E77", "dash_no_tirt": "#A6761D", "real": "#444444",
+    "dash_no_an": "#1B9E77", "dash_no_tirt": "#A6761D", "real": "#444444", "fitnets": "#8C510A",
+    "single_head": "#C51B7D", "pruning": "#666600", "slicing": "#996633", "dash_sliced": "#00429D",
+    "label_drop": "#5E3C99", "cond_only_icg": "#B2ABD2",
 }
 
 
@@ -200,4 +202,40 @@ def plot_metric_ellipses(metrics: Mapping[str, np.ndarray], *, extent: float = 6
         handles.append(Line2D([], [], color=colour, label=name))
     ax.set(xlabel="error of the conditional branch", ylabel="error of the unconditional branch", aspect="equal")
     ax.legend(handles=handles, fontsize="x-small", loc="upper right")
+    return ax
+
+
+def plot_intervals(table: pd.DataFrame, *, ideal: float | None = None, xlabel: str = "",
+                   ax: Axes | None = None) -> Axes:
+    """One line an arm: columns value, lo and hi, index the names; `ideal` is marked."""
+    ax = ax or plt.subplots(figsize=(6.0, 0.3 * len(table) + 0.8))[1]
+    if ideal is not None:
+        ax.axvline(ideal, color="#999999", lw=1)
+    for i, (name, row) in enumerate(table.iterrows()):
+        colour = PALETTE.get(name, "#0072B2")
+        ax.plot([row.lo, row.hi], [i, i], color=colour, lw=2.4, solid_capstyle="round")
+        ax.plot(row.value, i, "o", color=colour, ms=6)
+    ax.set(yticks=range(len(table)), yticklabels=table.index, xlabel=xlabel)
+    ax.invert_yaxis()
+    return ax
+
+
+VERDICTS = {"holds": "#009E73", "does not hold": "#D55E00", "not testable here": "#999999"}
+
+
+def plot_ledger(rows: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
+    """A forest plot of ledger rows: ours with its interval on a symmetric log scale, coloured by the verdict."""
+    ax = ax or plt.subplots(figsize=(6.4, 0.3 * max(len(rows), 1) + 1.0))[1]
+    labels = []
+    for i, row in enumerate(rows.itertuples()):
+        colour = VERDICTS[row.verdict]
+        ax.plot([row.lo, row.hi], [i, i], color=colour, lw=2.4, solid_capstyle="round")
+        ax.plot(row.ours, i, "o", color=colour, ms=5)
+        labels.append(f"{row.claim}  {row.measure}" + ("" if row.profile in ("digits", "any") else f" ({row.profile})"))
+    ax.axvline(0, color="#bbbbbb", lw=1)
+    ax.set(yticks=range(len(labels)), xscale="symlog", xlabel="ours, with its interval")
+    ax.set_yticklabels(labels, fontsize="x-small")
+    ax.invert_yaxis()
+    handles = [Line2D([], [], color=c, marker="o", label=v) for v, c in VERDICTS.items()]
+    ax.legend(handles=handles, fontsize="x-small", loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return ax

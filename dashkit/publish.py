@@ -1,46 +1,172 @@
-"""From a finished series to the committed tables, the README's picture and its numbers.  Layer 5.
+"""Committed results: tables with their manifest, the ledger, and every number of the README.  Layer 5.
 
-`python -m dashkit.publish` copies build/series/digits into data/results/digits; `fill` writes every number of the
-README from there, so that none is typed by hand.
+`python -m dashkit.publish` takes over the minutes of a finished digits series, measures cost, judges every claim and
+fills the README.  The sweeps themselves are published by `dashkit sweep --publish`.
 """
 
+import hashlib
 import json
 import re
 from pathlib import Path
+from typing import NamedTuple
 
 import nbformat
 import pandas as pd
+import torch
 
-from dashkit import plots, recipes, runs
+from dashkit import claims, plots, recipes, runs
+from dashkit.claims import Interval
+from dashkit.metrics import flops, peak_memory
+from dashkit.objectives import FACTORIAL
+from dashkit.profiles import PROFILES
 from dashkit.series import BUILD, notebook_paths
+from dashkit.unet import UNet, n_parameters
 
-RESULTS = recipes.ROOT / "data" / "results" / "digits"
+RESULTS = recipes.ROOT / "data" / "results"
 README = recipes.ROOT / "README.md"
+LEDGER = ("claim", "paper", "ours", "lo", "hi", "n", "verdict", "rule", "measure", "note", "profile", "source",
+          "figure")
 SHOWN = ["teacher", "dash", "composite", "cond_only", "scratch"]
 
 
-def copy_results(source: Path = BUILD / "digits", target: Path = RESULTS) -> None:
-    """Keep the tidy table, the manifest and the README's picture of a series that went well."""
-    series = json.loads((source / "series.json").read_text())
-    if not series["ok"] or any(n["status"] != "ok" for n in series["notebooks"]):
-        raise ValueError(f"{source / 'series.json'}: only a whole series without failure is published")
-    results = runs.read_results(source / "results.csv")
-    runs.write_table(target / "results.csv", results)
-    runs.write_json(target / "series.json", series)
-    plots.use_style()
-    ax = plots.plot_w_curve(results, arms=SHOWN)
-    ax.set_title("A calibrated student runs along its teacher's curve")
-    runs.write_bytes(target / "w_curve.png", plots.png(ax.figure))
+# -------------------------------------------------------------------------------------------------------------- tables
 
 
-def blocks(folder: Path = RESULTS) -> dict[str, str]:
+class Results(NamedTuple):
+    """A tidy table and one sentence on where it comes from."""
+
+    table: pd.DataFrame
+    source: str
+
+
+def write(table: pd.DataFrame, manifest: dict, folder: Path) -> None:
+    """Write `results.csv` with six digits and `manifest.json`, which holds the table's SHA-256."""
+    content = table.to_csv(index=False, float_format="%.6g").encode()
+    runs.write_bytes(folder / "results.csv", content)
+    runs.write_json(folder / "manifest.json", manifest | {"sha256": hashlib.sha256(content).hexdigest()})
+
+
+def read(profile: str, root: Path = RESULTS) -> Results:
+    """The published table of a profile, checked; FileNotFoundError, or ValueError if it is not what was published."""
+    path = root / profile / "results.csv"
+    if not path.is_file():
+        there = ", ".join(sorted(p.parent.name for p in root.glob("*/results.csv"))) or "none"
+        raise FileNotFoundError(f"there are no published results of {profile} (published: {there})")
+    manifest = runs.read_json(path.with_name("manifest.json"))
+    if hashlib.sha256(path.read_bytes()).hexdigest() != manifest["sha256"]:
+        raise ValueError(f"{path} was changed after it was written; restore it or run the sweep again")
+    table = claims.checked(runs.read_results(path))
+    if table.profile.iloc[0] != profile:
+        raise ValueError(f"{path} holds results of {table.profile.iloc[0]}")
+    seeds = table[~table.arm.isin(["real", "teacher"])].seed.nunique()
+    return Results(table, f"published results of {claims.source(table)}: {table.arm.nunique() - 2} students, "
+                          f"{seeds} training seeds, on {manifest['device']}")
+
+
+def get(run: recipes.Run, *, recompute: bool = False) -> Results:
+    """The published results of digits; or, with `recompute`, this run's own sweep, trained if need be."""
+    if not recompute:
+        return read("digits")
+    return Results(claims.checked(recipes.sweep(run)), f"own sweep of {run.profile.name}, seeds {run.seeds}")
+
+
+# ------------------------------------------------------------------------------------------------------- cost, ledger
+
+
+def cost_rows(profile: str, *, batch: int, rounds: int = 5) -> pd.DataFrame:
+    """Parameters, operations, latency and peak memory of one guided pass of a profile's two networks, freshly made.
+
+    Latency is the median over interleaved rounds on the CPU or the GPU that is there.
+    """
+    run = recipes.start(profile)
+    p, device = run.profile, run.device
+    nets = {name: recipes.seeded(0, lambda config=config: UNet(config)).to(device, memory_format=torch.channels_last)
+            for name, config in (("teacher", p.teacher), ("dash", p.student))}
+    x = torch.randn(batch, p.teacher.channels, p.teacher.size, p.teacher.size, device=device)
+    t, y = torch.full((batch,), p.T // 2, device=device), torch.zeros(batch, dtype=torch.long, device=device)
+
+    def work(net: UNet) -> None:
+        with torch.no_grad():
+            recipes.branches(net.eval(), x, t, y)
+    seconds = {name: [] for name in nets}
+    for i in range(rounds + 1):
+        for name, net in list(nets.items())[:: 1 if i % 2 else -1]:
+            taken = recipes.seconds_of(lambda net=net: work(net), device)
+            if i:                                          # the first round warms up
+                seconds[name].append(taken)
+    found = []
+    for name, net in nets.items():
+        median = sorted(seconds[name])[len(seconds[name]) // 2]
+        weights = sum(p.numel() * p.element_size() for p in net.parameters())
+        memory = weights + peak_memory(lambda net=net: work(net), device=device)
+        values = {"parameters": n_parameters(net), "flops": flops(net), "seconds": median, "memory": memory}
+        found += [{"arm": name, "metric": k, "value": v, "n": rounds if k == "seconds" else 1}
+                  for k, v in values.items()]
+    return pd.DataFrame(found).assign(
+        profile=profile, seed=0, device=runs.device_name(device), commit=runs.commit())[list(runs.COLUMNS)]
+
+
+def cost_ratios(cost: pd.DataFrame) -> pd.Series:
+    """Teacher over student: parameters, flops, seconds, memory."""
+    table = cost.pivot(index="metric", columns="arm", values="value")
+    return table.teacher / table.dash
+
+
+def ledger(root: Path = RESULTS) -> pd.DataFrame:
+    """Every claim with the paper's figure, ours with its interval, and a verdict, from the committed tables alone."""
+    tables = {name: read(name, root).table for name in ("digits", "exact") if (root / name / "results.csv").is_file()}
+    rows = []
+    for name, table in tables.items():
+        p = PROFILES[name]
+        for rule in claims.rules(FACTORIAL, w=p.w, w_max=max(p.ws)):
+            row = claims.judge(table, rule, w_max=max(p.ws))
+            if name == "digits" or not row["note"].startswith("not measured"):
+                rows.append(row | {"profile": name, "source": claims.source(table)})
+    cost = runs.read_results(root / "cost.csv")
+    where = "08_cost_and_rivals#size-operations-time-memory"
+    for name, part in cost.groupby("profile", sort=False):
+        ratio, device = cost_ratios(part), part.device.iloc[0]
+        found = [claims.exact_row("C1", "parameters, teacher / student", "35.75 M / 6.08 M = 5.9", ratio.parameters,
+                                  holds=round(ratio.parameters, 1) == 5.9, rule="the count rounds to 5.9",
+                                  figure=where),
+                 claims.exact_row("C13", "operations, teacher / student", "5.77", ratio.flops,
+                                  holds=abs(ratio.flops / 5.77 - 1) < 0.01, rule="the count is within 1% of 5.77",
+                                  figure=where)]
+        for metric, paper in (("seconds", 3.62), ("memory", 1.71)):
+            found.append(claims.exact_row(
+                "C13", f"{metric}, teacher / student, one guided pass", f"{paper} (T4)", ratio[metric],
+                holds=None if device.startswith("cpu") else ratio[metric] > 0.9 * paper,
+                rule="on a GPU: at least 90% of the paper's ratio", figure=where,
+                note="measured on a CPU" if device.startswith("cpu") else device))
+        rows += [row | {"profile": name, "source": f"{name}, commit {part.commit.iloc[0]}, {device}"} for row in found]
+    rows += [row | {"profile": "any", "source": "linear algebra"} for row in claims.structural_rows()]
+    if "digits" in tables:
+        own = claims.by_seed(tables["digits"], "spearman").teacher.iloc[0]
+        rows.append(claims.exact_row("C10", "Spearman of the teacher's curriculum and its loss", "", own, holds=None,
+                                     rule="the lower end is above 0", figure="07_which_part_did_the_work#curricula",
+                                     note="one teacher: a lead")
+                    | {"profile": "digits", "source": claims.source(tables["digits"])})
+    rows.append(claims.exact_row("C15", "ImageNet-64", "9.10 against 18.43 FID", float("nan"), holds=None,
+                                 rule="FID-50K on ImageNet-64", figure="09_claim_ledger#the-ledger",
+                                 note="needs the data and a GPU") | {"profile": "imagenet64", "source": ""})
+    table = pd.DataFrame(rows)
+    order = table.claim.str.extract(r"([CL])(\d+)").assign(**{"1": lambda d: d[1].astype(int)})
+    table = table.assign(kind=order[0], number=order["1"]).sort_values(["kind", "number", "profile"], kind="stable")
+    return table[list(LEDGER)].reset_index(drop=True)
+
+
+# ------------------------------------------------------------------------------------------------------------- README
+
+
+def blocks(root: Path = RESULTS) -> dict[str, str]:
     """The README's generated parts, by name, from the committed results alone."""
-    series = json.loads((folder / "series.json").read_text())
-    results = runs.read_results(folder / "results.csv")
+    series = runs.read_json(root / "digits" / "series.json")
+    digits, verdicts = read("digits", root), pd.read_csv(root / "digits" / "ledger.csv")
     return {
-        "calibration": _calibration(results, series),
+        "calibration": _calibration(digits),
+        "findings": _findings(digits.table, verdicts),
         "notebooks": _notebooks(series),
-        "size": _size(results),
+        "size": _size(digits.table),
     }
 
 
@@ -54,9 +180,9 @@ def fill(text: str, parts: dict[str, str]) -> str:
     return text
 
 
-def _calibration(results: pd.DataFrame, series: dict) -> str:
-    w = series["manifest"]["settings"]["w"]
-    card = recipes.calibration_table(results, w=w)
+def _calibration(results: Results) -> str:
+    w = PROFILES["digits"].w
+    card = recipes.calibration_table(results.table, w=w)
     published = pd.read_csv(recipes.ROOT / "data" / "reference" / "published.csv").set_index("arm")
     heads = ["arm", "rho", "slope", "cos", f"Fréchet / floor at w = {w:g}", "at its best w", "recognised as asked",
              "the paper's rho"]
@@ -68,13 +194,38 @@ def _calibration(results: pd.DataFrame, series: dict) -> str:
                  f"{row.fd_best:.2f} (w = {row.w_best:.3g})", f"{row.accuracy:.1%}",
                  "" if pd.isna(paper) else f"{paper:.2f}"]
         lines.append(f"| {' | '.join(cells)} |")
-    made, n = series["manifest"], int(card.seeds.max())
-    settings = made["settings"]
-    facts = (
-        f"Digits, {n} training seeds from {series['seed']} (mean ± sd), {settings['samples']} samples a point, "
-        f"{settings['sample_steps']} DDIM steps; {made['device']}, commit {made['commit']}. The paper's rho: CIFAR-10."
-    )
+    n = int(results.table.query("arm == 'dash' and metric == 'frechet@w=1'").n.iloc[0])
+    facts = (f"{results.source[0].upper()}{results.source[1:]}; mean ± sd over them, {n} samples a point. "
+             "The paper's rho: CIFAR-10.")
     return "\n".join([*lines, "", facts])
+
+
+def _findings(results: pd.DataFrame, verdicts: pd.DataFrame) -> str:
+    """At most ten lines, each a number with its interval."""
+    def found(text: str) -> str:
+        """The first row of the digits whose measure starts so, with its interval and verdict."""
+        row = verdicts[verdicts.measure.str.startswith(text) & (verdicts.profile == "digits")].iloc[0]
+        return f"{Interval(row['ours'], row['lo'], row['hi'], row['n'])} ({row['claim']}: {row['verdict']})"
+
+    def mean(arm: str, metric: str) -> Interval:
+        return claims.bootstrap(claims.by_seed(results, metric)[[arm]], lambda m: m[arm])
+
+    lines = [
+        f"DASH stays near its teacher: Fréchet/floor at its best w is higher by {found('DASH - teacher')}.",
+        f"The rho of a conditional-only student: {found('rho of cond-only')}; its untrained null row decides: set to "
+        f"zeros, {found('rho of cond-only, its null row set to 0')}.",
+        f"The composite loss has rho {mean('composite', 'rho')}, and R² {mean('composite', 'r2')}; "
+        f"its cos is lower than DASH's by {found('cos of the gap, DASH - composite')}.",
+        f"Several w identify the gap: multi-w has R² {mean('multi_w', 'r2')}, DASH {mean('dash', 'r2')}.",
+        f"Share of the unconditional loss by Shapley: {found('share of L_un, Shapley, Fréchet/floor at w')}.",
+        f"Training from scratch, Fréchet over DASH's: {found('scratch / DASH')}; digits leave little room.",
+        f"The anchor: leaving it out changes Fréchet/floor by {found('without anchor - DASH')}.",
+        f"Curriculum: its frozen start instead of its end changes it by {found('curriculum frozen at its start')}; "
+        f"a relearned one has Spearman {found('Spearman of curriculum and loss, relearned')} with the loss.",
+        f"Dropping only the student's label, one pass instead of two: R² minus DASH's {found('R² of the gap, label')}.",
+        f"TAG against a constant scale of equal mean: {found('DASH, constant - TAG')}.",
+    ]
+    return "\n".join(f"{i}. {line}" for i, line in enumerate(lines, 1))
 
 
 def _notebooks(series: dict) -> str:
@@ -98,8 +249,25 @@ def _size(results: pd.DataFrame) -> str:
             f"{teacher.flops / student.flops:.2f} times fewer operations).")
 
 
+def take_series(source: Path = BUILD / "digits", root: Path = RESULTS) -> None:
+    """Keep the manifest and the minutes of a series that went well."""
+    series = json.loads((source / "series.json").read_text())
+    if not series["ok"] or any(n["status"] != "ok" for n in series["notebooks"]):
+        raise ValueError(f"{source / 'series.json'}: only a whole series without failure is published")
+    runs.write_json(root / "digits" / "series.json", series)
+
+
 def main() -> None:
-    copy_results()
+    if (BUILD / "digits" / "series.json").is_file():
+        take_series()
+    if not (RESULTS / "cost.csv").is_file():
+        cost = [cost_rows("digits", batch=64, rounds=21), cost_rows("cifar10", batch=8)]
+        runs.write_table(RESULTS / "cost.csv", pd.concat(cost, ignore_index=True))
+    runs.write_table(RESULTS / "digits" / "ledger.csv", ledger())
+    plots.use_style()
+    ax = plots.plot_w_curve(read("digits").table, arms=SHOWN)
+    ax.set_title("A calibrated student runs along its teacher's curve")
+    runs.write_bytes(RESULTS / "digits" / "w_curve.png", plots.png(ax.figure))
     README.write_text(fill(README.read_text(), blocks()))
     print(f"{RESULTS.relative_to(recipes.ROOT)} and {README.name} are up to date")
 

@@ -695,6 +695,17 @@ def measure(run: Run, model: nn.Module, w: float | Tensor, **ddim_arguments) -> 
                                     num_classes=run.images.num_classes, device=run.device, **settings)
 
 
+def seconds_of(work: Callable[[], object], device: torch.device) -> float:
+    """Wall seconds of one call, with the GPU's queue emptied before and after."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    began = time.perf_counter()
+    work()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - began
+
+
 def _floor_rows(run: Run) -> pd.DataFrame:
     floor, n = run.judge.floor, min(run.profile.samples, len(run.images.pixels))
     return _tidy(run, "real", run.seed, [

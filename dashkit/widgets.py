@@ -8,13 +8,14 @@ from collections.abc import Callable, Sequence
 
 import ipywidgets as ipw
 import numpy as np
+import pandas as pd
 import torch
 from matplotlib import pyplot as plt
 from torch import Tensor
 
-from dashkit import curriculum, objectives, plots, sample
+from dashkit import curriculum, metrics, objectives, plots, sample
 from dashkit.exact import ExactTeacher
-from dashkit.guidance import branches
+from dashkit.guidance import Branches, branches
 from dashkit.schedule import Schedule
 
 _WIDE = {"style": {"description_width": "9em"}, "layout": ipw.Layout(width="28em")}
@@ -172,3 +173,49 @@ def tirt_explorer(schedule: Schedule, losses: Tensor) -> Explorer:
     base = choice("base", list(bases))
     return Explorer(draw, {"gamma": cap, "lr": rate, "steps": steps, "base": base},
                     [base, cap_box, rate_box, steps_box])
+
+
+# ------------------------------------------------------------------------------------------------------ notebook 06
+
+
+def synthetic_gap(size: float, noise: float, *, n: int = 400, dim: int = 64, seed: int = 0) -> tuple[Branches, ...]:
+    """A student's gap, `size` times the teacher's plus `noise` times another, and the teacher's; normal, (n, dim)."""
+    generator = torch.Generator().manual_seed(seed)
+    gap, other = torch.randn((2, n, dim), generator=generator)
+    zero = torch.zeros_like(gap)
+    return Branches(size * gap + noise * other, zero), Branches(gap, zero)
+
+
+def gap_explorer() -> Explorer:
+    """Size and noise of a synthetic student gap against rho, slope, cos and R²."""
+    def draw(size: float, noise: float) -> tuple[plt.Figure, str]:
+        found = metrics.gap_stats(*synthetic_gap(size, noise))._asdict()
+        del found["mse"]
+        ax = plots.plot_bars(found)
+        ax.axvline(1, color="#bbbbbb", lw=1)
+        ax.set(xlim=(-2, 2), title=f"student gap = {size:g} × teacher gap + {noise:g} × noise")
+        return ax.figure, ", ".join(f"{name} {value:.2f}" for name, value in found.items())
+
+    controls, boxes = {}, []
+    for name, text, value in (("size", "share of the gap", 0.8), ("noise", "noise", 0.5)):
+        controls[name], box = number(text, value, 0.0, 2.0, step=0.05)
+        boxes.append(box)
+    return Explorer(draw, controls, boxes)
+
+
+# ------------------------------------------------------------------------------------------------------ notebook 09
+
+
+def ledger_explorer(ledger: pd.DataFrame) -> Explorer:
+    """The claim ledger by claim and verdict: a forest plot of the rows, and each with its link."""
+    def draw(claim: str, verdict: str) -> tuple[plt.Figure, str]:
+        rows = ledger[(ledger.claim == claim) | (claim == "all")]
+        rows = rows[(rows.verdict == verdict) | (verdict == "all")]
+        ax = plots.plot_ledger(rows)
+        lines = [f"<b>{r.claim}</b> {r.measure}: {r.verdict} " + (f"({r.note}) " if r.note else "") +
+                 f'<a href="{r.figure.replace("#", ".ipynb#")}">figure</a>' for r in rows.fillna("").itertuples()]
+        return ax.figure, f"{len(rows)} rows.<br>" + "<br>".join(lines)
+
+    controls = {"claim": choice("claim", ["all", *ledger.claim.unique()]),
+                "verdict": choice("verdict", ["all", *ledger.verdict.unique()])}
+    return Explorer(draw, controls, list(controls.values()))

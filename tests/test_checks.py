@@ -1,9 +1,12 @@
 """Each exercise: a right answer, the usual wrong ones, and answers that are no answers."""
 
+import numpy as np
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from dashkit.checks import EXERCISES, check, hint
+from dashkit.claims import shapley
 from dashkit.curriculum import TIRT, min_snr, published, uniform
 from dashkit.guidance import Branches, drop_labels
 from dashkit.metrics import gap_stats
@@ -24,6 +27,12 @@ def twin(c, u, gap, w):
     return u2 + gap, u2
 
 
+def flops_of(module, x):
+    with FlopCounterMode(display=False) as counter:
+        module(x)
+    return counter.get_total_flops()
+
+
 RIGHT = {     # written differently from the module's own where there is another way
     "01.1": [x0, lambda x, e, a: ((x - (1 - a) ** 0.5 * e) / a**0.5).float(), lambda *v: x0(*v).numpy()],
     "01.2": [lambda c, u, w: w * c + (1 - w) * u, lambda c, u, w: c + (w - 1) * (c - u)],
@@ -39,6 +48,16 @@ RIGHT = {     # written differently from the module's own where there is another
              lambda s, t: gap_stats(Branches(s, 0 * s), Branches(t, 0 * t)).slope],
     "05.1": [lambda s, g: torch.where(s > g, g / s, 1.0) / torch.where(s > g, g / s, 1.0).mean()],
     "05.2": [lambda o, t: (o / o.mean())[t], lambda o, t: o[t] * len(o) / o.sum()],
+    "06.1": [lambda s, t: 2 * (s * t).sum() / (t * t).sum() - (s * s).sum() / (t * t).sum(),
+             lambda s, t: gap_stats(Branches(s, 0 * s), Branches(t, 0 * t)).r2],
+    "06.2": [lambda gap, a: x0(0, gap, a), lambda gap, a: -gap * (1 / a - 1) ** 0.5],
+    "06.3": [lambda w, s: (w - 1 + s) / s],
+    "07.1": [lambda *v: shapley({frozenset(k): x for k, x in zip(("", "a", "b", "ab"), v, strict=True)}, "ab")["a"]],
+    "07.2": [lambda a, b: ((a - b).var() / len(a)).sqrt(), lambda a, b: np.std((a - b).numpy(), ddof=1) / 6**0.5],
+    "07.3": [lambda d, i: np.percentile(d.numpy()[i.numpy()].mean(1), [2.5, 97.5])],
+    "08.1": [lambda ci, co, k, h, w: flops_of(torch.nn.Conv2d(ci, co, k), torch.zeros(1, ci, h + k - 1, w + k - 1))],
+    "08.2": [lambda n, w: n * len({0, 1} - {1 - w})],
+    "08.3": [lambda m, k: torch.where(m.abs().flatten().argsort().argsort().reshape(m.shape) >= m.numel() - k, m, 0)],
     "05.3": [lambda o, s, x: o * (1 - s) * (x / o.sum() - (o * x).sum() / o.sum() ** 2)],
 }
 WRONG = {     # name: answers with a piece of the reply they must get
@@ -67,6 +86,20 @@ WRONG = {     # name: answers with a piece of the reply they must get
     "05.1": [(lambda s, g: s.clamp(max=g) / s.clamp(max=g).mean(), "published"),
              (lambda s, g: s.clamp(max=g) / s, "mean")],
     "05.2": [(lambda o, t: o[t] / o[t].mean(), "batch"), (lambda o, t: o[t], "normalise")],
+    "06.1": [(lambda s, t: (s * t).sum() / (t * t).sum(), "slope"),
+             (lambda s, t: 1 - (s - t).square().sum() / s.square().sum(), "teacher's")],
+    "06.2": [(lambda gap, a: gap * (1 / a - 1) ** 0.5, "sign"), (lambda gap, a: gap * (1 - 1 / a), "square root")],
+    "06.3": [(lambda w, s: w / s, "above 1"), (lambda w, s: 1 + s * (w - 1), "Upside down")],
+    "07.1": [(lambda v0, va, vb, vab: vab - vb, "leave-one-out"), (lambda v0, va, vb, vab: va - v0, "one-in")],
+    "07.2": [(lambda a, b: (a.var() / 6 + b.var() / 6).sqrt(), "Unpaired"),
+             (lambda a, b: np.std((a - b).numpy()) / 6**0.5, "ddof")],
+    "07.3": [(lambda d, i: torch.quantile(d, torch.tensor([0.025, 0.975]).double()), "average each draw"),
+             (lambda d, i: np.percentile(d.numpy()[i.numpy()].mean(1), [97.5, 2.5]), "Swapped")],
+    "08.1": [(lambda ci, co, k, h, w: ci * co * k * k * h * w, "multiply-add"),
+             (lambda ci, co, k, h, w: co * ci * k**2, "weights")],
+    "08.2": [(lambda n, w: 2 * n, "not used"), (lambda n, w: n, "both branches")],
+    "08.3": [(lambda m, k: m * (m >= m.flatten().sort().values[-k]), "negative"),
+             (lambda m, k: (m.abs() >= m.abs().flatten().sort().values[-k]).double(), "mask")],
     "05.3": [(lambda o, s, x: o * (1 - s) / o.sum() * ((o * x).sum() / o.sum() - x), "sign"),
              (lambda o, s, x: o / o.sum() * (x - (o * x).sum() / o.sum()), "1 - sigma")],
 }
@@ -79,7 +112,7 @@ def bad(*_):
 def test_every_exercise_is_tested_and_every_notebook_has_two():
     assert set(RIGHT) == set(WRONG) == set(EXERCISES)
     assert all(len(v) >= 2 for v in WRONG.values())
-    assert all(sum(name.startswith(n) for name in EXERCISES) >= 2 for n in ("01", "02", "03", "04", "05"))
+    assert all(sum(name.startswith(n) for name in EXERCISES) >= 2 for n in map("{:02d}".format, range(1, 9)))
 
 
 @pytest.mark.parametrize(("name", "answer"), [(n, a) for n, answers in RIGHT.items() for a in answers])

@@ -153,7 +153,7 @@ def test_calibration_is_measured_on_the_same_states(trained):
     with torch.no_grad():
         direct = branches(teacher.model, states.x_t, states.t, states.y)
     torch.testing.assert_close(whole.gap, direct.gap, rtol=1e-3, atol=1e-5)
-    own = evaluate.measure_calibration(teacher.model, whole, states, T=1000)
+    own = evaluate.measure_calibration(whole, whole, states, T=1000)
     assert own.gap.rho == pytest.approx(1, abs=1e-4) and own.uncond_error < 1e-9
 
 
