@@ -551,8 +551,7 @@ LR_FACTORS = (0.5, 1.0, 2.0)
 def tune(run: Run) -> pd.DataFrame:
     """The Fréchet distance of every arm at its best scale for several learning rates, as a tidy table; resumable.
 
-    A metric frechet@lr=2 belongs to twice the learning rate of the arm's row.  Use a profile whose held-out images are
-    not those of the results (`tuning`).
+    A metric is called frechet@lr=0.008.  Use a profile whose held-out images are not those of the results (`tuning`).
     """
     p, teacher = run.profile, get_teacher(run)
     variants = {f: replace(run, profile=replace(p, student_lr=p.student_lr * f)) for f in LR_FACTORS}
@@ -568,7 +567,8 @@ def tune(run: Run) -> pd.DataFrame:
         if not path(f, arm).is_file():
             student = load_student(variants[f], arm, run.seed)
             best = min(measure(run, student, w).frechet for w in p.ws)
-            found = [{"metric": f"frechet@lr={f:g}", "value": best, "n": p.samples}]
+            lr = p.student_lr * f * objective(arm).lr
+            found = [{"metric": f"frechet@lr={lr:g}", "value": best, "n": p.samples}]
             runs.write_table(path(f, arm), _tidy(run, arm, run.seed, found))
         yield
 
