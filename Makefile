@@ -2,7 +2,9 @@
 # make test     every check of the project
 # make lab      open JupyterLab       make refresh  renew the stored notebook outputs
 # make bench    time this kit against diffusers (QUICK=1: two minutes)
-# make publish  put a finished digits series into data/results and the README
+# make sweep    train and measure every arm over many seeds, digits and exact teacher; goes on where it was stopped (JOBS=2)
+# make tune     choose each arm's learning rate on a validation split
+# make publish  ledger, cost and README from data/results and the last digits series
 #
 # PROFILE=smoke|digits|…   ONLY=02,04   SEED=7   DEVICE=cpu   SET="student_steps=100 arms=dash,scratch"   PYTHON=python3.12
 
@@ -10,11 +12,12 @@ PYTHON ?= python3
 PROFILE ?= digits
 SEED ?= 42
 DEVICE ?= auto
+JOBS ?= 1
 VENV := .venv
 BIN := $(VENV)/bin
 export TQDM_MININTERVAL = 1
 
-.PHONY: series test bench lab refresh publish doctor clean
+.PHONY: series test bench lab refresh sweep tune publish doctor clean
 
 series: $(VENV)/.ready
 	@$(BIN)/dashkit series --profile "$(PROFILE)" --seed "$(SEED)" --device "$(DEVICE)" --only "$(ONLY)" $(foreach s,$(SET),--set "$(s)")
@@ -24,6 +27,13 @@ test: $(VENV)/.ready-test
 
 refresh: $(VENV)/.ready-test
 	@$(BIN)/python tests/gate.py refresh $(foreach n,$(subst $(comma), ,$(ONLY)),$(n))
+
+sweep: $(VENV)/.ready
+	@$(BIN)/dashkit sweep --profile digits --jobs $(JOBS) --publish
+	@$(BIN)/dashkit sweep --profile exact --jobs $(JOBS) --publish
+
+tune: $(VENV)/.ready
+	@$(BIN)/dashkit tune --publish
 
 publish: $(VENV)/.ready
 	@$(BIN)/python -m dashkit.publish

@@ -158,7 +158,8 @@ def test_three_rows_of_the_ledger_by_another_route(measure, metric, a, b):
     """Student's paired interval, from the csv alone."""
     raw = pd.read_csv(publish.RESULTS / "digits" / "results.csv")
     unit = raw.value[(raw.arm == "real") & (raw.metric == "frechet")].item() if metric.startswith("frechet") else 1.0
-    x, y = (raw[(raw.arm == arm) & (raw.metric == metric)].sort_values("seed").value.to_numpy() / unit for arm in (a, b))
+    part = raw[raw.metric == metric].sort_values("seed")
+    x, y = (part[part.arm == arm].value.to_numpy() / unit for arm in (a, b))
     own = stats.ttest_rel(x, y).confidence_interval(0.95)
     ledger = pd.read_csv(publish.RESULTS / "digits" / "ledger.csv")
     [row] = ledger[(ledger.measure == measure) & (ledger.profile == "digits")].to_dict("records")

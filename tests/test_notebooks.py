@@ -89,7 +89,7 @@ def test_cell_ids_are_readable(notebook):
     assert len({c.id for c in notebook.cells}) == len(notebook.cells)
 
 
-@pytest.mark.parametrize("number", ["01", "03", "05"])
+@pytest.mark.parametrize("number", ["01", "03", "05", "06", "09"])
 def test_explorer_lessons_have_a_widget(number):
     [path] = notebook_paths([number])
     assert re.search(r"widgets\.\w+_explorer\(", path.read_text())

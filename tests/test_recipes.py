@@ -3,10 +3,11 @@
 import dataclasses
 import json
 
+import pandas as pd
 import pytest
 import torch
 
-from dashkit import evaluate, plots, profiles, recipes, runs
+from dashkit import data, evaluate, plots, profiles, recipes, runs
 from dashkit.guidance import branches
 
 ARMS = ("dash", "cond_only", "multi_w")
@@ -103,6 +104,90 @@ def test_an_error_in_one_job_stops_the_others_and_keeps_their_checkpoints(traine
         recipes.get_students(two, teacher)
     [checkpoint] = two.root.rglob("checkpoint.safetensors")
     assert 0 < int(runs.load_tensors(checkpoint).tensors["dash/done"]) < 2000
+
+
+def same_numbers(a, b):
+    key = ["arm", "seed", "metric"]
+    a, b = (t.sort_values(key).reset_index(drop=True)[[*key, "value"]] for t in (a, b))
+    pd.testing.assert_frame_equal(a, b, rtol=1e-6)
+
+
+def test_a_sweep_over_joblib_workers_and_over_dask_equals_one_process(tiny, two_threads):
+    import joblib
+    from distributed import Client, LocalCluster
+
+    whole = tiny("one", seeds=2, arms=("dash", "cond_only_icg"))
+    table = recipes.sweep(whole)
+    workers = dataclasses.replace(whole, root=whole.root.with_name("workers"))
+    same_numbers(table, recipes.sweep(workers, jobs=2))
+    dask = dataclasses.replace(whole, root=whole.root.with_name("dask"))
+    with (
+        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None, silence_logs=50) as cluster,
+        Client(cluster), joblib.parallel_config(backend="dask"),
+    ):
+        same_numbers(table, recipes.sweep(dask, jobs=2))
+    assert {p.name for p in dask.root.rglob("final.safetensors")} and dask.is_trained("cond_only", 2)
+
+
+def test_a_stopped_sweep_repeats_nothing_and_ends_in_the_same_table(tiny, monkeypatch):
+    whole = tiny("whole", arms=("dash", "cond_only", "label_drop"))
+    table = recipes.sweep(whole)
+    broken = dataclasses.replace(whole, root=whole.root.with_name("broken"))
+    real, done = recipes._evaluate, []
+
+    def fail_at_the_third(*arguments):
+        if len(done) == 2:
+            raise KeyboardInterrupt
+        done.append(arguments[1])
+        return real(*arguments)
+
+    monkeypatch.setattr(recipes, "_evaluate", fail_at_the_third)
+    with pytest.raises(KeyboardInterrupt):
+        recipes.sweep(broken)
+    monkeypatch.setattr(recipes, "_evaluate", lambda *a: done.append(a[1]) or real(*a))
+    same_numbers(table, recipes.sweep(broken))
+    assert sorted(done) == ["cond_only", "dash", "label_drop", "teacher"]
+
+
+def test_a_changed_setting_is_named_and_the_old_network_left_alone(tiny, capsys):
+    run = tiny(arms=("dash",))
+    recipes.sweep(run)
+    changed = dataclasses.replace(run, profile=dataclasses.replace(run.profile, student_lr=1e-3, batch=9))
+    assert recipes.stale(run, "dash", 1) == []
+    recipes.sweep(changed)
+    said = capsys.readouterr().out
+    assert "dash, seed 1: trained before with another student_lr, teacher.batch; trained again" in said
+    assert run.is_trained("dash", 1) and changed.is_trained("dash", 1)
+
+
+def test_learning_rates_are_compared_on_images_that_the_results_never_see(tiny):
+    held_out = data.load("digits").test_pixels
+    split = data.load("digits_validation")
+    assert len(split.pixels) + len(split.test_pixels) == 1797 - 500
+    everything = torch.cat([split.pixels, split.test_pixels]).flatten(1).unique(dim=0)
+    seen = (held_out.flatten(1)[:, None] == everything[None]).all(-1).any(1).double().mean()
+    assert seen < 0.02                                      # a few digits are drawn alike
+    run = tiny(arms=("dash", "composite"))
+    table = recipes.tune(run)
+    lr = run.profile.student_lr
+    assert set(table.metric[table.arm == "dash"]) == {f"frechet@lr={lr * f:g}" for f in recipes.LR_FACTORS}
+    assert set(table.metric[table.arm == "composite"]) == {f"frechet@lr={lr * f / 4:g}" for f in recipes.LR_FACTORS}
+
+
+def test_cond_only_is_measured_with_other_null_rows(trained):
+    run, _ = trained
+    net = recipes.seeded(0, lambda: recipes.UNet(run.profile.student)).requires_grad_(False)
+    copies = recipes.other_null_rows(net)
+    assert not copies["0"].class_table.weight[-1].any() and copies["2"].class_table.weight[-1].std() > 1.5
+    torch.testing.assert_close(copies["mean"].class_table.weight[-1], net.class_table.weight[:-1].mean(0))
+    assert all(torch.equal(c.class_table.weight[:-1], net.class_table.weight[:-1]) for c in copies.values())
+
+
+def test_guidance_tables_are_compared_at_equal_mean():
+    tables = recipes.matched_tables(1000)
+    assert set(tables) == {"tag", "constant", "interval"}
+    assert all(v.mean().item() == pytest.approx(tables["tag"].mean().item(), abs=1e-4) for v in tables.values())
+    assert tables["interval"][0] == 1 and tables["interval"][500] > 3
 
 
 def test_missing_and_damaged_networks_are_explained(tiny):

@@ -3,6 +3,7 @@
 import time
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -38,9 +39,18 @@ def seen(explorer):
     return bytes(explorer.image.value), explorer.readout.value
 
 
+def make_ledger():
+    row = {"paper": "", "ours": 0.5, "lo": 0.1, "hi": 0.9, "n": 8, "rule": "", "note": "", "profile": "digits"}
+    return widgets.ledger_explorer(pd.DataFrame([
+        row | {"claim": "C2", "measure": "a", "verdict": "holds", "figure": "06_x#a"},
+        row | {"claim": "C3", "measure": "b", "verdict": "does not hold", "figure": "07_y#b"}]))
+
+
 EXPLORERS = {
     "guidance": (make_guidance, {"t": 200, "w": 0.0, "clip": "keep"}),
     "metric": (widgets.metric_explorer, {"w0": True, "w1": True, "w5": False, "more": True}),
+    "gap": (widgets.gap_explorer, {"size": 0.3, "noise": 1.5}),
+    "ledger": (make_ledger, {"claim": "C2", "verdict": "does not hold"}),
     "tirt": (make_tirt, {"gamma": 1.5, "lr": 0.002, "steps": 100, "base": "min_snr"}),
 }
 
