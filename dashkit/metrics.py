@@ -138,13 +138,18 @@ def real_floor(
     ])
 
 
+def inner_unet(model: nn.Module) -> UNet:
+    """The UNet that a model is, or wraps."""
+    return next(m for m in model.modules() if isinstance(m, UNet))
+
+
 def flops(model: nn.Module) -> int:
-    """Operations of one forward pass for one image, 2 for each multiply-add, counted by torch's FlopCounterMode."""
+    """Operations of one pass of a model's UNet for one image, 2 for each multiply-add, by torch's FlopCounterMode."""
     from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
 
-    cfg = model.config
-    device = next(model.parameters()).device
+    model = inner_unet(model)             # the network alone: a wrapper may draw random numbers
+    cfg, device = model.config, next(model.parameters()).device
     t = torch.zeros(1, dtype=torch.long, device=device)
     # the counter knows the products of attention only when they are not fused
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter, torch.no_grad():
@@ -163,13 +168,12 @@ def counted_passes(model: nn.Module) -> Iterator[list[int]]:
     >>> passes
     [3]
     """
-    unet = next(m for m in model.modules() if isinstance(m, UNet))
     seen = [0]
 
     def count(module: nn.Module, arguments: tuple[Tensor, ...]) -> None:
         seen[0] += len(arguments[0])
 
-    handle = unet.register_forward_pre_hook(count)
+    handle = inner_unet(model).register_forward_pre_hook(count)
     try:
         yield seen
     finally:

@@ -26,6 +26,8 @@ RESULTS = recipes.ROOT / "data" / "results"
 README = recipes.ROOT / "README.md"
 LEDGER = ("claim", "paper", "ours", "lo", "hi", "n", "verdict", "rule", "measure", "note", "profile", "source",
           "figure")
+IN_README = ["teacher", "dash", "gap_match", "multi_w", "label_drop", "cond_only_icg", "fitnets", "composite", "cond_only",
+             "single_head", "slicing", "pruning", "scratch"]
 SHOWN = ["teacher", "dash", "composite", "cond_only", "scratch"]
 
 
@@ -187,7 +189,7 @@ def _calibration(results: Results) -> str:
     heads = ["arm", "rho", "slope", "cos", f"Fréchet / floor at w = {w:g}", "at its best w", "recognised as asked",
              "the paper's rho"]
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
-    for arm, row in card.iterrows():
+    for arm, row in card.loc[IN_README].iterrows():
         sd = "" if pd.isna(row.sd) else f" ± {row.sd:.2f}"
         paper = published.c10_rho.get(arm, float("nan"))
         cells = [arm, f"{row.rho:.2f}", f"{row.slope:.2f}", f"{row.cos:.2f}", f"{row.fd:.2f}{sd}",
