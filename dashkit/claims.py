@@ -4,6 +4,7 @@ All resampling is of training seeds, jointly across arms: the arms of one seed s
 differences are paired.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
 from math import factorial, isfinite
@@ -32,7 +33,9 @@ class Interval(NamedTuple):
     def __str__(self) -> str:
         if not isfinite(self.lo):
             return f"{self.value:.2f} (n = {self.n})"
-        return f"{self.value:.2f} [{self.lo:.2f}, {self.hi:.2f}]"
+        width = self.hi - self.lo
+        d = min(max(2, 1 - math.floor(math.log10(width))), 4) if width > 0 else 2      # two digits of the width
+        return f"{self.value:.{d}f} [{self.lo:.{d}f}, {self.hi:.{d}f}]"
 
 
 Statistic = Callable[[pd.DataFrame], pd.Series]
@@ -48,7 +51,7 @@ def bootstrap(values: pd.DataFrame, statistic: Statistic, *, draws: int = 10_000
 
     >>> table = pd.DataFrame({"scratch": [3.0, 3.5, 3.1, 3.3, 3.2], "dash": [2.0, 2.4, 2.2, 2.1, 2.3]})
     >>> print(bootstrap(table, lambda m: m.scratch - m.dash))
-    1.02 [0.92, 1.15]
+    1.02 [0.90, 1.18]
     """
     if values.isna().any().any():
         missing = [f"{c} of seed {s}" for c in values for s in values.index[values[c].isna()]]

@@ -1,5 +1,6 @@
 """Calibration, quality and cost.  Layer 2."""
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -190,6 +191,7 @@ def peak_memory(work: Callable[[], object], *, device: torch.device | str = "cpu
         before = torch.cuda.memory_allocated(device)
         work()
         return torch.cuda.max_memory_allocated(device) - before
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")      # the profiler's own notices would reach the notebook
     from torch.profiler import ProfilerActivity, profile
 
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:

@@ -23,7 +23,8 @@ PALETTE = {   # colour-blind safe (Okabe and Ito); one colour an arm, everywhere
     "multi_w": "#E69F00", "gap_match": "#009E73", "dash_no_un": "#56B4E9", "dash_no_im": "#7570B3",
     "dash_no_an": "#1B9E77", "dash_no_tirt": "#A6761D", "real": "#444444", "fitnets": "#8C510A",
     "single_head": "#C51B7D", "pruning": "#666600", "slicing": "#996633", "dash_sliced": "#00429D",
-    "label_drop": "#5E3C99", "cond_only_icg": "#B2ABD2",
+    "label_drop": "#5E3C99", "cond_only_icg": "#B2ABD2", "label_drop_10": "#8073AC", "dash_uniform": "#80B1D3",
+    "dash_relearned": "#01665E", "im_un_base": "#4393C3", "im_an_base": "#92C5DE", "im_base": "#F4A582",
 }
 
 
@@ -119,9 +120,21 @@ def w_curve(results: pd.DataFrame, metric: str = "frechet") -> pd.DataFrame:
     return part[["arm", "seed", "w", "value"]]
 
 
+def plain_log(ax: Axes, axis: str = "y") -> None:
+    """A logarithmic axis, "x" or "y", labelled 1, 2, 5, 10 and so on in plain numbers."""
+    (ax.set_xscale if axis == "x" else ax.set_yscale)("log")
+    ticks = ax.xaxis if axis == "x" else ax.yaxis
+    ticks.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
+    ticks.set_major_formatter("{x:g}")
+    ticks.set_minor_formatter("")
+
+
 def plot_w_curve(results: pd.DataFrame, *, arms: Sequence[str] | None = None, metric: str = "frechet",
                  ax: Axes | None = None) -> Axes:
-    """Quality against the guidance scale: thin lines are training seeds, thick ones their (geometric) mean."""
+    """Quality against the guidance scale: thin lines are training seeds, thick ones their (geometric) mean.
+
+    `metric` is frechet, frechet_teacher (to the teacher's samples) or accuracy.
+    """
     ax = ax or plt.subplots(figsize=(6.8, 4.2))[1]
     curve = w_curve(results, metric)
     for arm in arms or curve.arm.unique():
@@ -129,17 +142,16 @@ def plot_w_curve(results: pd.DataFrame, *, arms: Sequence[str] | None = None, me
         colour = PALETTE.get(arm)
         if wide.shape[1] > 1:
             ax.plot(wide.index, wide, color=colour, lw=0.8, alpha=0.5)
-        mean = np.exp(np.log(wide).mean(axis=1)) if metric == "frechet" else wide.mean(axis=1)
+        mean = np.exp(np.log(wide).mean(axis=1)) if metric.startswith("frechet") else wide.mean(axis=1)
         style = "--" if arm == "teacher" else "-"
         ax.plot(wide.index, mean, color=colour, lw=2.4, marker="o", ms=4, ls=style, label=arm)
+    labels = {"frechet": "Fréchet distance / real-vs-real floor",
+              "frechet_teacher": "Fréchet distance to the teacher's samples"}
+    ax.set(ylabel=labels.get(metric, metric))
     if metric == "frechet":
         ax.axhline(1, color=PALETTE["real"], lw=1, ls=":")
-        ax.set(yscale="log", ylabel="Fréchet distance / real-vs-real floor")
-        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        ax.yaxis.set_major_formatter("{x:g}")
-        ax.yaxis.set_minor_formatter("")
-    else:
-        ax.set(ylabel=metric)
+    if metric in labels:
+        plain_log(ax)
     ax.set(xlabel="guidance scale w")
     ax.legend(fontsize="small", ncols=2)
     return ax
@@ -205,7 +217,7 @@ def plot_metric_ellipses(metrics: Mapping[str, np.ndarray], *, extent: float = 6
     return ax
 
 
-def plot_intervals(table: pd.DataFrame, *, ideal: float | None = None, xlabel: str = "",
+def plot_intervals(table: pd.DataFrame, *, ideal: float | None = None, xlabel: str = "", log: bool = False,
                    ax: Axes | None = None) -> Axes:
     """One line an arm: columns value, lo and hi, index the names; `ideal` is marked."""
     ax = ax or plt.subplots(figsize=(6.0, 0.3 * len(table) + 0.8))[1]
@@ -216,6 +228,8 @@ def plot_intervals(table: pd.DataFrame, *, ideal: float | None = None, xlabel: s
         ax.plot([row.lo, row.hi], [i, i], color=colour, lw=2.4, solid_capstyle="round")
         ax.plot(row.value, i, "o", color=colour, ms=6)
     ax.set(yticks=range(len(table)), yticklabels=table.index, xlabel=xlabel)
+    if log:
+        plain_log(ax, "x")
     ax.invert_yaxis()
     return ax
 

@@ -26,8 +26,8 @@ RESULTS = recipes.ROOT / "data" / "results"
 README = recipes.ROOT / "README.md"
 LEDGER = ("claim", "paper", "ours", "lo", "hi", "n", "verdict", "rule", "measure", "note", "profile", "source",
           "figure")
-IN_README = ["teacher", "dash", "gap_match", "multi_w", "label_drop", "cond_only_icg", "fitnets", "composite", "cond_only",
-             "single_head", "slicing", "pruning", "scratch"]
+IN_README = ["teacher", "dash", "gap_match", "multi_w", "label_drop", "cond_only_icg", "fitnets", "composite",
+             "cond_only", "single_head", "slicing", "pruning", "scratch"]
 SHOWN = ["teacher", "dash", "composite", "cond_only", "scratch"]
 
 
@@ -231,13 +231,13 @@ def _findings(results: pd.DataFrame, verdicts: pd.DataFrame) -> str:
 
 
 def _notebooks(series: dict) -> str:
-    minutes = {n["name"]: n["seconds"] / 60 for n in series["notebooks"]}
+    minutes = {n["name"]: f"{n['seconds'] / 60:.1f}" for n in series["notebooks"]}
     lines = ["| notebook | question | minutes to run |", "|---|---|---|"]
     for path in notebook_paths():
         header = nbformat.read(path, as_version=4).cells[0].source
         question = re.search(r"\*\*Question\.\*\*\s*(.*?)\n\n", header, re.S)
         title, asked = header.splitlines()[0].lstrip("# "), " ".join(question[1].split())
-        lines.append(f"| [{title}](notebooks/{path.name}) | {asked} | {minutes[path.stem]:.1f} |")
+        lines.append(f"| [{title}](notebooks/{path.name}) | {asked} | {minutes.get(path.stem, '')} |")
     return "\n".join([*lines, "", f"Minutes: profile digits on {series['manifest']['device']}, "
                       f"{series['seconds'] / 60:.1f} in all."])
 

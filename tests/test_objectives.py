@@ -46,7 +46,8 @@ def test_each_term_is_what_it_says(pair):
     s, t = student, teacher
     expected = {
         "im": error(s.cond, t.cond), "un": error(s.uncond, t.uncond), "an": error(s.cond, eps),
-        "an_un": error(s.uncond, eps), "comp": error(4 * s.cond - 3 * s.uncond, 4 * t.cond - 3 * t.uncond),
+        "an_un": error(s.uncond, eps), "un_c": error(s.uncond, t.cond),
+        "comp": error(4 * s.cond - 3 * s.uncond, 4 * t.cond - 3 * t.uncond),
         "gap": error(s.cond - s.uncond, t.cond - t.uncond),
     }  # fmt: skip
     assert tuple(expected) == TERMS
