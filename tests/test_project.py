@@ -29,13 +29,15 @@ def test_readme_numbers_come_from_the_committed_results():
 
 
 def test_readme_example_names_things_that_exist():
-    [block] = re.findall(r"```python\n(.*?)```", publish.README.read_text(), re.S)
-    compile(block, "README", "exec")
-    from dashkit import evaluate, metrics
+    blocks = re.findall(r"```python\n(.*?)```", publish.README.read_text(), re.S)
+    assert len(blocks) == 2
+    from dashkit import evaluate, metrics, profiles
 
-    modules = {"evaluate": evaluate, "metrics": metrics, "recipes": recipes}
-    used = re.findall(r"\b(evaluate|metrics|recipes)\.(\w+)", block)
-    assert used and all(hasattr(modules[m], name) for m, name in used)
+    modules = {"evaluate": evaluate, "metrics": metrics, "recipes": recipes, "profiles": profiles}
+    for block in blocks:
+        compile(block, "README", "exec")
+        used = re.findall(r"\b(evaluate|metrics|recipes|profiles)\.(\w+)", block)
+        assert used and all(hasattr(modules[m], name) for m, name in used)
 
 
 def test_fill_refuses_a_readme_without_a_place():
