@@ -23,7 +23,7 @@ from dashkit.series import BUILD, notebook_paths
 from dashkit.unet import UNet, n_parameters
 
 RESULTS = recipes.ROOT / "data" / "results"
-README = recipes.ROOT / "README.md"
+README, GUIDE = recipes.ROOT / "README.md", recipes.ROOT / "notebooks" / "INSTRUCTOR.md"
 LEDGER = ("claim", "paper", "ours", "lo", "hi", "n", "verdict", "rule", "measure", "note", "profile", "source",
           "figure")
 IN_README = ["teacher", "dash", "gap_match", "multi_w", "label_drop", "cond_only_icg", "fitnets", "composite",
@@ -177,7 +177,7 @@ def fill(text: str, parts: dict[str, str]) -> str:
     for name, body in parts.items():
         pattern = re.compile(rf"(<!-- begin {name} -->\n).*?(<!-- end {name} -->)", re.S)
         if not pattern.search(text):
-            raise ValueError(f"README.md has no place for {name}")
+            raise ValueError(f"the text has no place for {name}")
         text = pattern.sub(lambda m, body=body: m[1] + body + "\n" + m[2], text)
     return text
 
@@ -242,6 +242,15 @@ def _notebooks(series: dict) -> str:
                       f"{series['seconds'] / 60:.1f} in all."])
 
 
+def minutes(root: Path = RESULTS) -> dict[str, str]:
+    """The generated part of the instructor's guide."""
+    series = runs.read_json(root / "digits" / "series.json")
+    heads = [n["name"][:2] for n in series["notebooks"]]
+    cells = [f"{n['seconds'] / 60:.1f}" for n in series["notebooks"]]
+    rows = [f"| {' | '.join(row)} |" for row in (["notebook", *heads], ["---"] * (len(heads) + 1), ["minutes", *cells])]
+    return {"minutes": "\n".join([*rows, "", f"Measured on {series['manifest']['device']}."])}
+
+
 def _size(results: pd.DataFrame) -> str:
     cost = results[results.metric.isin(["parameters", "flops"])].drop_duplicates(["arm", "metric"])
     cost = cost.pivot(index="arm", columns="metric", values="value")
@@ -271,6 +280,7 @@ def main() -> None:
     ax.set_title("A calibrated student runs along its teacher's curve")
     runs.write_bytes(RESULTS / "digits" / "w_curve.png", plots.png(ax.figure))
     README.write_text(fill(README.read_text(), blocks()))
+    GUIDE.write_text(fill(GUIDE.read_text(), minutes()))
     print(f"{RESULTS.relative_to(recipes.ROOT)} and {README.name} are up to date")
 
 

@@ -26,6 +26,8 @@ def test_environment_yml_agrees_with_pyproject():
 def test_readme_numbers_come_from_the_committed_results():
     text = publish.README.read_text()
     assert publish.fill(text, publish.blocks()) == text
+    guide = publish.GUIDE.read_text()
+    assert publish.fill(guide, publish.minutes()) == guide
 
 
 def test_readme_example_names_things_that_exist():
