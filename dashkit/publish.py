@@ -238,8 +238,9 @@ def _notebooks(series: dict) -> str:
         question = re.search(r"\*\*Question\.\*\*\s*(.*?)\n\n", header, re.S)
         title, asked = header.splitlines()[0].lstrip("# "), " ".join(question[1].split())
         lines.append(f"| [{title}](notebooks/{path.name}) | {asked} | {minutes.get(path.stem, '')} |")
-    return "\n".join([*lines, "", f"Minutes: profile digits on {series['manifest']['device']}, "
-                      f"{series['seconds'] / 60:.1f} in all."])
+    made = series["manifest"]
+    return "\n".join([*lines, "", f"Minutes: profile digits on {made['device']}, {series['seconds'] / 60:.1f} in all, "
+                      f"commit {made['commit']}; 06 to 09 read published tables."])
 
 
 def minutes(root: Path = RESULTS) -> dict[str, str]:
