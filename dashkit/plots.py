@@ -247,7 +247,7 @@ def plot_ledger(rows: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
         ax.plot(row.ours, i, "o", color=colour, ms=5)
         labels.append(f"{row.claim}  {row.measure}" + ("" if row.profile in ("digits", "any") else f" ({row.profile})"))
     ax.axvline(0, color="#bbbbbb", lw=1)
-    ax.set(yticks=range(len(labels)), xscale="symlog", xlabel="ours, with its interval")
+    ax.set(yticks=range(len(labels)), ylim=(-0.8, len(labels) - 0.2), xscale="symlog", xlabel="ours, with its interval")
     ax.set_yticklabels(labels, fontsize="x-small")
     ax.invert_yaxis()
     handles = [Line2D([], [], color=c, marker="o", label=v) for v, c in VERDICTS.items()]
