@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
+from scipy.stats import spearmanr
 from torch import Tensor
 
 from dashkit.data import Images
@@ -160,5 +161,4 @@ def rank_of_difficulty(omega: Tensor, base: Tensor, losses: Tensor, t: Tensor, *
     gate, index = (omega / base).log()[t], t * bins // len(omega)
     pairs = torch.stack([torch.stack([gate[index == b].mean(), losses[index == b].mean()])
                          for b in index.unique().tolist()]).double()
-    ranks = pairs.argsort(0).argsort(0).double()
-    return torch.corrcoef(ranks.T)[0, 1].item()
+    return float(spearmanr(pairs.cpu().numpy()).statistic)

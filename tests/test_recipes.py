@@ -183,6 +183,14 @@ def test_cond_only_is_measured_with_other_null_rows(trained):
     assert all(torch.equal(c.class_table.weight[:-1], net.class_table.weight[:-1]) for c in copies.values())
 
 
+def test_rank_of_difficulty_is_spearmans_correlation_over_bins(generator):
+    t = torch.randint(1000, (4000,), generator=generator)
+    base, rising = torch.ones(1000), torch.linspace(0.5, 1.5, 1000)
+    assert evaluate.rank_of_difficulty(rising, base, t.float() ** 2, t) == pytest.approx(1)
+    assert evaluate.rank_of_difficulty(rising, base, -t.float(), t) == pytest.approx(-1)
+    assert evaluate.rank_of_difficulty(rising, rising.flip(0), t.float(), t) == pytest.approx(1)
+
+
 def test_guidance_tables_are_compared_at_equal_mean():
     tables = recipes.matched_tables(1000)
     assert set(tables) == {"tag", "constant", "interval"}
