@@ -636,8 +636,9 @@ def _evaluate(run: Run, arm: str, seed: int, model: nn.Module, teacher: Teacher,
 
     if arm == "teacher" or objective(arm).curriculum == "relearned":
         omega = teacher.omega if arm == "teacher" else load_curriculum(run, arm, seed)
-        rank = _rank_of_difficulty(run, arm, omega, own, target, states)
-        found.append({"metric": "spearman", "value": rank, "n": p.states})
+        if not torch.equal(omega, run.base):             # an exact teacher has learned nothing: there is no rank
+            rank = _rank_of_difficulty(run, arm, omega, own, target, states)
+            found.append({"metric": "spearman", "value": rank, "n": p.states})
     if isinstance(model, nn.Module):
         pruned = arm != "teacher" and objective(arm).student == "pruned"
         with counted_passes(model) as passes:

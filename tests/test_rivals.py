@@ -154,4 +154,5 @@ def test_an_exact_teacher_refuses_what_needs_a_network_and_teaches_the_rest(tiny
     run = dataclasses.replace(tiny("exact"), profile=dataclasses.replace(exact, arms=("dash", "single_head")))
     table = recipes.sweep(run)
     assert set(table.arm) == {"real", "teacher", "dash", "single_head"}
+    assert "spearman" not in set(table.metric)        # it has learned no weights whose rank there could be
     assert table[(table.arm == "teacher") & (table.metric == "rho")].value.item() == pytest.approx(1)
