@@ -207,7 +207,8 @@ def train_teacher(run: Run) -> Iterator[Step]:
         return
     images = run.images
     model = seeded(run.seed, lambda: nn.ModuleDict({"net": UNet(p.teacher), "tirt": curriculum.TIRT(run.base.cpu())}))
-    learner = Learner(model.to(run.device), lr=p.teacher_lr, steps=p.teacher_steps, ema=p.teacher_ema,
+    model = model.to(run.device, memory_format=torch.channels_last)
+    learner = Learner(model, lr=p.teacher_lr, steps=p.teacher_steps, ema=p.teacher_ema,
                       warmup=p.warmup, clip=p.clip)
     generator = torch.Generator(run.device).manual_seed(run.seed)
 
@@ -286,7 +287,7 @@ def _student(run: Run, teacher: Teacher, row: Objective, seed: int) -> nn.Module
             width, wanted = map(rivals.middle_channels, (run.profile.student, teacher.model.config))
             parts["adapter"] = nn.Conv2d(width, wanted, 1)
         return nn.ModuleDict(parts)
-    return seeded(seed, make).to(run.device)
+    return seeded(seed, make).to(run.device, memory_format=torch.channels_last)
 
 
 def student_terms(model: nn.ModuleDict, row: Objective, drawn: Drawn) -> dict[str, Tensor]:

@@ -1,12 +1,12 @@
 """Training: one generator for the teacher and for any number of students in lockstep.  Layer 3."""
 
+import copy
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 Batch = TypeVar("Batch")
 LR_MIN = 1e-6
@@ -24,8 +24,25 @@ def cosine_lr(step: int, *, lr: float, steps: int, warmup: int) -> float:
     return LR_MIN + (lr - LR_MIN) * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
 
 
+def flatten(model: nn.Module) -> nn.Parameter:
+    """Move a model's trainable parameters and their gradients into one vector, of which they become views.
+
+    Clipping, AdamW and the average are then one operation each, instead of one for every layer.
+    """
+    params = [p for p in model.parameters() if p.requires_grad]
+    vector = nn.Parameter(torch.cat([p.detach().flatten() for p in params]))
+    vector.grad = torch.zeros_like(vector)
+    start = 0
+    for p in params:
+        place = (p.shape, p.stride(), start)             # the strides keep channels_last as it is
+        p.data = vector.data.as_strided(*place).copy_(p.detach())
+        p.grad = vector.grad.as_strided(*place)
+        start += p.numel()
+    return vector
+
+
 class Learner:
-    """A model with its AdamW, its exponential moving average and the number of updates done.
+    """A model with its AdamW, its exponential moving average `ema` and the number of updates done.
 
     `tensors` and `load` carry all of it through a file, so that a resumed run goes on bit for bit.
     """
@@ -33,33 +50,27 @@ class Learner:
     def __init__(
         self, model: nn.Module, *, lr: float, steps: int, ema: float, warmup: int = 0, clip: float = 1.0
     ) -> None:
-        self.model, self.lr, self.steps, self.warmup, self.clip = model, lr, steps, warmup, clip
-        self.params = [p for p in model.parameters() if p.requires_grad]
-        self.optimiser = torch.optim.AdamW(self.params, lr=lr, fused=True)
-        self.average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(ema)).eval()
+        self.model, self.lr, self.steps, self.warmup, self.clip, self.decay = model, lr, steps, warmup, clip, ema
+        self.ema = copy.deepcopy(model).eval()
+        self.vector, self.average = flatten(model), flatten(self.ema).detach()
+        self.optimiser = torch.optim.AdamW([self.vector], lr=lr, fused=True)
         self.done = 0
 
-    @property
-    def ema(self) -> nn.Module:
-        """The averaged model, for evaluation."""
-        return self.average.module
-
     def update(self, loss: Tensor) -> None:
-        """One optimiser step on a scalar loss, and one of the average."""
+        """One optimiser step on a scalar loss, and one of the average, which starts as the first step's weights."""
         self.optimiser.param_groups[0]["lr"] = cosine_lr(self.done, lr=self.lr, steps=self.steps, warmup=self.warmup)
-        self.optimiser.zero_grad(set_to_none=True)
+        self.vector.grad.zero_()
         loss.backward()
-        nn.utils.clip_grad_norm_(self.params, self.clip)
+        nn.utils.clip_grad_norm_(self.vector, self.clip)
         self.optimiser.step()
-        self.average.update_parameters(self.model)
+        self.average.lerp_(self.vector.detach(), 1 - self.decay if self.done else 1.0)
         self.done += 1
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything that changes in training, flat."""
         out = {f"model.{k}": v for k, v in self.model.state_dict().items()}
-        out |= {f"average.{k}": v for k, v in self.average.state_dict().items()}
-        for i, slot in self.optimiser.state_dict()["state"].items():
-            out |= {f"adam.{i}.{k}": v for k, v in slot.items()}
+        out |= {f"ema.{k}": v for k, v in self.ema.state_dict().items()}
+        out |= {f"adam.{k}": v for k, v in self.optimiser.state[self.vector].items()}
         return out | {"done": torch.tensor(self.done)}
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
@@ -68,13 +79,9 @@ class Learner:
             return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
         try:
             self.model.load_state_dict(part("model."))
-            self.average.load_state_dict(part("average."))
+            self.ema.load_state_dict(part("ema."))
             self.done = int(tensors["done"])
-            slots: dict[int, dict[str, Tensor]] = {}
-            for key, value in part("adam.").items():
-                i, name = key.split(".")
-                slots.setdefault(int(i), {})[name] = value
-            self.optimiser.load_state_dict({**self.optimiser.state_dict(), "state": slots})
+            self.optimiser.load_state_dict({**self.optimiser.state_dict(), "state": {0: part("adam.")}})
         except (RuntimeError, KeyError, ValueError) as error:
             raise ValueError(f"the checkpoint does not fit this model: {error}") from error
 

@@ -54,7 +54,7 @@ def seeded_batch(config: UNetConfig, size: int) -> schedule.Noised:
 
 
 def network(config: UNetConfig, seed: int = 0) -> UNet:
-    return recipes.seeded(seed, lambda: UNet(config))
+    return recipes.seeded(seed, lambda: UNet(config)).to(memory_format=torch.channels_last)
 
 
 def agree(a: Tensor, b: Tensor, tolerance: float) -> None:

@@ -1,7 +1,7 @@
 import pytest
 import torch
 from torch import nn
-from torch.optim.swa_utils import AveragedModel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from dashkit.train import LR_MIN, Learner, cosine_lr, fit
 
@@ -36,14 +36,36 @@ def test_learners_in_lockstep_do_not_disturb_each_other():
     assert not torch.equal(first.model.weight, second.model.weight)
 
 
-def test_the_average_is_torchs_and_follows_the_formula():
+def test_the_average_agrees_with_torchs():
     one = learner(ema=0.8)
-    assert isinstance(one.average, AveragedModel)
-    expected = None
+    torchs = AveragedModel(one.model, multi_avg_fn=get_ema_multi_avg_fn(0.8))
     for _ in fit({"a": one}, loss_fn, batches(), steps=6):
-        weight = one.model.weight.detach().clone()
-        expected = weight if expected is None else 0.8 * expected + 0.2 * weight
-        torch.testing.assert_close(one.ema.weight, expected)
+        torchs.update_parameters(one.model)
+        torch.testing.assert_close(one.ema.weight, torchs.module.weight)
+    assert not torch.equal(one.ema.weight, one.model.weight)
+
+
+def test_one_vector_trains_as_a_plain_loop_over_parameters_does():
+    def net():
+        torch.manual_seed(3)
+        layers = nn.Sequential(nn.Conv2d(2, 8, 3), nn.SiLU(), nn.Conv2d(8, 2, 3))
+        layers[2].bias.requires_grad_(False)             # a frozen one stays as it is
+        return layers.to(memory_format=torch.channels_last)
+
+    ours, plain = Learner(net(), lr=0.1, steps=5, ema=0.9, clip=0.5), net()
+    optimiser = torch.optim.AdamW([p for p in plain.parameters() if p.requires_grad])
+    assert ours.model[0].weight.is_contiguous(memory_format=torch.channels_last)
+    x = torch.randn(4, 2, 9, 9)
+    for step in range(5):
+        ours.update((ours.model(x) - 1).square().sum())
+        optimiser.param_groups[0]["lr"] = cosine_lr(step, lr=0.1, steps=5, warmup=0)
+        optimiser.zero_grad()
+        (plain(x) - 1).square().sum().backward()
+        nn.utils.clip_grad_norm_(plain.parameters(), 0.5)
+        optimiser.step()
+    for a, b in zip(ours.model.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(a, b)
+    assert torch.equal(ours.model[2].bias, net()[2].bias)
 
 
 def test_learning_rate_warms_up_and_falls_to_its_floor():
@@ -56,7 +78,7 @@ def test_gradients_are_clipped_to_their_norm():
     one = learner(clip=1e-3)
     loss = 1e6 * loss_fn("a", one.model, next(batches()))
     one.update(loss)
-    norm = torch.stack([p.grad.norm() for p in one.params]).norm()
+    norm = torch.stack([p.grad.norm() for p in one.model.parameters()]).norm()
     assert norm.item() == pytest.approx(1e-3, rel=1e-3)
 
 
