@@ -1,11 +1,13 @@
 """Intervals, shares and verdicts, against simulations with a known truth and against other routes."""
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
 
-from dashkit import claims, publish, runs
+from dashkit import claims, publish, recipes, runs
 from dashkit.claims import Bound, Interval, bootstrap, checked, shapley
 from dashkit.objectives import FACTORIAL, OBJECTIVES
 from dashkit.profiles import PROFILES
@@ -189,3 +191,19 @@ def test_a_changed_table_is_refused(tmp_path):
         publish.read("digits", tmp_path)
     with pytest.raises(FileNotFoundError, match=r"no published results of exact \(published: digits\)"):
         publish.read("exact", tmp_path)
+
+
+def test_the_papers_figures_in_the_rules_are_those_of_the_reference_table():
+    published = pd.read_csv(recipes.ROOT / "data" / "reference" / "published.csv", dtype=str).set_index("arm")
+    column = {"C3": "c10_fid", "C14": "c10_fid", "C4": "c10_rho", "C5": "c10_rho"}
+    seen = 0
+    for rule in claims.rules(FACTORIAL, w=1.5, w_max=4.0):
+        if rule.claim in column and rule.paper:
+            arms = ["cond_only"] if rule.claim == "C4" else rule.arms
+            quoted = re.findall(r"\d+\.\d+", rule.paper)[:len(arms)]
+            assert quoted == published.loc[list(arms), column[rule.claim]].tolist()
+            seen += 1
+        if rule.claim == "C2":
+            dash, teacher = published.c10_fid.loc[["dash", "teacher"]].astype(float)
+            assert rule.paper == f"{dash - teacher:+.2f} FID"
+    assert seen >= 8
