@@ -1,7 +1,7 @@
 # make series   execute the notebooks and write build/series/PROFILE/index.html
 # make test     every check of the project
 # make lab      open JupyterLab       make refresh  renew the stored notebook outputs
-# make bench    time this kit against diffusers (QUICK=1: two minutes)
+# make bench    time this kit against diffusers (QUICK=1: two minutes; PUBLISH=1: keep it)
 # make sweep    train and measure every arm over many seeds, digits and exact teacher; goes on where it was stopped (JOBS=2)
 # make tune     choose each arm's learning rate on a validation split
 # make publish  ledger, cost and README from data/results and the last digits series
@@ -39,7 +39,7 @@ publish: $(VENV)/.ready
 	@$(BIN)/python -m dashkit.publish
 
 bench: $(VENV)/.ready-test
-	@DASHKIT_PROGRESS=0 $(BIN)/python tests/bench.py $(if $(QUICK),--quick)
+	@DASHKIT_PROGRESS=0 $(BIN)/python tests/bench.py $(if $(QUICK),--quick) $(if $(PUBLISH),--publish)
 
 lab: $(VENV)/.ready
 	@$(BIN)/jupyter lab --ServerApp.ip=127.0.0.1 notebooks

@@ -3,8 +3,8 @@
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+import pandas as pd
 import torch
-from scipy.stats import spearmanr
 from torch import Tensor
 
 from dashkit.data import Images
@@ -161,4 +161,4 @@ def rank_of_difficulty(omega: Tensor, base: Tensor, losses: Tensor, t: Tensor, *
     gate, index = (omega / base).log()[t], t * bins // len(omega)
     pairs = torch.stack([torch.stack([gate[index == b].mean(), losses[index == b].mean()])
                          for b in index.unique().tolist()]).double()
-    return float(spearmanr(pairs.cpu().numpy()).statistic)
+    return float(pd.DataFrame(pairs.cpu().numpy()).corr(method="spearman").iloc[0, 1])

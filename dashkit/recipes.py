@@ -607,6 +607,11 @@ def _evaluation_path(run: Run, arm: str, seed: int) -> Path:
     return run.folder(arm, seed) / f"evaluation-{_evaluation_key(run)}.csv"
 
 
+def is_measured(run: Run, arm: str, seed: int) -> bool:
+    """Whether the evaluation of one arm and seed is there, with exactly these settings."""
+    return _evaluation_path(run, arm, seed).is_file()
+
+
 def _evaluate(run: Run, arm: str, seed: int, model: nn.Module, teacher: Teacher, yardstick: Yardstick,
               operations: int | None) -> pd.DataFrame:
     p, (states, target, features) = run.profile, yardstick

@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Mapping
@@ -114,10 +115,24 @@ def device_name(device: torch.device | str) -> str:
     return f"cpu-{torch.get_num_threads()}"
 
 
+def peak_memory_mib(*, children: bool = False) -> float | None:
+    """The most memory that this process has held so far, in MiB; or the largest of its finished children.
+
+    None where the system does not count it (Windows).
+    """
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    most = resource.getrusage(resource.RUSAGE_CHILDREN if children else resource.RUSAGE_SELF).ru_maxrss
+    return round(most / (2**20 if sys.platform == "darwin" else 2**10), 1)
+
+
 def manifest(**facts: object) -> dict:
-    """Where a result comes from: versions, platform and commit, beside the `facts` given."""
+    """Where a result comes from: versions, platform, commit and peak memory, beside the `facts` given."""
     versions = {p: importlib.metadata.version(p) for p in ("torch", "numpy", "scikit-learn", "safetensors", "pandas")}
     return {
         "commit": commit(), "python": platform.python_version(), "platform": platform.platform(terse=True),
-        "versions": versions, "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), **facts,
+        "versions": versions, "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "peak_memory_mib": peak_memory_mib(), **facts,
     }

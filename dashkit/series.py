@@ -151,7 +151,8 @@ def run_series(
     runs.write_json(folder / "series.json", {
         "profile": run.profile.name, "ok": not failure, "seconds": round(time.monotonic() - began, 1),
         "notebooks": [o._asdict() for o in outcomes], "seed": seed, "error": failure or None,
-        "manifest": runs.manifest(device=runs.device_name(run.device), settings=run.profile.asdict()),
+        "manifest": runs.manifest(device=runs.device_name(run.device), settings=run.profile.asdict(),
+                                  peak_memory_mib=runs.peak_memory_mib(children=True)),     # of the largest kernel
     })
     _write_report(folder, run, outcomes, results, failure)
     if results is not None:

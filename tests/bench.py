@@ -1,15 +1,20 @@
 """`make bench`: this kit against diffusers, same work, interleaved in one run.
 
 Each row checks that both sides compute the same, then times them in turn, the order reversed each round, and reports
-the ratio of medians (above 1: faster than the peer).  `--quick` takes about two minutes.
+the ratio of medians (above 1: faster than the peer).  `--quick` takes about two minutes.  Then: what a user waits
+for, memory over many steps, and how a step grows with batch, width, arms and steps.  Everything goes to `build/bench`;
+`--publish` keeps it under `data/results/bench`, where the README reads it.
 """
 
 import argparse
+import shutil
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
@@ -24,7 +29,7 @@ from dashkit import guidance, objectives, plots, recipes, runs, sample, schedule
 from dashkit.profiles import PROFILES
 from dashkit.unet import UNet, UNetConfig
 
-OUT = recipes.ROOT / "build" / "bench"
+OUT, PUBLISHED = recipes.ROOT / "build" / "bench", recipes.ROOT / "data" / "results" / "bench"
 SCHEDULE = schedule.cosine(1000)
 LR, EMA, CLIP = 1e-3, 0.999, 1.0
 CIFAR, DIGITS = PROFILES["cifar10"], PROFILES["digits"]
@@ -138,8 +143,13 @@ def sampling(config: UNetConfig, size: int, steps: int, *, peer_groups: int | No
     return make
 
 
-def sweep(teacher: UNetConfig, student: UNetConfig, size: int, arms: int, steps: int) -> Callable[[bool], Sides]:
-    """DASH students: ours in lockstep on one teacher pass, a job a core; the peer's one run after another."""
+def sweep(
+    teacher: UNetConfig, student: UNetConfig, size: int, arms: int, steps: int, *, seeds: int = 1
+) -> Callable[[bool], Sides]:
+    """DASH students: ours as in a sweep, the arms of a seed in lockstep on one teacher pass and the seeds side by side.
+
+    The peer has one run after another.
+    """
 
     def make(quick: bool) -> Sides:
         n = max(1, steps // 4) if quick else steps
@@ -147,8 +157,7 @@ def sweep(teacher: UNetConfig, student: UNetConfig, size: int, arms: int, steps:
         big, small = (network(c, 1).eval().requires_grad_(False) for c in plain)
         twin, batch = diffusers_twin(big), seeded_batch(teacher, size)
         lam, omega = objectives.OBJECTIVES["dash"].lam, torch.ones(1000)
-        jobs = min(torch.get_num_threads(), arms)
-        groups = [list(range(j, arms, jobs)) for j in range(jobs)]
+        groups = [list(range(j, arms, seeds)) for j in range(seeds)]
 
         def loss(student: guidance.Branches, target: guidance.Branches) -> Tensor:
             terms = objectives.distil_terms(student, target, eps=batch.eps, w=1.0)
@@ -172,7 +181,7 @@ def sweep(teacher: UNetConfig, student: UNetConfig, size: int, arms: int, steps:
 
         def ours() -> None:
             recipes.side_by_side(run, {str(i): (lambda g=g: run_group(g)) for i, g in enumerate(groups)},
-                                 at_once=jobs, ticks=jobs * n, title="")
+                                 at_once=seeds, ticks=seeds * n, title="")
 
         def both(net: nn.Module) -> guidance.Branches:
             labels = torch.cat([batch.y, torch.full_like(batch.y, teacher.num_classes)])
@@ -203,7 +212,8 @@ ROWS = [
     Row("sample_digits", "diffusers, 16 groups", 1.5, sampling(DIGITS.student, 64, 50, peer_groups=16), rounds=9),
     Row("sample_digits_same", SAME, None, sampling(DIGITS.student, 64, 50), rounds=9),
     Row("sample_student32", SAME, 1.25, sampling(CIFAR.student, 8, 10), rounds=5),
-    Row("sweep_digits", "8 runs with diffusers", 2.6, sweep(DIGITS.teacher, DIGITS.student, 64, 8, 12), rounds=5),
+    Row("sweep_digits", "8 runs with diffusers", 2.6,
+        sweep(DIGITS.teacher, DIGITS.student, 64, 8, 12, seeds=2), rounds=5),
     Row("sweep_student32", "3 runs with diffusers", 2.0, sweep(CIFAR.teacher, CIFAR.student, 16, 3, 2), rounds=3),
 ]
 
@@ -231,18 +241,19 @@ def measure(row: Row, *, quick: bool) -> dict:
 
 
 def growth(*, quick: bool) -> pd.DataFrame:
-    """Seconds of one of our training steps against batch, width and number of arms."""
+    """Seconds of our training against batch, width, number of arms in lockstep (one step), and number of steps."""
     found = []
 
-    def add(axis: str, value: int, config: UNetConfig, size: int, arms: int = 1) -> None:
+    def add(axis: str, value: int, config: UNetConfig, size: int, arms: int = 1, steps: int = 1) -> None:
         batch, several = seeded_batch(config, size), [learner(network(config, i)) for i in range(arms)]
 
-        def step() -> None:
-            for one in several:
-                one.update((one.model(batch.x_t, batch.t, batch.y) - batch.eps).square().mean())
+        def train() -> None:
+            for _ in range(steps):
+                for one in several:
+                    one.update((one.model(batch.x_t, batch.t, batch.y) - batch.eps).square().mean())
 
-        step()
-        seconds = statistics.median(timed(step) for _ in range(3 if quick else 7))
+        train()
+        seconds = statistics.median(timed(train) for _ in range(3 if quick else 7))
         found.append({"axis": axis, "value": value, "seconds": seconds})
 
     for size in (16, 32, 64, 128, 256):
@@ -251,13 +262,66 @@ def growth(*, quick: bool) -> pd.DataFrame:
         add("width", ch, replace(DIGITS.student, ch=ch, groups=max(2, ch // 4)), 64)
     for arms in (1, 2, 4, 8):
         add("arms", arms, DIGITS.student, 64, arms)
+    for steps in (1, 4, 16, 64):
+        add("steps", steps, DIGITS.student, 64, steps=steps)
     return pd.DataFrame(found)
+
+
+_FIRST_PICTURE = """
+import sys, time
+start = time.perf_counter()
+import nbformat
+from nbclient import NotebookClient
+class Found(Exception): pass
+def look(cell, cell_index, execute_reply):
+    if any("<img" in o.get("data", {}).get("text/html", "") for o in cell.outputs): raise Found
+notebook = nbformat.read(sys.argv[1], 4)
+try:
+    NotebookClient(notebook, timeout=600, on_cell_executed=look).execute()
+    sys.exit("no picture")
+except Found:
+    print(time.perf_counter() - start)
+"""
+
+
+def waits(*, quick: bool) -> dict[str, dict]:
+    """Seconds until a fresh process has imported the kit, and until notebook 00 shows its first picture."""
+    imports = "import time; a = time.perf_counter(); import {}; print(time.perf_counter() - a)"
+    notebook = str(recipes.ROOT / "notebooks" / "00_start_here.ipynb")
+    calls = {"import torch": (["-c", imports.format("torch")], None),
+             "import dashkit.recipes": (["-c", imports.format("dashkit.recipes")], 2.0),
+             "first picture of notebook 00": (["-c", _FIRST_PICTURE, notebook], 20.0)}
+    found: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(2 if quick else 5):
+        for name, (arguments, _) in calls.items():
+            out = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, check=True).stdout
+            found[name].append(float(out.split()[-1]))
+    return {name: {"seconds": statistics.median(s), "most": calls[name][1]} for name, s in found.items()}
+
+
+def resident() -> int:
+    """Bytes that this process holds in memory now."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+
+def leak(*, quick: bool) -> dict[str, float]:
+    """How much memory grows from step 1,000 to the last of many, in MiB; a leak of a tensor a step would show."""
+    steps, first = (2_000, 500) if quick else (10_000, 1_000)
+    config = PROFILES["smoke"].student
+    batch, one = seeded_batch(config, 8), {"one": learner(network(config))}
+    sizes = {}
+    for step in train.fit(one, lambda _, net, b: (net(b.x_t, b.t, b.y) - b.eps).square().mean(),
+                          iter(lambda: batch, None), steps=steps):
+        if step.number in (first, steps):
+            sizes[step.number] = resident() / 2**20
+    return {"steps": steps, "since": first, "grown_mib": sizes[steps] - sizes[first], "resident_mib": sizes[steps]}
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="about two minutes")
     parser.add_argument("--only", default="", help="names of rows, separated by commas")
+    parser.add_argument("--publish", action="store_true", help="keep the results under data/results/bench")
     options = parser.parse_args()
     known = [r.name for r in ROWS]
     wanted = [n for n in options.only.split(",") if n] or known
@@ -277,17 +341,34 @@ def main() -> int:
               f"{got['spread'][0]:.2f} – {got['spread'][1]:.2f}   {verdict}", flush=True)
     runs.write_json(OUT / "bench.json", results)
     if wanted == known:
+        others = {"waits": waits(quick=options.quick)}
+        for name, wait in others["waits"].items():
+            limit = "" if wait["most"] is None else f"at most {wait['most']:g} s"
+            print(f"{name:30s} {wait['seconds']:6.2f} s   {limit}", flush=True)
+        if sys.platform == "linux":
+            grown = others["leak"] = leak(quick=options.quick)
+            print(f"memory from step {grown['since']:,} to {grown['steps']:,}: {grown['grown_mib']:+.1f} MiB of "
+                  f"{grown['resident_mib']:.0f}", flush=True)
+        runs.write_json(OUT / "waits.json", others | made)
         write_picture(growth(quick=options.quick))
+    if options.publish:
+        if wanted != known or options.quick:
+            parser.error("only a whole bench is published: leave out --only and --quick")
+        for name in ("bench.json", "waits.json", "growth.csv", "growth.png"):
+            (PUBLISHED / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(OUT / name, PUBLISHED / name)
     print(OUT / "bench.json")
     return 0
 
 
 def write_picture(table: pd.DataFrame) -> None:
     plots.use_style()
-    figure, axes = plt.subplots(1, 3, figsize=(10, 3.2), layout="constrained")
+    figure, axes = plt.subplots(1, 4, figsize=(12, 3.2), layout="constrained")
     for ax, (axis, part) in zip(axes, table.groupby("axis", sort=False), strict=True):
-        ax.loglog(part.value, part.seconds, marker="o", base=2)
-        ax.set(xlabel=axis, ylabel="seconds a training step", xticks=part.value, xticklabels=part.value)
+        ms = 1000 * part.seconds
+        ax.loglog(part.value, ms, marker="o", base=2)
+        ax.set(xlabel=axis, ylabel="ms" if axis == "steps" else "ms a training step", xticks=part.value,
+               xticklabels=part.value, yticks=ms, yticklabels=[f"{m:.0f}" for m in ms])
     runs.write_table(OUT / "growth.csv", table)
     runs.write_bytes(OUT / "growth.png", plots.png(figure))
 

@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 
 import pandas as pd
 import pytest
@@ -69,3 +71,10 @@ def test_manifest_says_where_a_result_comes_from():
     facts = runs.manifest(seed=3)
     assert facts["seed"] == 3 and {"commit", "versions", "python", "platform", "written"} <= set(facts)
     assert torch.__version__.startswith(facts["versions"]["torch"])
+
+
+def test_peak_memory_counts_this_process_and_its_children():
+    assert runs.manifest()["peak_memory_mib"] > 50
+    hold = "import sys; block = b'x' * (400 * 2**20); sys.exit(len(block) == 0)"
+    subprocess.run([sys.executable, "-c", hold], check=True)
+    assert runs.peak_memory_mib(children=True) >= 400

@@ -1,0 +1,94 @@
+"""How long the work that is still to be done will take here, from a second of measuring.  Layer 5."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+
+from dashkit import recipes
+from dashkit.guidance import Branches, Model, branches
+from dashkit.objectives import distil_terms, objective, total
+from dashkit.recipes import Run
+from dashkit.schedule import noised
+from dashkit.train import Learner
+from dashkit.unet import UNet
+
+
+class Budget(NamedTuple):
+    """Seconds still to be spent, 0 for what is there already; good to a factor of two on a quiet machine."""
+
+    teacher: float
+    students: float
+    evaluation: float
+
+    def __str__(self) -> str:
+        left = [f"{name} about {spoken(seconds)}" for name, seconds in self._asdict().items() if seconds]
+        return "Still to do here: " + ", ".join(left) + "." if left else "Nothing left to train or to measure."
+
+
+def spoken(seconds: float) -> str:
+    """Seconds for people.
+
+    >>> spoken(42), spoken(400), spoken(9000)
+    ('42 s', '7 min', '2.5 h')
+    """
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def remaining(run: Run) -> Budget:
+    """What a run's teacher, students and evaluation will still cost: a few updates and passes, timed and multiplied.
+
+    Each is timed on as many threads as it will have: students and evaluations run side by side, one a core.
+    """
+    p = run.profile
+    arms = dict.fromkeys(objective(a).reuses or a for a in p.arms)
+    untrained = [(a, s) for a in arms for s in run.seeds if not run.is_trained(a, s)]
+    unmeasured = [(a, s) for a in p.arms for s in run.seeds if not recipes.is_measured(run, a, s)]
+    no_teacher = not run.is_trained("teacher", run.seed)
+    teacher_unmeasured = not recipes.is_measured(run, "teacher", run.seed)
+
+    generator = torch.Generator(run.device).manual_seed(0)
+    shape = (p.batch, p.teacher.channels, p.teacher.size, p.teacher.size)
+    x0, y = torch.zeros(shape, device=run.device), torch.zeros(p.batch, dtype=torch.long, device=run.device)
+    batch = noised(run.schedule, x0, y, generator=generator)
+    teacher, student = (recipes.seeded(0, lambda c=c: UNet(c)).to(run.device, memory_format=torch.channels_last)
+                        for c in (p.teacher, p.student))
+    own = recipes.load_teacher(run).model if p.exact_bandwidth else teacher
+    learners = {net: Learner(net, lr=1e-6, steps=2, ema=0.9) for net in (teacher, student)}
+
+    def both(model: Model) -> Branches:
+        with torch.no_grad():
+            return branches(model, batch.x_t, batch.t, batch.y)
+
+    def teach() -> None:
+        learners[teacher].update((teacher(batch.x_t, batch.t, batch.y) - batch.eps).square().mean())
+
+    def distil() -> None:
+        terms = distil_terms(branches(student, batch.x_t, batch.t, batch.y), target, eps=batch.eps, w=1.0)
+        learners[student].update(total(terms, objective("dash").lam, torch.ones(p.batch, device=run.device)))
+
+    def seconds(work: Callable[[], object], *, at_once: int = 1) -> float:
+        cores = torch.get_num_threads()
+        workers = max(1, min(cores, at_once)) if run.device.type == "cpu" else 1
+        torch.set_num_threads(max(1, cores // workers))
+        try:
+            return min([recipes.seconds_of(work, run.device) for _ in range(3)][1:]) / workers     # the first warms up
+        finally:
+            torch.set_num_threads(cores)
+
+    target, seeds = both(own), len({s for _, s in untrained})
+    # every scale is sampled once, and the strongest once more, corrected; a pass computes both branches of a batch
+    n_passes = (len(p.ws) + 1) * p.samples * p.sample_steps / p.batch
+    lockstep, judged = {"at_once": p.seeds}, {"at_once": len(p.arms) * p.seeds}
+    to_teach = to_distil = to_evaluate = 0.0
+    if no_teacher:
+        to_teach = p.teacher_steps * seconds(teach)
+    if untrained:
+        passes = seeds * seconds(lambda: both(own), **lockstep)
+        to_distil = p.student_steps * (passes + len(untrained) * seconds(distil, **lockstep))
+    if unmeasured or teacher_unmeasured:
+        students = len(unmeasured) * seconds(lambda: both(student), **judged)
+        to_evaluate = n_passes * (students + 2 * teacher_unmeasured * seconds(lambda: both(own)))
+    return Budget(to_teach, to_distil, to_evaluate)
