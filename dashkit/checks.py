@@ -1,18 +1,27 @@
 """Exercise checks.  Layer 5.
 
 `check("03.1", answer)` tests a learner's answer on random inputs, accepts every right one and names the usual mistake;
-`hint("03.1")` gives three hints in turn, then a solution.  Neither ever raises on a bad answer.
+`hint("03.1")` gives three hints in turn, then a solution.  Neither ever raises on a bad answer, and a check never waits
+for ever.  What was passed is kept (`progress()`, `recall("03.1")`), also when the kernel is restarted.
 """
 
-from collections.abc import Callable, Mapping
+import copy
+import ctypes
+import inspect
+import threading
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import Tensor
 
-from dashkit.guidance import Branches
-from dashkit.objectives import composite_metric, distil_terms, total
+from dashkit import journal
+from dashkit.exercises import EXERCISES, Exercise, Fault, arrived, numbers, tensor
+
+PATIENCE = 5.0
+"""Seconds that a learner's function may take, all its calls in one check together."""
 
 
 class Note(str):
@@ -36,50 +45,67 @@ class Result:
         return ("✓ " if self.ok else "✗ ") + self.message
 
 
-@dataclass(frozen=True)
-class Exercise:
-    """One exercise: a right answer to compare with, and wrong ones with the name of their mistake.
-
-    `inputs` is None where the answer is a number; `judge`, if given, replaces the comparison with `right`.
-    """
-
-    task: str
-    right: Callable
-    inputs: Callable[[torch.Generator], tuple] | None
-    mistakes: Mapping[str, Callable]
-    hints: tuple[str, str, str]
-    solution: str
-    judge: Callable[[Callable], None] | None = None
-
-
 def check(name: str, answer: object) -> Result:
-    """Test an answer to the exercise called `name`; ValueError names the exercises there are."""
+    """Test an answer to the exercise called `name`, and keep the outcome; ValueError names the exercises there are."""
     exercise = _find(name)
     if answer is None or answer is Ellipsis:
         return Result(False, f"No answer yet. {exercise.task} Stuck? hint({name!r})")
     if exercise.inputs is not None and not callable(answer):
-        return Result(False, f"A function is wanted, but a {type(answer).__name__} arrived. {exercise.task}")
+        return Result(False, f"A function is wanted, but {arrived(answer)} arrived. {exercise.task}")
     try:
-        (exercise.judge or partial(_compare, exercise))(answer)
-    except _Fault as fault:
-        return Result(False, str(fault))
-    except (Exception, SystemExit) as error:      # whatever a learner's function does, the answer is a sentence
-        return Result(False, f"Your function raised {type(error).__name__}: {error}")
-    return Result(True, "Right.")
+        _within(PATIENCE, partial(exercise.judge or partial(_compare, exercise), answer))
+        result = Result(True, "Right.")
+    except Fault as fault:
+        result = Result(False, str(fault))
+    except Exception as error:                    # whatever a learner's function does, the answer is a sentence
+        result = Result(False, f"Your function raised {type(error).__name__}: {error}")
+    trouble = journal.update(journal.ANSWERS, name, partial(_outcome, passed=result.ok, answer=answer))
+    return Result(result.ok, f"{result.message} ({trouble})" if trouble else result.message)
 
 
 def hint(name: str) -> Note:
     """The next hint for an exercise; after the third, its solution."""
     exercise, seen = _find(name), _seen.get(name, 0)
     _seen[name] = seen + 1
-    return Note(f"Hint {seen + 1}: {exercise.hints[seen]}" if seen < 3 else f"Solution: {exercise.solution}")
+    return Note(f"Hint {seen + 1}: {exercise.hints[seen]}" if seen < 3 else f"Solution:\n{exercise.solution}")
 
 
 _seen: dict[str, int] = {}
 
 
-class _Fault(Exception):
-    """What is wrong with an answer, in a sentence."""
+def progress() -> Note:
+    """What has been done, one line a notebook: exercises passed and predictions made, in whichever kernel."""
+    answers, predictions = journal.kept(journal.ANSWERS), journal.kept(journal.PREDICTIONS)
+    lines = []
+    for notebook in sorted({name[:2] for name in (*EXERCISES, *predictions)}):
+        there = [name for name in EXERCISES if name[:2] == notebook]
+        passed = [name for name in there if answers.get(name, {}).get("passed")]
+        made = sum(name[:2] == notebook for name in predictions)
+        lines.append(f"{notebook}: {len(passed)} of {len(there)} exercises passed, {made} predictions made")
+    return Note("\n".join(lines))
+
+
+def recall(name: str) -> Note:
+    """The answer to an exercise that was kept: the latest one that passed, or else the latest."""
+    _find(name)
+    entry = journal.kept(journal.ANSWERS).get(name)
+    return Note(entry["answer"] if entry else f"No answer to {name} has been checked yet.")
+
+
+def _outcome(entry: dict, *, passed: bool, answer: object) -> dict:
+    """The entry of the journal after one more try; a passed exercise stays passed."""
+    now = {"passed": passed, "answer": _source(answer), "checked": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
+    return (entry if entry.get("passed") and not passed else now) | {"tries": entry.get("tries", 0) + 1}
+
+
+def _source(answer: object) -> str:
+    """An answer as text: the source of a function, where Python can tell it."""
+    for show in (inspect.getsource, repr):
+        try:
+            return show(answer)[:5000]
+        except Exception:                         # there is no source, or the object resists being shown
+            continue
+    return arrived(answer)
 
 
 def _find(name: str) -> Exercise:
@@ -88,418 +114,55 @@ def _find(name: str) -> Exercise:
     return EXERCISES[name]
 
 
+class _Stopped(BaseException):
+    """Raised inside a learner's function that takes too long."""
+
+
+def _within(seconds: float, work: Callable[[], None]) -> None:
+    """Do `work()`, and raise what it raises; Fault if it does not come back in time.
+
+    It runs in a thread of its own, so that the check goes on even if nothing can stop it: all but a single call into C
+    that lets no other thread run.
+    """
+    raised = []
+
+    def run() -> None:
+        try:
+            work()
+        except BaseException as error:            # also SystemExit and KeyboardInterrupt: nothing may leave the thread
+            raised.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    for _ in range(round(seconds / 0.05)):        # short waits: a laptop that slept does not count the time asleep
+        thread.join(0.05)
+    if thread.is_alive():
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(_Stopped))
+        raise Fault(f"No answer after {seconds:g} seconds. Is there a loop without an end?")
+    for error in raised:
+        raise error if isinstance(error, Exception) else Fault(f"Your function raised {type(error).__name__}: {error}")
+
+
 def _compare(exercise: Exercise, answer: object) -> None:
-    """Hold an answer against `right` on random inputs, then against each mistake; _Fault if it is wrong."""
+    """Hold an answer against `right` on random inputs, then against each mistake; Fault if it is wrong."""
     draws = [exercise.inputs(torch.Generator().manual_seed(i)) for i in range(4)] if exercise.inputs else [()]
-    wanted = [_tensor(exercise.right(*case)) for case in draws]
+    wanted = [tensor(exercise.right(*case)) for case in draws]
     given = []
     for case, right in zip(draws, wanted, strict=True):
-        copies = [v.clone() if isinstance(v, Tensor) else v for v in case]
-        given.append(_numbers(answer(*copies) if callable(answer) else answer, right.shape))
-    if all(map(_same, given, wanted)):
+        value = answer(*copy.deepcopy(case)) if callable(answer) else answer
+        given.append(numbers(value, right.shape))
+
+    def same(a: Tensor, b: Tensor) -> bool:
+        a, b = exercise.view(a), exercise.view(b)
+        return a.shape == b.shape and torch.allclose(a, b, rtol=1e-4, atol=1e-5)
+
+    if all(map(same, given, wanted)):
         return
     for mistake, wrong in exercise.mistakes.items():
-        if all(_same(got, _tensor(wrong(*case))) for got, case in zip(given, draws, strict=True)):
-            raise _Fault(mistake)
+        if all(same(got, tensor(wrong(*case))) for got, case in zip(given, draws, strict=True)):
+            raise Fault(mistake)
     for got, right in zip(given, wanted, strict=True):
         if got.shape != right.shape:
-            raise _Fault(f"A result of shape {tuple(right.shape)} is wanted; yours has shape {tuple(got.shape)}.")
-    worst = max(float((a - b).abs().max()) for a, b in zip(given, wanted, strict=True))
-    raise _Fault(f"Not yet: your result is off by up to {worst:.2g}. {exercise.task}")
-
-
-def _numbers(value: object, shape: tuple[int, ...]) -> Tensor:
-    """What a learner's function returned, as a finite tensor; _Fault says what arrived where it is not one."""
-    if value is None:
-        raise _Fault("No answer yet: your function returned None. (Is there a `return`?)")
-    try:
-        out = _tensor(value)
-    except (TypeError, ValueError, RuntimeError) as error:
-        what = f"numbers of shape {tuple(shape)}" if shape else "one number"
-        raise _Fault(f"{what.capitalize()} wanted, but a {type(value).__name__} arrived.") from error
-    if not bool(out.isfinite().all()):
-        raise _Fault("Your result holds NaN or infinity.")
-    return out
-
-
-def _tensor(value: object) -> Tensor:
-    """Numbers, arrays, tensors and tuples or lists of them as one float64 tensor."""
-    if isinstance(value, tuple | list):
-        return torch.stack([_tensor(v) for v in value])
-    return torch.as_tensor(value).detach().cpu().double()
-
-
-def _same(a: Tensor, b: Tensor) -> bool:
-    return a.shape == b.shape and torch.allclose(a, b, rtol=1e-4, atol=1e-5)
-
-
-# ------------------------------------------------------------------------------------------------ judges and inputs
-
-
-def _fields(n: int) -> Callable[[torch.Generator], tuple]:
-    """Inputs: n random fields (5, 3) and a scale w."""
-    def draw(g: torch.Generator) -> tuple:
-        w = 1.5 + 3 * float(torch.rand((), generator=g))
-        return (*(torch.randn(5, 3, generator=g, dtype=torch.float64) for _ in range(n)), w)
-    return draw
-
-
-def _noise(g: torch.Generator) -> tuple:
-    """Inputs: x_t and eps (5, 3), and abar."""
-    x_t, eps, _ = _fields(2)(g)
-    return x_t, eps, 0.1 + 0.8 * float(torch.rand((), generator=g))
-
-
-def _weights(g: torch.Generator) -> tuple:
-    """Inputs: omega (20,) with a mean that is not 1, and timesteps t (6,)."""
-    return 0.1 + 2 * torch.rand(20, generator=g, dtype=torch.float64), torch.randint(20, (6,), generator=g)
-
-
-def _gaps(g: torch.Generator) -> tuple:
-    """Inputs: two fields (7, 1, 4, 4) that have something in common."""
-    a, b = torch.randn(2, 7, 1, 4, 4, generator=g, dtype=torch.float64)
-    return a + 0.5 * b, b
-
-
-def _scaled(g: torch.Generator) -> tuple:
-    """Inputs: a gap (5, 3), and abar."""
-    return torch.randn(5, 3, generator=g, dtype=torch.float64), 0.1 + 0.8 * float(torch.rand((), generator=g))
-
-
-def _scales(g: torch.Generator) -> tuple:
-    """Inputs: w above 1, and a slope."""
-    a, b = torch.rand(2, generator=g).tolist()
-    return 1.2 + 3 * a, 0.2 + b
-
-
-def _coalitions(g: torch.Generator) -> tuple:
-    """Inputs: the values of {}, {a}, {b} and {a, b}."""
-    return tuple(torch.rand(4, generator=g).double().tolist())
-
-
-def _paired(g: torch.Generator) -> tuple:
-    """Inputs: results (6,) of two arms that share their seeds' luck."""
-    luck, a, b = torch.randn(3, 6, generator=g, dtype=torch.float64)
-    return luck + 0.3 * a, luck + 0.3 * b
-
-
-def _resampled(g: torch.Generator) -> tuple:
-    """Inputs: differences (6,), and the seeds of 200 draws (200, 6)."""
-    return torch.randn(6, generator=g, dtype=torch.float64), torch.randint(6, (200, 6), generator=g)
-
-
-def _quantiles(values: Tensor, low: float, high: float) -> Tensor:
-    return torch.stack([torch.quantile(values, q) for q in (low, high)])
-
-
-def _convolution(g: torch.Generator) -> tuple:
-    """Inputs: channels in and out, kernel size, height and width."""
-    ci, co, k, h, w = torch.randint(2, 9, (5,), generator=g).tolist()
-    return ci, co, k, h, w
-
-
-def _steps(g: torch.Generator) -> tuple:
-    """Inputs: a number of steps and a scale; 0, 1, and two others in turn."""
-    n = int(torch.randint(5, 60, (), generator=g))
-    return n, {0: 1, 1: 0, 2: 1.5, 3: 4.0}[g.initial_seed() % 4]
-
-
-def _matrix(g: torch.Generator) -> tuple:
-    """Inputs: a matrix (6, 5), and how many entries to keep."""
-    return torch.randn(6, 5, generator=g, dtype=torch.float64), int(torch.randint(3, 12, (), generator=g))
-
-
-def _students(g: torch.Generator) -> tuple:
-    """Inputs: a student's and a teacher's Branches, eps (7, 1, 4, 4), and omega_t (7,)."""
-    return Branches(*_gaps(g)), Branches(*_gaps(g)), _gaps(g)[0], 0.1 + torch.rand(7, generator=g, dtype=torch.float64)
-
-
-def _judge_drop(answer: Callable) -> None:
-    y, g = torch.arange(4000) % 10, torch.Generator().manual_seed(0)
-    for p in (0.0, 1.0, 0.1):
-        kept = y.clone()
-        out = _numbers(answer(kept, 10, p, g), y.shape)
-        if out.shape != y.shape:
-            raise _Fault(f"Labels of shape {tuple(y.shape)} are wanted; yours have shape {tuple(out.shape)}.")
-        if not torch.equal(kept, y):
-            raise _Fault("Your function changed the labels it was given; make a new tensor (torch.where).")
-        if not bool(((out == 10) | (out == y)).all()):
-            raise _Fault("Every label must either stay as it is or become the null label.")
-        share = float((out == 10).double().mean())
-        if p == 0.1 and share in (0, 1):
-            raise _Fault("You draw one number for the whole batch; draw one for each sample.")
-        if abs(share - (1 - p)) < 0.03:
-            raise _Fault("Swapped: you keep a label with probability p instead of dropping it.")
-        if abs(share - p) > 0.03:
-            raise _Fault(f"With p = {p:g} a share of {share:.2g} was dropped.")
-    if torch.equal(_tensor(answer(y, 10, 0.5, g)), _tensor(answer(y, 10, 0.5, g))):
-        raise _Fault("Two calls dropped the same samples: draw from `generator`.")
-
-
-def _judge_kernel(answer: Callable) -> None:
-    for w in (1.5, 2.0, 4.0):
-        d = _numbers(answer(w), (2,))
-        if d.shape != (2,) or not bool(d.any()):
-            raise _Fault(f"A pair (d_c, d_u), not both 0, is wanted; {d.tolist()} arrived.")
-        a, b = (d / d.norm()).tolist()
-        if abs(w * a + (1 - w) * b) < 1e-4:
-            continue
-        for mistake, value in {
-            "Swapped: this is (w, w - 1), but it is the conditional branch that moves by w - 1.": (w - 1) * a - w * b,
-            "The sign: w d_c + (1 - w) d_u must vanish, and 1 - w is negative here.": w * a + (w - 1) * b,
-            "You forgot w - 1: moving both branches alike moves the guided output, too.": a - b,
-        }.items():
-            if abs(value) < 1e-6:
-                raise _Fault(mistake)
-        raise _Fault(f"At w = {w:g} the guided output still changes: w d_c + (1 - w) d_u is not 0.")
-
-
-def _dot(a: Tensor, b: Tensor) -> Tensor:
-    return (a * b).flatten(1).sum(1)
-
-
-def _norm(v: Tensor) -> Tensor:
-    return v.flatten(1).norm(dim=1)
-
-
-def _dash(s: Branches, t: Branches, eps: Tensor, omega_t: Tensor, **lam: float) -> Tensor:
-    return total(distil_terms(s, t, eps=eps, w=1.0), {"im": 1.0, "un": 1.0, "an": 0.1} | lam, omega_t)
-
-
-def _x0(x: Tensor, eps: Tensor, abar: float) -> Tensor:
-    return (x - (1 - abar) ** 0.5 * eps) / abar**0.5
-
-
-def _twin(c: Tensor, u: Tensor, gap: Tensor, w: float) -> tuple[Tensor, Tensor]:
-    u2 = u + w * (c - u) - w * gap
-    return u2 + gap, u2
-
-
-def _mean_one(omega: Tensor) -> Tensor:
-    return omega / omega.mean()
-
-
-# ------------------------------------------------------------------------------------------------ the exercises
-
-EXERCISES = {
-    "01.1": Exercise(
-        "Write answer(x_t, eps, abar) that returns x0.",
-        lambda x, e, a: (x - (1 - a) ** 0.5 * e) / a**0.5, _noise,
-        {"You forgot the square roots: abar is a variance, the formula mixes standard deviations.":
-            lambda x, e, a: (x - (1 - a) * e) / a,
-         "You removed the noise but did not divide by sqrt(abar).": lambda x, e, a: x - (1 - a) ** 0.5 * e,
-         "Swapped: sqrt(abar) belongs to the signal, sqrt(1 - abar) to the noise.":
-            lambda x, e, a: (x - a**0.5 * e) / (1 - a) ** 0.5},
-        ("Start from x_t = sqrt(abar) x0 + sqrt(1 - abar) eps.", "Solve it for x0.", "Subtract, then divide."),
-        "def answer(x_t, eps, abar): return (x_t - (1 - abar) ** 0.5 * eps) / abar ** 0.5"),
-    "01.2": Exercise(
-        "Write answer(c, u, w) that returns the guided prediction.",
-        lambda c, u, w: u + w * (c - u), _fields(2),
-        {"Swapped branches: w = 1 must give c.": lambda c, u, w: c + w * (u - c),
-         "You forgot w - 1: starting from c, only w - 1 gaps are added (or start from u).":
-            lambda c, u, w: c + w * (c - u)},
-        ("w = 0 gives u and w = 1 gives c.", "It is a straight line through u and c.", "Start at u, add w gaps."),
-        "def answer(c, u, w): return u + w * (c - u)"),
-    "01.3": Exercise(
-        "Write answer(x_t, eps, abar) that returns the eps that belongs to x_t and to x0 clamped to [-1, 1].",
-        lambda x, e, a: (x - a**0.5 * _x0(x, e, a).clamp(-1, 1)) / (1 - a) ** 0.5, _noise,
-        {"That is the eps you started from: nothing was clamped.": lambda x, e, a: e,
-         "That is the clamped x0; turn it back into eps.": lambda x, e, a: _x0(x, e, a).clamp(-1, 1),
-         "You clamped eps itself; clamp x0.": lambda x, e, a: e.clamp(-1, 1)},
-        ("Three steps: eps to x0, clamp, x0 to eps.", "x_t stays what it is; x0 and eps must add up to it.",
-         "eps = (x_t - sqrt(abar) x0) / sqrt(1 - abar)."),
-        "x0 = ((x_t - (1 - abar) ** 0.5 * eps) / abar ** 0.5).clamp(-1, 1); "
-        "return (x_t - abar ** 0.5 * x0) / (1 - abar) ** 0.5"),
-    "02.1": Exercise(
-        "Write answer(y, null_label, p, generator) that drops each label of y by itself with probability p.",
-        lambda *_: None, lambda g: (), {},
-        ("Draw one uniform number for each sample.", "torch.rand(y.shape, generator=generator) < p is a mask.",
-         "torch.where(mask, null_label, y)."),
-        "return torch.where(torch.rand(y.shape, generator=generator) < p, null_label, y)", _judge_drop),
-    "02.2": Exercise(
-        "Write answer(average, new, decay) that returns the updated moving average.",
-        lambda a, n, d: d * a + (1 - d) * n, _noise,
-        {"Swapped: a decay near 1 must keep most of the old average.": lambda a, n, d: (1 - d) * a + d * n,
-         "The shares do not add up to 1: the new value needs the factor 1 - decay.": lambda a, n, d: d * a + n},
-        ("decay = 1 changes nothing.", "decay = 0 forgets everything.", "Two shares that add up to 1."),
-        "def answer(average, new, decay): return decay * average + (1 - decay) * new"),
-    "03.1": Exercise(
-        "Write answer(c, u, gap, w): a pair (c', u') with the guided output of (c, u) at w, but with this gap.",
-        _twin, _fields(3),
-        {"The gap is right, the guided output is not: u' must move too.": lambda c, u, gap, w: (u + gap, u),
-         "You forgot w - 1: from the guided output to c' it is w - 1 gaps, to u' w gaps.":
-            lambda c, u, gap, w: (u + w * (c - u) - w * gap, u + w * (c - u) - (w + 1) * gap),
-         "Swapped: first c', then u'.": lambda c, u, gap, w: _twin(c, u, gap, w)[::-1]},
-        ("Two equations for two unknowns: u' + w gap = guided, and c' - u' = gap.", "Solve the first for u'.",
-         "Then c' = u' + gap."),
-        "u2 = u + w * (c - u) - w * gap; return u2 + gap, u2"),
-    "03.2": Exercise(
-        "Write answer(w): a pair (d_c, d_u), not both 0, by which c and u can move unseen by a composite loss at w.",
-        lambda w: (w - 1, w), lambda g: (), {},
-        ("The guided output is w c + (1 - w) u.", "w d_c + (1 - w) d_u = 0.", "Try d_u = w."),
-        "def answer(w): return w - 1, w", _judge_kernel),
-    "03.3": Exercise(
-        "What is det M for a composite loss that averages over the scales 1, 2, 3 and 4? Give a number.",
-        lambda: torch.linalg.det(composite_metric(torch.tensor([1.0, 2.0, 3.0, 4.0], dtype=torch.float64))), None,
-        {"Divide by n, not by n - 1: the loss is a plain mean over the scales.": lambda: 5 / 3,
-         "That is the standard deviation; det M is the variance.": lambda: 1.25**0.5},
-        ("There is no need for a matrix.", "det M = Var(w).", "The mean is 2.5; average the squared distances."),
-        "((1.5 ** 2 + 0.5 ** 2) * 2) / 4 = 1.25"),
-    "04.1": Exercise(
-        "Write answer(s, t, eps, omega_t): the DASH loss, a scalar, coefficients 1, 1 and 0.1; s and t are Branches.",
-        _dash, _students,
-        {"You forgot omega_t.": lambda s, t, e, o: _dash(s, t, e, torch.ones_like(o)),
-         "The anchor's coefficient is 0.1.": lambda *v: _dash(*v, an=1.0),
-         "You forgot the anchor.": lambda *v: _dash(*v, an=0.0),
-         "You forgot the unconditional branch.": lambda *v: _dash(*v, un=0.0),
-         "The anchor belongs to the conditional branch.": lambda *v: _dash(*v, an=0.0, an_un=0.1),
-         "Weight each sample before averaging over the batch, not after.":
-            lambda s, t, e, o: o.mean() * _dash(s, t, e, torch.ones_like(o)),
-         "That is the sum over the batch; take the mean.": lambda s, t, e, o: len(o) * _dash(s, t, e, o)},
-        ("per_sample(s.cond, t.cond) is L_im, one number a sample; likewise L_un with .uncond.",
-         "The anchor is per_sample(s.cond, eps).", "Add with coefficients, multiply by omega_t, then .mean()."),
-        "total(distil_terms(s, t, eps=eps, w=1.0), {'im': 1.0, 'un': 1.0, 'an': 0.1}, omega_t)"),
-    "04.2": Exercise(
-        "Write answer(gap_s, gap_t), both (B, C, H, W): the slope E<gS, gT> / E||gT||^2, one number.",
-        lambda s, t: (s * t).sum() / t.square().sum(), _gaps,
-        {"That is rho, a ratio of sizes; it cannot see directions.": lambda s, t: _norm(s).mean() / _norm(t).mean(),
-         "That is the cosine; the slope is not divided by the student's size.":
-            lambda s, t: (_dot(s, t) / (_norm(s) * _norm(t))).mean(),
-         "You divided by the student's power; divide by the teacher's.": lambda s, t: (s * t).sum() / s.square().sum(),
-         "That is a mean of ratios; take the ratio of the means.": lambda s, t: (_dot(s, t) / _dot(t, t)).mean()},
-        ("It is a regression of the student's gap on the teacher's, through zero.", "Sum the products gS gT.",
-         "Divide by the sum of gT squared."),
-        "return (gap_s * gap_t).sum() / gap_t.square().sum()"),
-    "05.1": Exercise(
-        "Write answer(snr, gamma): the Min-SNR weights (T,) of an eps loss, with mean 1.",
-        lambda s, g: _mean_one(s.clamp(max=g) / s), lambda g: (4 * torch.randn(30, generator=g).double().exp(), 5.0),
-        {"You forgot to divide by the snr: this is the published form, and fits an x0 loss.":
-            lambda s, g: _mean_one(s.clamp(max=g)),
-         "Right shape, but its mean is not 1.": lambda s, g: s.clamp(max=g) / s,
-         "max instead of min: the cap bounds the weights from above.": lambda s, g: _mean_one(s.clamp(min=g) / s)},
-        ("min(snr, gamma) is snr.clamp(max=gamma).", "On an eps loss it is min(snr, gamma) / snr.",
-         "Then divide by the mean of the whole table."),
-        "omega = snr.clamp(max=gamma) / snr; return omega / omega.mean()"),
-    "05.2": Exercise(
-        "Write answer(omega, t): the weights (B,) at timesteps t (B,); the table omega (T,) has no mean of 1 yet.",
-        lambda o, t: o[t] / o.mean(), _weights,
-        {"You divided by the mean of the batch; divide by the mean of the table.": lambda o, t: o[t] / o[t].mean(),
-         "You forgot to normalise.": lambda o, t: o[t],
-         "You divided by the sum; divide by the mean.": lambda o, t: o[t] / o.sum()},
-        ("Normalise first, look up afterwards.", "A sample's weight must not depend on its batch-mates.",
-         "omega.mean() runs over all T entries."),
-        "def answer(omega, t): return omega[t] / omega.mean()"),
-    "05.3": Exercise(
-        "Write answer(omega, sigma, losses): dJ/dlambda (T,), J = sum(omega losses) / sum(omega), omega = base sigma.",
-        lambda o, s, x: o * (1 - s) / o.sum() * (x - (o * x).sum() / o.sum()),
-        lambda g: tuple(torch.rand(3, 12, generator=g, dtype=torch.float64) + 0.05),
-        {"The sign: weight on a timestep of above-average loss raises J.":
-            lambda o, s, x: o * (1 - s) / o.sum() * ((o * x).sum() / o.sum() - x),
-         "You forgot 1 - sigma, the slope of the logistic.":
-            lambda o, s, x: o / o.sum() * (x - (o * x).sum() / o.sum()),
-         "You forgot that the weights are normalised: subtract J.": lambda o, s, x: o * (1 - s) / o.sum() * x,
-         "J is the weighted mean of the losses, not the plain one.":
-            lambda o, s, x: o * (1 - s) / o.sum() * (x - x.mean())},
-        ("d sigma / d lambda = sigma (1 - sigma), so d omega / d lambda = omega (1 - sigma).",
-         "Differentiate a quotient: the sum of omega depends on lambda, too.", "The bracket is losses - J."),
-        "J = (omega * losses).sum() / omega.sum(); return omega * (1 - sigma) / omega.sum() * (losses - J)"),
-    "06.1": Exercise(
-        "Write answer(gap_s, gap_t), both (B, C, H, W): R^2 of the gap, 1 - E||gS - gT||^2 / E||gT||^2.",
-        lambda s, t: 1 - (s - t).square().sum() / t.square().sum(), _gaps,
-        {"You forgot 1 -: this is the part that is not explained.":
-            lambda s, t: (s - t).square().sum() / t.square().sum(),
-         "That is a mean of ratios; take the ratio of the means.":
-            lambda s, t: 1 - (_dot(s - t, s - t) / _dot(t, t)).mean(),
-         "You divided by the student's power; divide by the teacher's.":
-            lambda s, t: 1 - (s - t).square().sum() / s.square().sum(),
-         "That is the slope; R^2 also pays for what is not in the teacher's direction.":
-            lambda s, t: (s * t).sum() / t.square().sum(),
-         "The norms are squared.": lambda s, t: 1 - _norm(s - t).mean() / _norm(t).mean()},
-        ("The squared error of the gap is (gap_s - gap_t) squared.", "Divide its sum by the sum of gap_t squared.",
-         "A perfect gap has 1, no gap 0, a wrong one less than 0."),
-        "return 1 - (gap_s - gap_t).square().sum() / gap_t.square().sum()"),
-    "06.2": Exercise(
-        "Write answer(gap, abar): what a gap of eps is as a gap of the x0 prediction (not clamped).",
-        lambda g, a: -((1 - a) ** 0.5) * g / a**0.5, _scaled,
-        {"The sign: more predicted noise is less image.": lambda g, a: ((1 - a) / a) ** 0.5 * g,
-         "You forgot the square root.": lambda g, a: -(1 - a) / a * g,
-         "Upside down: this leads from x0 to eps.": lambda g, a: -((a / (1 - a)) ** 0.5) * g,
-         "You forgot to divide by sqrt(abar).": lambda g, a: -((1 - a) ** 0.5) * g},
-        ("x0 = (x_t - sqrt(1 - abar) eps) / sqrt(abar), for each branch.", "Subtract the two; x_t cancels.",
-         "What is left is the gap of eps times a negative number."),
-        "return -((1 - abar) / abar) ** 0.5 * gap"),
-    "06.3": Exercise(
-        "A gap is a pure multiple of the teacher's, slope s. Write answer(w, s): the scale w' that guides like w.",
-        lambda w, s: 1 + (w - 1) / s, _scales,
-        {"w = 1 needs no gap: only the part of w above 1 is divided.": lambda w, s: w / s,
-         "Upside down: a gap that is too small needs a larger scale.": lambda w, s: 1 + (w - 1) * s,
-         "You forgot the 1 in front: guided = cond + (w - 1) gap.": lambda w, s: (w - 1) / s},
-        ("Write the guided output as cond + (w - 1) gap.", "The student's gap is s times the teacher's.",
-         "(w' - 1) s = w - 1."),
-        "return 1 + (w - 1) / s"),
-    "07.1": Exercise(
-        "Two players a and b. Write answer(v0, va, vb, vab), the values of the coalitions: a's Shapley share.",
-        lambda v0, va, vb, vab: ((va - v0) + (vab - vb)) / 2, _coalitions,
-        {"That is leave-one-out: what is lost when a leaves last.": lambda v0, va, vb, vab: vab - vb,
-         "That is one-in: what a brings when it comes first.": lambda v0, va, vb, vab: va - v0,
-         "That is b's share.": lambda v0, va, vb, vab: ((vb - v0) + (vab - va)) / 2,
-         "Add both orders, then halve.": lambda v0, va, vb, vab: (va - v0) + (vab - vb)},
-        ("a may come first or second.", "First it brings va - v0, second it brings vab - vb.",
-         "Shapley's share is the mean over the orders."),
-        "return ((va - v0) + (vab - vb)) / 2"),
-    "07.2": Exercise(
-        "Write answer(a, b), results (S,) of two arms on the same seeds: the standard error of the mean difference.",
-        lambda a, b: (a - b).std() / len(a) ** 0.5, _paired,
-        {"Unpaired: the seeds are common, so subtract first.":
-            lambda a, b: ((a.var() + b.var()) / len(a)) ** 0.5,
-         "ddof = 1: divide by S - 1, the mean was estimated too.":
-            lambda a, b: (a - b).std(correction=0) / len(a) ** 0.5,
-         "That is the standard deviation; the error of a mean is smaller by sqrt(S).": lambda a, b: (a - b).std(),
-         "sqrt(S), not S.": lambda a, b: (a - b).std() / len(a)},
-        ("Differences first: a - b, one a seed.", "Their standard deviation has ddof = 1 (torch's default).",
-         "Divide by the square root of the number of seeds."),
-        "return (a - b).std() / len(a) ** 0.5"),
-    "07.3": Exercise(
-        "Write answer(d, index): d (S,) are paired differences, index (draws, S) resampled seeds. Return the "
-        "percentile interval of the mean: its 2.5% and 97.5% quantiles.",
-        lambda d, i: _quantiles(d[i].mean(1), 0.025, 0.975), _resampled,
-        {"Those are quantiles of the differences; average each draw first.":
-            lambda d, i: _quantiles(d, 0.025, 0.975),
-         "That is a 90% interval.": lambda d, i: _quantiles(d[i].mean(1), 0.05, 0.95),
-         "You averaged over the draws; average over the seeds of each draw.":
-            lambda d, i: _quantiles(d[i].mean(0), 0.025, 0.975),
-         "Swapped: the lower end comes first.": lambda d, i: _quantiles(d[i].mean(1), 0.975, 0.025)},
-        ("d[index] has shape (draws, S): one resampled experiment a row.", "Its mean over dimension 1 is (draws,).",
-         "torch.quantile(means, 0.025), and the same at 0.975."),
-        "means = d[index].mean(1); return torch.quantile(means, 0.025), torch.quantile(means, 0.975)"),
-    "08.1": Exercise(
-        "Write answer(cin, cout, k, h, w): operations of a k x k convolution with output h x w, 2 a multiply-add.",
-        lambda ci, co, k, h, w: 2 * ci * co * k * k * h * w, _convolution,
-        {"A multiply-add counts as 2.": lambda ci, co, k, h, w: ci * co * k * k * h * w,
-         "Those are its weights; each is used at every output position.": lambda ci, co, k, h, w: ci * co * k * k,
-         "The kernel has k * k positions.": lambda ci, co, k, h, w: 2 * ci * co * k * h * w},
-        ("Each output number is a sum over cin * k * k products.", "There are cout * h * w output numbers.",
-         "A product and its addition are 2 operations."),
-        "return 2 * cin * cout * k * k * h * w"),
-    "08.2": Exercise(
-        "Write answer(steps, w): how many network passes an image costs with classifier-free guidance at scale w.",
-        lambda n, w: n if w in (0, 1) else 2 * n, _steps,
-        {"At w = 1 and w = 0 one branch is not used.": lambda n, w: 2 * n,
-         "Guidance needs both branches.": lambda n, w: n,
-         "At w = 0 only the unconditional branch is used.": lambda n, w: n if w == 1 else 2 * n,
-         "At w = 1 only the conditional branch is used.": lambda n, w: n if w == 0 else 2 * n},
-        ("guided = u + w (c - u): when does c or u drop out?", "At w = 1 it is c, at w = 0 it is u.",
-         "Otherwise both are needed at every step."),
-        "return steps if w in (0, 1) else 2 * steps"),
-    "08.3": Exercise(
-        "Write answer(weight, keep): the matrix with all but its `keep` largest entries in absolute value set to 0.",
-        lambda m, k: m * (m.abs() >= m.abs().flatten().topk(k).values[-1]), _matrix,
-        {"In absolute value: a large negative weight matters, too.":
-            lambda m, k: m * (m >= m.flatten().topk(k).values[-1]),
-         "Those are the smallest.": lambda m, k: m * (m.abs() <= m.abs().flatten().topk(k, largest=False).values[-1]),
-         "That is the mask; multiply by it.": lambda m, k: m.abs() >= m.abs().flatten().topk(k).values[-1]},
-        ("weight.abs().flatten().topk(keep).values[-1] is the smallest size that stays.",
-         "Compare weight.abs() with it.", "Multiply by the mask."),
-        "bar = weight.abs().flatten().topk(keep).values[-1]; return weight * (weight.abs() >= bar)"),
-}
-"""Every exercise; the first two digits are its notebook's."""
+            raise Fault(f"A result of shape {tuple(right.shape)} is wanted; yours has shape {tuple(got.shape)}.")
+    worst = max(float((exercise.view(a) - exercise.view(b)).abs().max()) for a, b in zip(given, wanted, strict=True))
+    raise Fault(f"Not yet: your result is off by up to {worst:.2g}. {exercise.task}")

@@ -6,10 +6,17 @@ os.environ.setdefault("MPLBACKEND", "agg")
 import pytest
 import torch
 
-from dashkit import profiles, recipes, schedule
+from dashkit import journal, profiles, recipes, schedule
 from dashkit.guidance import Branches
 
 torch.set_num_threads(1)      # small networks: quicker, and kind to a busy machine
+
+
+@pytest.fixture(autouse=True)
+def work(tmp_path, monkeypatch):
+    """Where a test's learner keeps predictions and answers: not among those of whoever runs the tests."""
+    monkeypatch.setattr(journal, "PATH", tmp_path / "learner" / "work.json")
+    return journal.PATH
 
 
 @pytest.fixture
