@@ -4,7 +4,10 @@ Each function returns an ipywidgets container.  They draw into `Image` and `HTML
 work in JupyterLab and Voila, leave nothing to clear in a stored notebook, and can be tested without a browser.
 """
 
-from collections.abc import Callable, Sequence
+import gc
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 
 import ipywidgets as ipw
 import numpy as np
@@ -13,9 +16,9 @@ import torch
 from matplotlib import pyplot as plt
 from torch import Tensor
 
-from dashkit import curriculum, metrics, objectives, plots, sample
+from dashkit import claims, curriculum, guidance, metrics, objectives, plots, sample
 from dashkit.exact import ExactTeacher
-from dashkit.guidance import Branches, branches
+from dashkit.guidance import Branches, Model, branches
 from dashkit.schedule import Schedule
 
 _WIDE = {"style": {"description_width": "9em"}, "layout": ipw.Layout(width="28em")}
@@ -29,18 +32,37 @@ class Explorer(ipw.VBox):
 
     def __init__(self, draw: Callable, controls: dict[str, ipw.Widget], boxes: Sequence[ipw.Widget]) -> None:
         self.controls, self.image, self.readout = controls, ipw.Image(format="png"), ipw.HTML()
-        self._draw = draw
+        self._draw, self._lock, self._moves, self._drawing = draw, threading.Lock(), 0, False
         super().__init__([*boxes, self.image, self.readout])
         for control in controls.values():
             control.observe(self._redraw, names="value")
         self._redraw()
+        gc.collect(), gc.freeze()       # else half a second for all that was imported, in the middle of some move
 
     def __repr__(self) -> str:
         return "Interactive: run the notebook to use it. The figure above says the same without a kernel."
 
     def _redraw(self, _change: object = None) -> None:
-        figure, text = self._draw(**{name: c.value for name, c in self.controls.items()})
-        self.image.value, self.readout.value = plots.png(figure), f"<p>{text}</p>"
+        """Draw the present values.  A move that comes while one is drawn is left to that drawing, which goes on until
+        what it shows is what the controls say."""
+        with self._lock:
+            self._moves += 1
+            if self._drawing:
+                return
+            self._drawing = True
+        drawn = 0
+        while True:
+            with self._lock:
+                if drawn == self._moves:
+                    self._drawing = False
+                    return
+                drawn = self._moves
+            try:
+                figure, text = self._draw(**{name: c.value for name, c in self.controls.items()})
+                self.image.value, self.readout.value = plots.png(figure), f'<p aria-live="polite">{text}</p>'
+            except BaseException:
+                self._drawing = False
+                raise
 
 
 def number(text: str, value: float, low: float, high: float, *, step: float = 1) -> tuple[ipw.Widget, ipw.HBox]:
@@ -59,12 +81,47 @@ def choice(text: str, options: Sequence[str] | Sequence[tuple[str, object]]) -> 
     return ipw.Dropdown(options=options, description=text, **_WIDE)
 
 
+def schedules(T: int, w: float) -> dict[str, Tensor]:
+    """Guidance tables (T,) for a scale w: everywhere; TAG, from 1 at much noise to w at little; in the middle."""
+    return {"constant": guidance.constant(T, w), "TAG": guidance.tag(T, w), "interval": guidance.interval(T, w)}
+
+
+# ------------------------------------------------------------------------------------------------------ notebook 00
+
+
+def size_explorer(student: Callable[[float], Model], schedule: Schedule, y: Tensor, *, x_T: Tensor,
+                  classify: Callable[[Tensor], Tensor], rho: float = 0.5, w: float = 3.0, steps: int = 25) -> Explorer:
+    """The size of a student's gap and the scale it is asked for; `student(rho)` makes one, 1 being its teacher.
+
+    Rows: the teacher at w, the student at w, the teacher at w rho.  y (B,) are labels, x_T (B, C, H, W) their noise.
+    """
+    @lru_cache
+    def drawn(rho: float, w: float) -> Tensor:
+        return sample.sample(student(rho), schedule, y, x_T=x_T, w=w, steps=steps)
+
+    def draw(rho: float, w: float) -> tuple[plt.Figure, str]:
+        rows = {f"teacher at w = {w:g}": drawn(1.0, w), f"student at w = {w:g}": drawn(rho, w),
+                f"teacher at w rho = {w * rho:g}": drawn(1.0, w * rho)}
+        right = {name: int((classify(x).argmax(1) == y).sum()) for name, x in rows.items()}
+        _, second, third = rows.values()
+        apart = (second - third).abs().max().item()
+        listed = ", ".join(f"{n} by {name}" for name, n in right.items())
+        text = (f"Of {len(y)} digits, as asked for: {listed}. The second row and the third differ by "
+                f"{'nothing' if apart < 1e-3 else f'up to {apart:.2g}'}.")
+        title = f"A student with rho = {rho:g}, asked for {', '.join(map(str, y.tolist()))}"
+        return plots.plot_image_rows(rows, title=title), text
+
+    size, size_box = number("size of the gap, rho", rho, 0.0, 2.0, step=0.05)
+    scale, scale_box = number("guidance scale w", w, 0.0, 8.0, step=0.5)
+    return Explorer(draw, {"rho": size, "w": scale}, [size_box, scale_box])
+
+
 # ------------------------------------------------------------------------------------------------------ notebook 01
 
 
 def guidance_explorer(teacher: ExactTeacher, x0: Tensor, y: Tensor, classify: Callable[[Tensor], Tensor], *, seed: int,
                      t: int = 500, w: float = 4.0, steps: int = 25) -> Explorer:
-    """Noise level, guidance scale and x0 clipping on an exact teacher; x0 (B, C, H, W) are real images of classes y.
+    """Noise level, guidance scale, schedule and x0 clipping on an exact teacher; x0 (B, C, H, W) have the classes y.
 
     Rows: the noised images, the guided x0 prediction of one step, and samples from noise under the same settings, whose
     classes `classify` (images to logits) names.
@@ -74,57 +131,103 @@ def guidance_explorer(teacher: ExactTeacher, x0: Tensor, y: Tensor, classify: Ca
     eps, x_T = torch.randn((2, *x0.shape), generator=generator)
     modes = {"recompute": {}, "keep": {"recompute_eps": False}, "none": {"x0_clip": None}}
 
-    def draw(t: int, w: float, clip: str) -> tuple:
-        at = torch.full_like(y, t)
+    def draw(t: int, w: float, table: str, clip: str) -> tuple:
+        scales, at = schedules(schedule.T, w)[table], torch.full_like(y, t)
         x_t = schedule.add_noise(x0, at, eps)
-        one_step = schedule.predict_x0(x_t, at, branches(teacher, x_t, at, y).guided(w))
+        one_step = schedule.predict_x0(x_t, at, branches(teacher, x_t, at, y).guided(scales[t].item()))
         outside = (one_step.abs() > 1).double().mean().item()
         if clip != "none":
             one_step = one_step.clamp(-1, 1)
-        x = sample.sample(teacher, schedule, y, x_T=x_T, w=w, steps=steps, **modes[clip])
+        x = sample.sample(teacher, schedule, y, x_T=x_T, w=scales, steps=steps, **modes[clip])
         right = (classify(x).argmax(1) == y).double().mean().item()
-        title = f"noise level t = {t}, w = {w:g}, x0 clipping: {clip}"
+        title = f"noise level t = {t}, {table} w = {w:g}, x0 clipping: {clip}"
         figure = plots.plot_image_rows({"x_t": x_t, "x0 from x_t": one_step, "samples": x}, title=title)
-        text = (f"At t = {t} the signal-to-noise ratio is {schedule.snr[t].item():.3g}; {outside:.0%} of the pixels of "
-                f"the guided x0 lie outside [-1, 1]. Of the {steps}-step samples at w = {w:g}, {right:.0%} show the "
-                f"class they were asked for.")
+        text = (f"At t = {t} the signal-to-noise ratio is {schedule.snr[t].item():.3g} and the scale "
+                f"{scales[t].item():.3g}; {outside:.0%} of the pixels of the guided x0 lie outside [-1, 1]. Of the "
+                f"{steps}-step samples ({table}, w = {w:g}), {right:.0%} show the class they were asked for.")
         return figure, text
 
     level, level_box = number("noise level t", t, 0, schedule.T - 1)
     scale, scale_box = number("guidance scale w", w, 0.0, 8.0, step=0.5)
+    table = choice("schedule", list(schedules(schedule.T, w)))
     clip = choice("x0 clipping", [("clip x0, recompute eps", "recompute"), ("clip x0, keep eps", "keep"),
                                   ("no clipping", "none")])
-    return Explorer(draw, {"t": level, "w": scale, "clip": clip}, [level_box, scale_box, clip])
+    return Explorer(draw, {"t": level, "w": scale, "table": table, "clip": clip}, [level_box, scale_box, table, clip])
 
 
 # ------------------------------------------------------------------------------------------------------ notebook 03
 
 
-def metric_explorer(scales: Sequence[float] = (0, 1, 1.5, 2, 3, 4), *, on: Sequence[float] = (4,)) -> Explorer:
-    """Which scales a composite loss averages over, and what its 2x2 metric then sees of the two branches' errors."""
-    narrow = ipw.Layout(width="6em")
-    ticks = {f"w{i}": ipw.Checkbox(value=s in on, description=f"w = {s:g}", indent=False, layout=narrow)
-             for i, s in enumerate(scales)}
-    more = ipw.Checkbox(value=False, description="and also w =", indent=False, layout=ipw.Layout(width="9em"))
-    extra, extra_box = number("another scale w", 2.5, 0.0, 8.0, step=0.25)
+FORMS = {"L_im": [[1.0, 0.0], [0.0, 0.0]], "L_un": [[0.0, 0.0], [0.0, 1.0]], "gap": [[1.0, -1.0], [-1.0, 1.0]]}
+"""Other losses as quadratic forms of the errors (e_c, e_u) of the two branches."""
 
-    def draw(more: bool, extra: float, **ticked: bool) -> tuple:
-        chosen = {s for s, use in zip(scales, ticked.values(), strict=True) if use}
-        chosen = sorted(chosen | {extra}) if more else sorted(chosen)
-        name = "{" + ", ".join(f"{s:g}" for s in chosen) + "}"
-        if not chosen:
-            return plt.figure(figsize=(4.8, 4.4)), "No scale is chosen: nothing is supervised."
-        m = objectives.composite_metric(torch.tensor(chosen, dtype=torch.float64))
+
+def metric_explorer(scales: Sequence[float] = (4, 4, 4)) -> Explorer:
+    """A composite loss over three scales, and other losses beside it: does their sum identify both branches?"""
+    knobs, boxes = {}, []
+    for i, value in enumerate(scales, 1):
+        knobs[f"w{i}"], box = number(f"scale w{i}", float(value), 0.0, 8.0, step=0.25)
+        boxes.append(box)
+    ticks = {name: ipw.Checkbox(value=name == "composite", description=name, indent=False,
+                                layout=ipw.Layout(width="7em")) for name in ("composite", *FORMS)}
+
+    def draw(**values: float | bool) -> tuple:
+        w = torch.tensor([values.pop(k) for k in knobs], dtype=torch.float64)
+        used = [name for name, use in values.items() if use]
+        if not used:
+            return plt.figure(figsize=(4.8, 4.4)), "No loss is chosen: nothing is supervised."
+        over = f"composite over {{{', '.join(f'{v:g}' for v in w.tolist())}}}"
+        name = " + ".join(over if n == "composite" else n for n in used)
+        m = sum(objectives.composite_metric(w) if n == "composite" else torch.tensor(FORMS[n]).double() for n in used)
+        rank = int(torch.linalg.matrix_rank(m))
+        blind = torch.linalg.eigh(m).eigenvectors[:, 0]
+        blind = blind / blind[blind.abs().argmax()]
+        unseen = ", ".join(f"{v + 0.0:.3g}" for v in torch.where(blind.abs() < 1e-9, 0.0, blind).tolist())
+        what = f"condition number {torch.linalg.cond(m).item():.3g}" if rank == 2 else f"unseen: ({unseen})"
         ax = plots.plot_metric_ellipses({name: m.numpy()})
-        rank, var = torch.linalg.matrix_rank(m).item(), np.var(chosen)
-        seen = f"condition number {torch.linalg.cond(m).item():.3g}" if rank == 2 else (
-            f"one direction unseen, (w − 1, w) = ({chosen[0] - 1:g}, {chosen[0]:g})")
-        ax.set_title(f"scales {name}: rank {rank}")
-        text = f"Scales {name}: rank {rank}, det M = Var(w) = {var:.3g}, {seen}."
+        ax.set_title("both branches identified" if rank == 2 else "one direction is free")
+        text = (f"{name}: rank {rank}, {what}, so "
+                f"{'both branches are identified' if rank == 2 else 'one combination of the branches is free'}.")
+        if used == ["composite"]:
+            text += f" det M = Var(w) = {w.var(correction=0).item():.3g}."
         return ax.get_figure(), text
 
-    return Explorer(draw, {**ticks, "more": more, "extra": extra},
-                    [ipw.HBox(list(ticks.values())), ipw.HBox([more, extra_box])])
+    return Explorer(draw, {**knobs, **ticks}, [*boxes, ipw.HBox(list(ticks.values()))])
+
+
+# ------------------------------------------------------------------------------------------------------ notebook 04
+
+
+Grid = Mapping[tuple[str, float], Mapping[str, Tensor]]
+"""Samples (B, C, H, W) of each model by name, for each guidance schedule and scale."""
+
+
+def sample_grid(models: Mapping[str, Model], schedule: Schedule, y: Tensor, *, x_T: Tensor, ws: Sequence[float],
+                steps: int) -> Grid:
+    """Samples of every model under every guidance table of `schedules` at every scale, all from the same noise."""
+    return {(kind, w): {name: sample.sample(model, schedule, y, x_T=x_T, w=table.to(x_T.device), steps=steps).cpu()
+                        for name, model in models.items()}
+            for w in ws for kind, table in schedules(schedule.T, w).items()}
+
+
+def sample_explorer(grid: Grid, y: Tensor, classify: Callable[[Tensor], Tensor]) -> Explorer:
+    """Guidance schedule and scale over samples that were drawn before; the first model is the one to agree with."""
+    kinds, ws = (list(dict.fromkeys(part)) for part in zip(*grid, strict=True))
+
+    def draw(kind: str, w: float) -> tuple[plt.Figure, str]:
+        rows = grid[kind, w]
+        first = next(iter(rows.values()))
+        found = []
+        for name, x in rows.items():
+            off = (x - first).square().mean().sqrt().item()
+            right = (classify(x).argmax(1) == y).double().mean().item()
+            found.append(f"{name} {right:.0%} as asked" + (f", off by {off:.2f}" if x is not first else ""))
+        title = f"{kind}, w = {w:g}"
+        text = f"{title}: {'; '.join(found)} (root mean square distance to the first row's samples)."
+        return plots.plot_image_rows(rows, title=title), text
+
+    controls = {"kind": choice("schedule", kinds), "w": choice("guidance scale w", [(f"{w:g}", w) for w in ws])}
+    return Explorer(draw, controls, list(controls.values()))
 
 
 # ------------------------------------------------------------------------------------------------------ notebook 05
@@ -148,20 +251,25 @@ def frozen_tirt(base: np.ndarray, losses: np.ndarray, *, lr: float, steps: int) 
 
 
 def tirt_explorer(schedule: Schedule, losses: Tensor) -> Explorer:
-    """TIRT's cap gamma, learning rate, steps and base against the curve it ends in, for frozen losses (T,)."""
-    loss, bases = np.asarray(losses, dtype=float), {"published": curriculum.published, "min_snr": curriculum.min_snr}
+    """TIRT's cap gamma, learning rate, steps and base against the curve it ends in, for frozen losses (T,).
+
+    About 250 of the timesteps are trained: the same curve, in time for the next move.
+    """
+    t = np.arange(0, schedule.T, max(schedule.T // 250, 1))
+    loss, bases = np.asarray(losses, dtype=float)[t], {"published": curriculum.published, "min_snr": curriculum.min_snr}
     half = schedule.T // 2
 
     def draw(gamma: float, lr: float, steps: int, base: str) -> tuple:
-        start = bases[base](schedule, gamma).double().numpy()
+        start = bases[base](schedule, gamma).double().numpy()[t]
+        start /= start.mean()
         end = frozen_tirt(start, loss, lr=lr, steps=steps)
         before, after = (start * loss).mean(), (end * loss).mean()
         figure, axes = plt.subplots(1, 2, figsize=(9.6, 3.3), layout="constrained")
-        plots.plot_curves({"base": start, "after TIRT": end}, ylabel="weight omega", ax=axes[0])
+        plots.plot_curves({"base": start, "after TIRT": end}, x=t, ylabel="weight omega", ax=axes[0])
         plots.plot_bars({"weighted, before": before, "weighted, after": after, "plain mean": loss.mean()},
                         xlabel="loss of the same frozen network", ax=axes[1])
         axes[0].set_title(f"gamma {gamma:g}, {steps} steps at {lr:g}")
-        shares = [omega[half:].sum() / omega.sum() for omega in (start, end)]
+        shares = [omega[t >= half].sum() / omega.sum() for omega in (start, end)]
         text = (f"Base {base}, gamma {gamma:g}: {steps} steps at learning rate {lr:g} take the weighted loss from "
                 f"{before:.3g} to {after:.3g}, while the network's plain loss stays {loss.mean():.3g}. The share of "
                 f"weight at t ≥ {half} goes from {shares[0]:.1%} to {shares[1]:.1%}.")
@@ -201,6 +309,59 @@ def gap_explorer() -> Explorer:
         controls[name], box = number(text, value, 0.0, 2.0, step=0.05)
         boxes.append(box)
     return Explorer(draw, controls, boxes)
+
+
+# ------------------------------------------------------------------------------------------------------ notebook 07
+
+STATISTICS = ("slope", "cos", "rho", "r2")
+
+
+def results_explorer(results: pd.DataFrame, arms: Sequence[str], *, arm: str, other: str = "dash") -> Explorer:
+    """Arm, statistic of its gap and timestep over a tidy results table, beside another arm, paired by training seed."""
+    there = results.metric.unique()
+    by_timestep = {s: results[results.arm.isin(arms) & results.metric.str.startswith(f"{s}@t=")] for s in STATISTICS}
+    times = sorted({int(m.partition("@t=")[2]) for m in there if "@t=" in m})
+
+    @lru_cache
+    def table(metric: str) -> pd.DataFrame:
+        return claims.by_seed(results, metric)[list(arms)]
+
+    @lru_cache
+    def paired(metric: str, arm: str, other: str) -> tuple[claims.Interval, claims.Interval]:
+        both = table(metric)
+        difference = (both[arm] - both[other]).to_frame("d")
+        return (claims.bootstrap(both[[arm]], lambda m: m[arm], draws=2000),
+                claims.bootstrap(difference, lambda m: m.d, draws=2000))
+
+    def draw(arm: str, other: str, statistic: str, t: int | None) -> tuple[plt.Figure, str]:
+        place = f"{statistic}@t={t}"
+        metric = place if place in there else statistic
+        where = f"around t = {t}" if metric == place else "over all timesteps"
+        figure, axes = plt.subplots(1, 2, figsize=(9.6, 0.22 * len(arms) + 1.6), layout="constrained")
+        means = table(metric).mean()
+        plots.plot_bars(means.to_dict(), xlabel=f"{statistic} {where}", ax=axes[0])
+        axes[0].tick_params("y", labelsize="x-small")
+        for label in axes[0].get_yticklabels():
+            label.set_fontweight("bold" if label.get_text() in (arm, other) else "normal")
+        if len(by_timestep[statistic]):
+            both = list(dict.fromkeys([other, arm]))
+            plots.plot_by_timestep(by_timestep[statistic], name=statistic, arms=both, ax=axes[1])
+        else:
+            axes[1].text(0.5, 0.5, f"{statistic} is kept for all timesteps together", ha="center", color="#444444")
+            axes[1].set_axis_off()
+        if metric == place:
+            axes[1].axvline(t, color="#D55E00", lw=1)
+        own, difference = paired(metric, arm, other)
+        rank = int((means > means[arm]).sum()) + 1
+        text = (f"{statistic} of {arm} {where}: {own}, number {rank} of {len(arms)} from the top; minus {other}'s, "
+                f"paired: {difference}.")
+        return figure, text
+
+    controls = {"arm": choice("arm", list(arms)), "other": choice("beside", list(arms)),
+                "statistic": choice("statistic", [s for s in STATISTICS if s in there]),
+                "t": choice("timestep", [("all", None), *((str(t), t) for t in times)])}
+    controls["arm"].value, controls["other"].value = arm, other
+    return Explorer(draw, controls, list(controls.values()))
 
 
 # ------------------------------------------------------------------------------------------------------ notebook 09

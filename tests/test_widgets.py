@@ -1,14 +1,16 @@
 """Each control of each explorer changes the picture and the read-out, and moving it back restores both."""
 
-import time
+import threading
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
-from dashkit import curriculum, data, widgets
+from dashkit import curriculum, data, profiles, publish, sample, widgets
 from dashkit.exact import ExactTeacher
+from dashkit.guidance import branches, interval, tag
 from dashkit.schedule import cosine
 
 SCHEDULE = cosine(1000)
@@ -23,12 +25,48 @@ def one_thread():
     torch.set_num_threads(before)
 
 
-def make_guidance():
+def exact_teacher():
     images = data.load("digits")
-    teacher = ExactTeacher(SCHEDULE, images.x0, images.labels, bandwidth=0.1)
-    late = torch.full((10,), 100)
-    return widgets.guidance_explorer(teacher, images.test_x0[:10], images.test_labels[:10],
-                                    lambda x: teacher.posterior(x, late), seed=0)
+    return images, ExactTeacher(SCHEDULE, images.x0, images.labels, bandwidth=0.1)
+
+
+class Resized:
+    """An exact teacher with its gap multiplied by rho."""
+
+    def __init__(self, rho):
+        self.rho, self.teacher = rho, exact_teacher()[1]
+        self.null_label = self.teacher.null_label
+
+    def __call__(self, x_t, t, y):
+        c, u = branches(self.teacher, x_t, t, y)
+        return torch.where((y == self.null_label)[:, None, None, None], u, u + self.rho * (c - u))
+
+
+def judge(x):
+    return exact_teacher()[1].posterior(x, torch.full((len(x),), 100))
+
+
+def noise(n):
+    return torch.randn((n, 1, 8, 8), generator=torch.Generator().manual_seed(0))
+
+
+def make_size():
+    return widgets.size_explorer(Resized, SCHEDULE, torch.arange(10), x_T=noise(10), classify=judge)
+
+
+def make_guidance():
+    images, teacher = exact_teacher()
+    return widgets.guidance_explorer(teacher, images.test_x0[:10], images.test_labels[:10], judge, seed=0)
+
+
+def make_samples():
+    grid = widgets.sample_grid({"teacher": Resized(1.0), "half": Resized(0.5)}, SCHEDULE, torch.arange(4),
+                               x_T=noise(4), ws=(1.0, 2.0, 4.0), steps=4)
+    return widgets.sample_explorer(grid, torch.arange(4), judge)
+
+
+def make_results():
+    return widgets.results_explorer(publish.read("digits").table, profiles.ARMS, arm="im_base")
 
 
 def make_tirt():
@@ -47,8 +85,12 @@ def make_ledger():
 
 
 EXPLORERS = {
-    "guidance": (make_guidance, {"t": 200, "w": 0.0, "clip": "keep"}),
-    "metric": (widgets.metric_explorer, {"w0": True, "w1": True, "w5": False, "more": True}),
+    "size": (make_size, {"rho": 1.5, "w": 1.0}),
+    "guidance": (make_guidance, {"t": 200, "w": 0.0, "table": "TAG", "clip": "keep"}),
+    "metric": (widgets.metric_explorer, {"w1": 0.0, "w2": 1.5, "w3": 8.0, "composite": False, "L_im": True,
+                                         "L_un": True, "gap": True}),
+    "samples": (make_samples, {"kind": "TAG", "w": 4.0}),
+    "results": (make_results, {"arm": "dash_no_un", "other": "scratch", "statistic": "cos", "t": 950}),
     "gap": (widgets.gap_explorer, {"size": 0.3, "noise": 1.5}),
     "ledger": (make_ledger, {"claim": "C2", "verdict": "does not hold"}),
     "tirt": (make_tirt, {"gamma": 1.5, "lr": 0.002, "steps": 100, "base": "min_snr"}),
@@ -71,22 +113,107 @@ def test_each_control_changes_picture_and_readout_and_restores_them(name):
         assert seen(explorer) == first, control
 
 
-def test_the_extra_scale_counts_once_it_is_switched_on():
-    explorer = widgets.metric_explorer()
-    first = explorer.image.value
-    explorer.controls["extra"].value = 1.25
-    assert explorer.image.value == first
-    explorer.controls["more"].value = True
-    assert "1.25, 4" in explorer.readout.value and "rank 2" in explorer.readout.value
-    with_extra = explorer.image.value
-    explorer.controls["extra"].value = 2.0
-    assert explorer.image.value != with_extra
+def test_a_move_while_the_picture_is_drawn_ends_on_the_last_value():
+    slider, box = widgets.number("size", 1, 0, 9)
+
+    def draw(size):
+        if size in (2, 3):
+            slider.value = size + 1           # the learner is quicker than the drawing
+        return plt.figure(figsize=(1, 1 + size)), f"size {size}"
+
+    explorer = widgets.Explorer(draw, {"size": slider}, [box])
+    slider.value = 2
+    assert slider.value == 4 and "size 4" in explorer.readout.value
+    fresh = widgets.Explorer(draw, {"size": widgets.number("size", 4, 0, 9)[0]}, [])
+    assert seen(explorer) == seen(fresh)
+    slider.value = 7
+    assert "size 7" in explorer.readout.value
 
 
-def test_no_scale_at_all_is_a_sentence():
+def test_moves_from_another_thread_end_on_the_last_value():
+    slider, box = widgets.number("size", 1, 0, 9)
+    under_way, moved, alone = threading.Event(), threading.Event(), threading.Lock()
+
+    def draw(size):
+        assert alone.acquire(blocking=False)  # pyplot is for one thread at a time
+        if size == 2:
+            under_way.set()
+            assert moved.wait(20)
+        alone.release()
+        return plt.figure(figsize=(1, 1)), f"size {size}"
+
+    explorer = widgets.Explorer(draw, {"size": slider}, [box])
+    slow = threading.Thread(target=lambda: setattr(slider, "value", 2))
+    slow.start()
+    assert under_way.wait(20)
+    slider.value = 5
+    assert "size 1" in explorer.readout.value
+    moved.set()
+    slow.join(20)
+    assert "size 5" in explorer.readout.value
+
+
+def test_a_drawing_that_fails_does_not_stop_the_next():
+    slider, box = widgets.number("size", 1, 0, 9)
+
+    def draw(size):
+        if size == 2:
+            raise RuntimeError("no")
+        return plt.figure(figsize=(1, 1)), f"size {size}"
+
+    explorer = widgets.Explorer(draw, {"size": slider}, [box])
+    with pytest.raises(RuntimeError):
+        slider.value = 2
+    slider.value = 3
+    assert "size 3" in explorer.readout.value
+
+
+@pytest.mark.parametrize(("values", "says"), [
+    ({}, ("rank 1", "unseen: (0.75, 1)", "Var(w) = 0.")),
+    ({"w1": 1.0, "w3": 1.0}, ("rank 2", "Var(w) = 2.")),
+    ({"w1": 1.0, "w2": 1.0, "w3": 1.0}, ("rank 1", "unseen: (0, 1)")),
+    ({"L_im": True}, ("rank 2", "+ L_im")),
+    ({"composite": False, "gap": True}, ("rank 1", "unseen: (1, 1)")),
+    ({"composite": False, "gap": True, "L_im": True}, ("rank 2", "condition number 6.85")),
+    ({"composite": False, "L_un": True, "L_im": True}, ("rank 2", "condition number 1,")),
+    ({"composite": False}, ("nothing is supervised",)),
+])
+def test_which_losses_identify_the_branches(values, says):
     explorer = widgets.metric_explorer()
-    explorer.controls["w5"].value = False
-    assert "nothing is supervised" in explorer.readout.value
+    for name, value in values.items():
+        explorer.controls[name].value = value
+    assert all(piece in explorer.readout.value for piece in says), explorer.readout.value
+
+
+def test_a_student_samples_as_its_teacher_at_the_product_of_scale_and_size():
+    explorer = make_size()
+    for rho, w in ((0.5, 3.0), (1.0, 4.0), (2.0, 1.5)):
+        explorer.controls["rho"].value, explorer.controls["w"].value = rho, w
+        assert "differ by nothing" in explorer.readout.value
+
+
+def test_schedules_have_the_scale_as_their_largest():
+    tables = widgets.schedules(1000, 4.0)
+    assert torch.equal(tables["TAG"], tag(1000, 4.0)) and torch.equal(tables["interval"], interval(1000, 4.0))
+    assert all(t.max() <= 4 and t.max() > 3.7 for t in tables.values())
+
+
+def test_a_grid_holds_what_sampling_gives():
+    y, x_T, model = torch.arange(3), noise(3), Resized(0.5)
+    grid = widgets.sample_grid({"half": model}, SCHEDULE, y, x_T=x_T, ws=(2.0,), steps=3)
+    assert set(grid) == {("constant", 2.0), ("TAG", 2.0), ("interval", 2.0)}
+    again = sample.sample(model, SCHEDULE, y, x_T=x_T, w=tag(1000, 2.0), steps=3)
+    assert torch.equal(grid["TAG", 2.0]["half"], again)
+
+
+def test_the_browser_says_what_the_table_says():
+    explorer, table = make_results(), publish.read("digits").table
+    explorer.controls["statistic"].value, explorer.controls["t"].value = "cos", 950
+    mean = table.query("arm == 'im_base' and metric == 'cos@t=950'").value.mean()
+    assert f"cos of im_base around t = 950: {mean:.2f}" in explorer.readout.value
+    explorer.controls["statistic"].value = "r2"       # not measured by timestep
+    mean = table.query("arm == 'im_base' and metric == 'r2'").value.mean()
+    assert f"r2 of im_base over all timesteps: {mean:.2f}" in explorer.readout.value
 
 
 @pytest.mark.parametrize("name", EXPLORERS)
@@ -109,18 +236,6 @@ def test_every_slider_has_a_box_with_a_name_that_moves_with_it(name):
     assert found == sum(type(c).__name__.endswith("Slider") for c in explorer.controls.values())
     for control in explorer.controls.values():
         assert type(control).__name__.endswith("Slider") or control.description
-
-
-@pytest.mark.parametrize("name", EXPLORERS)
-def test_a_move_is_answered_quickly(name):
-    make, moves = EXPLORERS[name]
-    explorer = make()
-    seconds = []
-    for control, value in moves.items():
-        began = time.perf_counter()
-        explorer.controls[control].value = value
-        seconds.append(time.perf_counter() - began)
-    assert min(seconds) < 1.0, seconds          # 0.3 s is meant; the rest is for a busy machine
 
 
 def test_frozen_tirt_is_tirt_under_adam():
