@@ -6,6 +6,7 @@ import re
 import nbformat
 import pytest
 
+from dashkit.exercises import EXERCISES
 from dashkit.series import notebook_paths, tagged
 
 PATHS = notebook_paths()
@@ -89,7 +90,30 @@ def test_cell_ids_are_readable(notebook):
     assert len({c.id for c in notebook.cells}) == len(notebook.cells)
 
 
-@pytest.mark.parametrize("number", ["01", "03", "05", "06", "09"])
+@pytest.mark.parametrize("number", ["00", "01", "03", "04", "05", "06", "07", "09"])
 def test_explorer_lessons_have_a_widget(number):
     [path] = notebook_paths([number])
     assert re.search(r"widgets\.\w+_explorer\(", path.read_text())
+
+
+@notebooks
+def test_each_exercise_is_checked_in_its_notebook(notebook):
+    number = notebook.cells[0].id[:2]
+    source = "\n".join(c.source for c in notebook.cells)
+    checked = re.findall(r"check\(\"(\d\d\.\d)\", answer\)", source)
+    assert sorted(checked) == sorted(name for name in EXERCISES if name[:2] == number)
+    assert all(f"**{name}**" in source for name in checked)
+
+
+@notebooks
+def test_predictions_are_open_and_drawn_beside_the_result(notebook):
+    number, later, made = notebook.cells[0].id[:2], code(notebook), []
+    while later:
+        cell = later.pop(0)
+        for variable, name, value in re.findall(r"^(\w+) = predict\(\"([^\"]*)\", (.*?), example=", cell.source, re.M):
+            made.append(name)
+            assert re.fullmatch(number + r"\.[a-z]+", name) and value == "...", "dots: what is stored predicts nothing"
+            again = next((i for i, c in enumerate(later) if re.search(rf"^{variable} = ", c.source, re.M)), len(later))
+            drawn = [c for c in later[:again] if re.search(rf"\b{variable}\b", c.source)]
+            assert drawn and ("plots.show(" in drawn[-1].source or "print(" in drawn[-1].source)
+    assert len(set(made)) == len(made) >= 1
