@@ -507,9 +507,9 @@ EXERCISES = {
             lambda d, i: _quantiles(d[i].mean(0), 0.025, 0.975),
          "Swapped: the lower end comes first.": lambda d, i: _quantiles(d[i].mean(1), 0.975, 0.025)},
         ("d[index] has shape (draws, S): one resampled experiment a row.", "Its mean over dimension 1 is (draws,).",
-         "torch.quantile(means, 0.025), and the same at 0.975."),
+         "means.quantile(0.025), and the same at 0.975."),
         "def answer(d, index):\n    means = d[index].mean(1)\n"
-        "    return torch.quantile(means, 0.025), torch.quantile(means, 0.975)"),
+        "    return means.quantile(0.025), means.quantile(0.975)"),
     "08.1": Exercise(
         "Write answer(cin, cout, k, h, w): operations of a k x k convolution with output h x w, 2 a multiply-add.",
         lambda ci, co, k, h, w: 2 * ci * co * k * k * h * w, _convolution,

@@ -31,7 +31,8 @@ class Explorer(ipw.VBox):
     """
 
     def __init__(self, draw: Callable, controls: dict[str, ipw.Widget], boxes: Sequence[ipw.Widget]) -> None:
-        self.controls, self.image, self.readout = controls, ipw.Image(format="png"), ipw.HTML()
+        self.controls, self.readout = controls, ipw.HTML()
+        self.image = ipw.Image(format="png", layout=ipw.Layout(align_self="flex-start"))      # else it is stretched
         self._draw, self._lock, self._moves, self._drawing = draw, threading.Lock(), 0, False
         super().__init__([*boxes, self.image, self.readout])
         for control in controls.values():
