@@ -37,23 +37,27 @@ def spoken(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def remaining(run: Run) -> Budget:
-    """What a run's teacher, students and evaluation will still cost: a few updates and passes, timed and multiplied.
+class Rates(NamedTuple):
+    """Seconds of the pieces that all work is made of, for a batch of the profile's size."""
 
-    Each is timed on as many threads as it will have: students and evaluations run side by side, one a core.
+    teacher_update: float
+    student_update: float
+    teacher_pass: float     # both branches, no gradients, where the students train
+    student_pass: float     # the same, where students are measured
+    measured_pass: float    # the teacher's, where it is measured alone
+
+
+def rates(run: Run) -> Rates:
+    """Time a few updates and passes, each on as many threads as it will have: students and evaluations go side by side.
+
+    On a CPU a job that shares the cores with others counts for its share.
     """
-    p = run.profile
-    arms = dict.fromkeys(objective(a).reuses or a for a in p.arms)
-    untrained = [(a, s) for a in arms for s in run.seeds if not run.is_trained(a, s)]
-    unmeasured = [(a, s) for a in p.arms for s in run.seeds if not recipes.is_measured(run, a, s)]
-    no_teacher = not run.is_trained("teacher", run.seed)
-    teacher_unmeasured = not recipes.is_measured(run, "teacher", run.seed)
-
-    generator = torch.Generator(run.device).manual_seed(0)
+    p, device = run.profile, run.device
+    generator = torch.Generator(device).manual_seed(0)
     shape = (p.batch, p.teacher.channels, p.teacher.size, p.teacher.size)
-    x0, y = torch.zeros(shape, device=run.device), torch.zeros(p.batch, dtype=torch.long, device=run.device)
+    x0, y = torch.zeros(shape, device=device), torch.zeros(p.batch, dtype=torch.long, device=device)
     batch = noised(run.schedule, x0, y, generator=generator)
-    teacher, student = (recipes.seeded(0, lambda c=c: UNet(c)).to(run.device, memory_format=torch.channels_last)
+    teacher, student = (recipes.seeded(0, lambda c=c: UNet(c)).to(device, memory_format=torch.channels_last)
                         for c in (p.teacher, p.student))
     own = recipes.load_teacher(run).model if p.exact_bandwidth else teacher
     learners = {net: Learner(net, lr=1e-6, steps=2, ema=0.9) for net in (teacher, student)}
@@ -62,33 +66,44 @@ def remaining(run: Run) -> Budget:
         with torch.no_grad():
             return branches(model, batch.x_t, batch.t, batch.y)
 
+    target = both(own)
+
     def teach() -> None:
         learners[teacher].update((teacher(batch.x_t, batch.t, batch.y) - batch.eps).square().mean())
 
     def distil() -> None:
         terms = distil_terms(branches(student, batch.x_t, batch.t, batch.y), target, eps=batch.eps, w=1.0)
-        learners[student].update(total(terms, objective("dash").lam, torch.ones(p.batch, device=run.device)))
+        learners[student].update(total(terms, objective("dash").lam, torch.ones(p.batch, device=device)))
 
     def seconds(work: Callable[[], object], *, at_once: int = 1) -> float:
         cores = torch.get_num_threads()
-        workers = max(1, min(cores, at_once)) if run.device.type == "cpu" else 1
+        workers = max(1, min(cores, at_once)) if device.type == "cpu" else 1
         torch.set_num_threads(max(1, cores // workers))
         try:
-            return min([recipes.seconds_of(work, run.device) for _ in range(3)][1:]) / workers     # the first warms up
+            return min([recipes.seconds_of(work, device) for _ in range(3)][1:]) / workers        # the first warms up
         finally:
             torch.set_num_threads(cores)
 
-    target, seeds = both(own), len({s for _, s in untrained})
+    judged = len(p.arms) * p.seeds
+    return Rates(seconds(teach), seconds(distil, at_once=p.seeds), seconds(lambda: both(own), at_once=p.seeds),
+                 seconds(lambda: both(student), at_once=judged), seconds(lambda: both(own)))
+
+
+def remaining(run: Run) -> Budget:
+    """What a run's teacher, students and evaluation will still cost; a checkpoint half-way is not counted."""
+    p = run.profile
+    arms = dict.fromkeys(objective(a).reuses or a for a in p.arms)
+    untrained = [(a, s) for a in arms for s in run.seeds if not run.is_trained(a, s)]
+    unmeasured = [(a, s) for a in p.arms for s in run.seeds if not recipes.is_measured(run, a, s)]
+    no_teacher = not run.is_trained("teacher", run.seed)
+    teacher_unmeasured = not recipes.is_measured(run, "teacher", run.seed)
+    if not (untrained or unmeasured or no_teacher or teacher_unmeasured):
+        return Budget(0.0, 0.0, 0.0)
+    cost, seeds = rates(run), len({s for _, s in untrained})
     # every scale is sampled once, and the strongest once more, corrected; a pass computes both branches of a batch
-    n_passes = (len(p.ws) + 1) * p.samples * p.sample_steps / p.batch
-    lockstep, judged = {"at_once": p.seeds}, {"at_once": len(p.arms) * p.seeds}
-    to_teach = to_distil = to_evaluate = 0.0
-    if no_teacher:
-        to_teach = p.teacher_steps * seconds(teach)
-    if untrained:
-        passes = seeds * seconds(lambda: both(own), **lockstep)
-        to_distil = p.student_steps * (passes + len(untrained) * seconds(distil, **lockstep))
-    if unmeasured or teacher_unmeasured:
-        students = len(unmeasured) * seconds(lambda: both(student), **judged)
-        to_evaluate = n_passes * (students + 2 * teacher_unmeasured * seconds(lambda: both(own)))
-    return Budget(to_teach, to_distil, to_evaluate)
+    passes = (len(p.ws) + 1) * p.samples * p.sample_steps / p.batch
+    return Budget(
+        no_teacher * p.teacher_steps * cost.teacher_update,
+        p.student_steps * (seeds * cost.teacher_pass + len(untrained) * cost.student_update),
+        passes * (len(unmeasured) * cost.student_pass + 2 * teacher_unmeasured * cost.measured_pass),
+    )
