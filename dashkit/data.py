@@ -1,14 +1,14 @@
 """Labelled images, kept in memory as uint8.  Layer 0."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-DATASETS = ("digits", "digits_validation", "fashion_mnist", "cifar10", "cifar100", "imagenet64")
+DATASETS = ("digits", "digits_validation", "fashion_mnist", "cifar10", "cifar10_mirrored", "cifar100", "imagenet64")
 HELD_OUT, VALIDATION = 500, 300
 
 
@@ -57,14 +57,18 @@ def load(name: str, *, cache: Path = Path("data/cache")) -> Images:
     """The data set called `name`.
 
     `digits` are the 1,797 8x8 digits inside scikit-learn, 500 of them held out by a fixed stratified split;
-    `digits_validation` are the training images of that split, 300 of them held out, for choosing settings.  Every
-    other set is read from `cache`/NAME.npz, with the arrays `pixels` and `test_pixels`, uint8 (N, C, H, W), and
-    `labels` and `test_labels`, integers (N,).  ValueError for an unknown name, FileNotFoundError if there is no file.
+    `digits_validation` are the training images of that split, 300 of them held out, for choosing settings.
+    `cifar10_mirrored` are the training images of CIFAR-10 and their mirror images.  Every other set is read from
+    `cache`/NAME.npz, with the arrays `pixels` and `test_pixels`, uint8 (N, C, H, W), and `labels` and `test_labels`,
+    integers (N,).  ValueError for an unknown name, FileNotFoundError if there is no file.
     """
     if name == "digits":
         return _digits()
     if name == "digits_validation":
         return _split(_digits().pixels.numpy(), _digits().labels.numpy(), VALIDATION)
+    if name == "cifar10_mirrored":
+        plain = load("cifar10", cache=cache)
+        return replace(plain, pixels=torch.cat([plain.pixels, plain.pixels.flip(3)]), labels=plain.labels.repeat(2))
     if name not in DATASETS:
         raise ValueError(f"unknown data set {name!r}; choose from {', '.join(DATASETS)}")
     path = cache / f"{name}.npz"

@@ -16,6 +16,7 @@ from dashkit.metrics import (
     frechet_distance,
     gap_stats,
     gap_stats_by_timestep,
+    in_chunks,
     real_floor,
     train_classifier,
 )
@@ -38,7 +39,7 @@ def make_judge(images: Images, *, n: int, seed: int) -> Judge:
     n = min(n, len(images.pixels))
     floor = real_floor(classifier.features, images.x0, images.test_x0, n, seed=seed, draws=32)
     return Judge(
-        classifier, classifier.features(images.test_x0), floor,
+        classifier, in_chunks(classifier.features, images.test_x0), floor,
         class_accuracy(classifier, images.test_x0, images.test_labels),
     )
 
@@ -61,7 +62,7 @@ def measure_quality(
     generator = torch.Generator().manual_seed(seed)
     x_T = torch.randn((n, *shape), generator=generator).to(device)
     x = sample(model, schedule, y, x_T=x_T, w=w, steps=steps, **ddim_arguments)
-    features = judge.classifier.features(x)
+    features = in_chunks(judge.classifier.features, x)
     return Quality(frechet_distance(features, judge.reference), class_accuracy(judge.classifier, x, y), n, features)
 
 

@@ -40,6 +40,14 @@ def test_your_own_arrays_load(tmp_path):
     assert images.shape == (3, 8, 8) and images.num_classes == 3
 
 
+def test_mirrored_images_follow_the_plain_ones(tmp_path):
+    np.savez(tmp_path / "cifar10.npz", **arrays())
+    plain, both = (data.load(name, cache=tmp_path) for name in ("cifar10", "cifar10_mirrored"))
+    n = len(plain.pixels)
+    assert torch.equal(both.pixels[:n], plain.pixels) and torch.equal(both.pixels[n:, ..., 0], plain.pixels[..., -1])
+    assert torch.equal(both.labels[n:], plain.labels) and torch.equal(both.test_pixels, plain.test_pixels)
+
+
 @pytest.mark.parametrize(("change", "message"), [
     ({"pixels": np.zeros((6, 3, 8, 8))}, "must be non-empty uint8"),
     ({"labels": np.arange(5)}, "labels must be 6 integers"), ({"labels": np.zeros(6)}, "labels must be 6 integers"),
