@@ -14,7 +14,7 @@ import nbformat
 import pandas as pd
 import torch
 
-from dashkit import claims, plots, recipes, runs
+from dashkit import budget, claims, plots, recipes, runs
 from dashkit.claims import Interval
 from dashkit.metrics import flops, peak_memory
 from dashkit.objectives import FACTORIAL
@@ -69,6 +69,7 @@ def get(run: recipes.Run, *, recompute: bool = False) -> Results:
     """The published results of digits; or, with `recompute`, this run's own sweep, trained if need be."""
     if not recompute:
         return read("digits")
+    print(budget.remaining(run))
     return Results(claims.checked(recipes.sweep(run)), f"own sweep of {run.profile.name}, seeds {run.seeds}")
 
 
