@@ -11,7 +11,6 @@ import shutil
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -49,13 +48,20 @@ class Row:
     target: float | None
     make: Callable[[bool], Sides]     # checks that both sides agree; takes `quick`
     rounds: int = 9
+    device: str = "cpu"
+    flops: float = 0.0                # of one call; on a GPU its share of the measured bf16 rate is reported
 
 
-def seeded_batch(config: UNetConfig, size: int) -> schedule.Noised:
+def seeded_batch(config: UNetConfig, size: int, device: str = "cpu") -> schedule.Noised:
     g = torch.Generator().manual_seed(0)
     x0 = torch.randn((size, config.channels, config.size, config.size), generator=g).clamp(-1, 1)
     y = torch.randint(config.num_classes, (size,), generator=g)
-    return schedule.noised(SCHEDULE, x0, y, generator=g)
+    return schedule.Noised(*(v.to(device) for v in schedule.noised(SCHEDULE, x0, y, generator=g)))
+
+
+def low_precision(device: str) -> torch.autocast:
+    """bf16 on a GPU, for both sides; on a CPU as it is."""
+    return torch.autocast(device, torch.bfloat16, enabled=device == "cuda")
 
 
 def network(config: UNetConfig, seed: int = 0) -> UNet:
@@ -89,45 +95,57 @@ def learner(net: UNet) -> train.Learner:
     return train.Learner(net, lr=LR, steps=10**6, ema=EMA, clip=CLIP)
 
 
-def training(config: UNetConfig, size: int, *, peer_groups: int | None = None) -> Callable[[bool], Sides]:
+def training(
+    config: UNetConfig, size: int, *, peer_groups: int | None = None, device: str = "cpu"
+) -> Callable[[bool], Sides]:
     """One optimiser step with EMA on a fixed batch."""
 
     def make(quick: bool) -> Sides:
         config_ = replace(config, dropout=0.0)
-        batch, ours = seeded_batch(config_, size), learner(network(config_))
+        batch, ours = seeded_batch(config_, size, device), learner(network(config_).to(device))
         other = config_ if peer_groups is None else replace(config_, groups=peer_groups)
-        peer = Peer(diffusers_twin(network(other)))
+        peer = Peer(diffusers_twin(network(other)).to(device))
 
         def our_loss() -> Tensor:
-            return (ours.model(batch.x_t, batch.t, batch.y) - batch.eps).square().mean()
+            with low_precision(device):
+                return (ours.model(batch.x_t, batch.t, batch.y) - batch.eps).square().mean()
 
         def peer_loss() -> Tensor:
-            return (peer.net(batch.x_t, batch.t, class_labels=batch.y).sample - batch.eps).square().mean()
+            with low_precision(device):
+                return (peer.net(batch.x_t, batch.t, class_labels=batch.y).sample - batch.eps).square().mean()
 
         if peer_groups is None:
-            agree(our_loss().detach(), peer_loss().detach(), 1e-4)
+            agree(our_loss().detach(), peer_loss().detach(), 1e-4 if device == "cpu" else 1e-2)
         return Sides(lambda: ours.update(our_loss()), lambda: peer.update(peer_loss()))
 
     return make
 
 
-def sampling(config: UNetConfig, size: int, steps: int, *, peer_groups: int | None = None) -> Callable[[bool], Sides]:
+def sampling(
+    config: UNetConfig, size: int, steps: int, *, peer_groups: int | None = None, device: str = "cpu"
+) -> Callable[[bool], Sides]:
     """Guided DDIM from the same noise; the peer makes one pass of 2B a step too."""
 
     def make(quick: bool) -> Sides:
         n_steps = max(5, steps // 5) if quick else steps
         config_ = replace(config, dropout=0.0)
-        net = network(config_).eval()
+        net, line = network(config_).eval().to(device), SCHEDULE.to(device)
         other = net if peer_groups is None else network(replace(config_, groups=peer_groups)).eval()
-        twin, y = diffusers_twin(other), torch.arange(size) % config.num_classes
+        twin, y = diffusers_twin(other).to(device), torch.arange(size, device=device) % config.num_classes
         x_T = torch.randn((size, config.channels, config.size, config.size), generator=torch.Generator().manual_seed(0))
+        x_T = x_T.to(device)
         scheduler = DDIMScheduler(beta_schedule="squaredcos_cap_v2", clip_sample=True)
 
         def ours() -> Tensor:
-            return sample.sample(net, SCHEDULE, y, x_T=x_T, w=1.5, steps=n_steps)
+            with low_precision(device):
+                return sample.sample(net, line, y, x_T=x_T, w=1.5, steps=n_steps, batch=size)
 
         @torch.inference_mode()
         def peer() -> Tensor:
+            with low_precision(device):
+                return plain()
+
+        def plain() -> Tensor:
             scheduler.set_timesteps(n_steps)
             x, labels = x_T, torch.cat([y, torch.full_like(y, config.num_classes)])
             for t in scheduler.timesteps:
@@ -137,7 +155,7 @@ def sampling(config: UNetConfig, size: int, steps: int, *, peer_groups: int | No
             return x
 
         if peer_groups is None:
-            agree(ours(), peer(), 1e-4 if config.size > 8 else 1e-3)
+            agree(ours(), peer(), 0.5 if device == "cuda" else 1e-4 if config.size > 8 else 1e-3)
         return Sides(ours, peer)
 
     return make
@@ -216,12 +234,27 @@ ROWS = [
         sweep(DIGITS.teacher, DIGITS.student, 64, 8, 12, seeds=2), rounds=5),
     Row("sweep_student32", "3 runs with diffusers", 2.0, sweep(CIFAR.teacher, CIFAR.student, 16, 3, 2), rounds=5),
 ]
+GPU = [
+    Row("gpu_train_teacher32", SAME, 1.0, training(CIFAR.teacher, 256, device="cuda"), rounds=21, device="cuda",
+        flops=3 * 256 * 12.44e9),
+    Row("gpu_train_student32", SAME, 1.0, training(CIFAR.student, 512, device="cuda"), rounds=21, device="cuda",
+        flops=3 * 512 * 2.15e9),
+    Row("gpu_sample_student32", SAME, 1.0, sampling(CIFAR.student, 1000, 50, device="cuda"), rounds=5, device="cuda",
+        flops=2 * 50 * 1000 * 2.15e9),
+]
+if torch.cuda.is_available():
+    ROWS += GPU
 
 
-def timed(call: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
+def bf16_rate() -> float:
+    """Operations a second of large bf16 products on the GPU: what a share of the peak refers to."""
+    a = torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16)
+    seconds = min(timed(lambda: a @ a, "cuda") for _ in range(10))
+    return 2 * 8192**3 / seconds
+
+
+def timed(call: Callable[[], object], device: str = "cpu") -> float:
+    return recipes.seconds_of(call, torch.device(device))
 
 
 def measure(row: Row, *, quick: bool) -> dict:
@@ -232,12 +265,15 @@ def measure(row: Row, *, quick: bool) -> dict:
         call()                                                     # warm
     for i in range(rounds):
         for name in ("ours", "peer") if i % 2 else ("peer", "ours"):
-            times[name].append(timed(getattr(sides, name)))
+            times[name].append(timed(getattr(sides, name), row.device))
     ratios = sorted(p / o for o, p in zip(times["ours"], times["peer"], strict=True))
     ours, peer = statistics.median(times["ours"]), statistics.median(times["peer"])
     quarter = len(ratios) // 4
-    return {"name": row.name, "ours_s": ours, "peer": row.peer, "peer_s": peer, "ratio": statistics.median(ratios),
-            "spread": [ratios[quarter], ratios[-1 - quarter]], "target": row.target, "rounds": rounds}
+    found = {"name": row.name, "ours_s": ours, "peer": row.peer, "peer_s": peer, "ratio": statistics.median(ratios),
+             "spread": [ratios[quarter], ratios[-1 - quarter]], "target": row.target, "rounds": rounds}
+    if row.device == "cuda":
+        found["share_of_peak"] = row.flops / ours / bf16_rate()
+    return found | {"device": runs.device_name(row.device)}
 
 
 def growth(*, quick: bool) -> pd.DataFrame:
@@ -327,7 +363,7 @@ def main() -> int:
     wanted = [n for n in options.only.split(",") if n] or known
     if set(wanted) - set(known):
         parser.error(f"unknown row; choose from {', '.join(known)}")
-    made = {"device": runs.device_name("cpu"), "threads": torch.get_num_threads(), "commit": runs.commit()}
+    made = {"threads": torch.get_num_threads(), "commit": runs.commit()}
     results = []
     print(f"{'row':20s} {'ours':>9s} {'peer':>9s} {'ratio':>6s}  middle half   target")
     for row in ROWS:
@@ -349,7 +385,7 @@ def main() -> int:
             grown = others["leak"] = leak(quick=options.quick)
             print(f"memory from step {grown['since']:,} to {grown['steps']:,}: {grown['grown_mib']:+.1f} MiB of "
                   f"{grown['resident_mib']:.0f}", flush=True)
-        runs.write_json(OUT / "waits.json", others | made)
+        runs.write_json(OUT / "waits.json", others | made | {"device": runs.device_name("cpu")})
         write_picture(growth(quick=options.quick))
     if options.publish:
         if wanted != known or options.quick:
