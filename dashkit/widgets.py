@@ -334,7 +334,7 @@ def results_explorer(results: pd.DataFrame, arms: Sequence[str], *, arm: str, ot
         return (claims.bootstrap(both[[arm]], lambda m: m[arm], draws=2000),
                 claims.bootstrap(difference, lambda m: m.d, draws=2000))
 
-    def draw(arm: str, other: str, statistic: str, t: int | None) -> tuple[plt.Figure, str]:
+    def draw(arm: str, other: str, statistic: str, t: str) -> tuple[plt.Figure, str]:
         place = f"{statistic}@t={t}"
         metric = place if place in there else statistic
         where = f"around t = {t}" if metric == place else "over all timesteps"
@@ -351,7 +351,7 @@ def results_explorer(results: pd.DataFrame, arms: Sequence[str], *, arm: str, ot
             axes[1].text(0.5, 0.5, f"{statistic} is kept for all timesteps together", ha="center", color="#444444")
             axes[1].set_axis_off()
         if metric == place:
-            axes[1].axvline(t, color="#D55E00", lw=1)
+            axes[1].axvline(int(t), color="#D55E00", lw=1)
         own, difference = paired(metric, arm, other)
         rank = int((means > means[arm]).sum()) + 1
         text = (f"{statistic} of {arm} {where}: {own}, number {rank} of {len(arms)} from the top; minus {other}'s, "
@@ -360,7 +360,7 @@ def results_explorer(results: pd.DataFrame, arms: Sequence[str], *, arm: str, ot
 
     controls = {"arm": choice("arm", list(arms)), "other": choice("beside", list(arms)),
                 "statistic": choice("statistic", [s for s in STATISTICS if s in there]),
-                "t": choice("timestep", [("all", None), *((str(t), t) for t in times)])}
+                "t": choice("timestep", ["all", *map(str, times)])}
     controls["arm"].value, controls["other"].value = arm, other
     return Explorer(draw, controls, list(controls.values()))
 

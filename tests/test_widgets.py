@@ -90,7 +90,7 @@ EXPLORERS = {
     "metric": (widgets.metric_explorer, {"w1": 0.0, "w2": 1.5, "w3": 8.0, "composite": False, "L_im": True,
                                          "L_un": True, "gap": True}),
     "samples": (make_samples, {"kind": "TAG", "w": 4.0}),
-    "results": (make_results, {"arm": "dash_no_un", "other": "scratch", "statistic": "cos", "t": 950}),
+    "results": (make_results, {"arm": "dash_no_un", "other": "scratch", "statistic": "cos", "t": "950"}),
     "gap": (widgets.gap_explorer, {"size": 0.3, "noise": 1.5}),
     "ledger": (make_ledger, {"claim": "C2", "verdict": "does not hold"}),
     "tirt": (make_tirt, {"gamma": 1.5, "lr": 0.002, "steps": 100, "base": "min_snr"}),
@@ -208,7 +208,7 @@ def test_a_grid_holds_what_sampling_gives():
 
 def test_the_browser_says_what_the_table_says():
     explorer, table = make_results(), publish.read("digits").table
-    explorer.controls["statistic"].value, explorer.controls["t"].value = "cos", 950
+    explorer.controls["statistic"].value, explorer.controls["t"].value = "cos", "950"
     mean = table.query("arm == 'im_base' and metric == 'cos@t=950'").value.mean()
     assert f"cos of im_base around t = 950: {mean:.2f}" in explorer.readout.value
     explorer.controls["statistic"].value = "r2"       # not measured by timestep
@@ -236,6 +236,7 @@ def test_every_slider_has_a_box_with_a_name_that_moves_with_it(name):
     assert found == sum(type(c).__name__.endswith("Slider") for c in explorer.controls.values())
     for control in explorer.controls.values():
         assert type(control).__name__.endswith("Slider") or control.description
+        assert control.value is not None          # a list without a choice shows nothing
 
 
 def test_frozen_tirt_is_tirt_under_adam():
