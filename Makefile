@@ -4,6 +4,7 @@
 # make bench    time this kit against diffusers (QUICK=1: two minutes; PUBLISH=1: keep it)
 # make sweep    train and measure every arm over many seeds, digits and exact teacher; goes on where it was stopped (JOBS=2)
 # make tune     choose each arm's learning rate on a validation split
+# make mutants  change the mathematics one operator at a time: do the tests notice?
 # make publish  ledger, cost and README from data/results and the last digits series
 #
 # PROFILE=smoke|digits|…   ONLY=02,04   SEED=7   DEVICE=cpu   SET="student_steps=100 arms=dash,scratch"   PYTHON=python3.12
@@ -17,7 +18,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export TQDM_MININTERVAL = 1
 
-.PHONY: series test bench lab refresh sweep tune publish doctor clean
+.PHONY: series test bench mutants lab refresh sweep tune publish doctor clean
 
 series: $(VENV)/.ready
 	@$(BIN)/dashkit series --profile "$(PROFILE)" --seed "$(SEED)" --device "$(DEVICE)" --only "$(ONLY)" $(foreach s,$(SET),--set "$(s)")
@@ -40,6 +41,9 @@ publish: $(VENV)/.ready
 
 bench: $(VENV)/.ready-test
 	@DASHKIT_PROGRESS=0 $(BIN)/python tests/bench.py $(if $(QUICK),--quick) $(if $(PUBLISH),--publish)
+
+mutants: $(VENV)/.ready-test
+	@$(BIN)/python tests/mutants.py $(foreach m,$(subst $(comma), ,$(ONLY)),--only $(m))
 
 lab: $(VENV)/.ready
 	@$(BIN)/jupyter lab --ServerApp.ip=127.0.0.1 notebooks

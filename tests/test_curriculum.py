@@ -45,3 +45,17 @@ def test_bad_curricula_are_refused(cosine):
     for make in (min_snr, published):
         with pytest.raises(ValueError, match="gamma must be positive"):
             make(cosine, 0.0)
+
+
+def test_weights_of_zero_and_small_sums_and_gammas_are_allowed(cosine):
+    assert normalised(torch.tensor([0.0, 0.5])).tolist() == [0, 2]
+    with pytest.raises(ValueError, match="non-negative"):
+        normalised(torch.tensor([-0.5, 2.0]))
+    assert published(cosine, 0.5).mean().item() == pytest.approx(1)
+
+
+def test_a_curriculum_keeps_no_part_of_the_table_that_it_was_made_from(cosine):
+    table = torch.ones(4)
+    tirt = TIRT(table)
+    table[0] = 9
+    assert torch.equal(tirt.base, torch.ones(4))

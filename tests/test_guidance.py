@@ -64,3 +64,24 @@ def test_tables_are_checked():
     for bad in (torch.ones(5), torch.full((4,), -1.0), torch.full((4,), float("nan"))):
         with pytest.raises(ValueError, match=r"shape \(4,\)"):
             guidance_table(4, bad)
+
+
+def test_the_ends_of_every_range_are_allowed(generator):
+    for w in (0, 20.0):
+        assert check_w(w) == w and guidance_table(2, torch.full((2,), float(w)))[0] == w
+    y = torch.arange(1000) % 10
+    assert torch.equal(drop_labels(y, 10, p=0.0, generator=generator), y)
+    assert (drop_labels(y, 10, p=1.0, generator=generator) == 10).all()
+    assert (interval(10, 3.0, lo=0.0, hi=1.0) == 3).all()
+    for lo, hi in ((0.5, 0.5), (0.5, 1.1), (-0.1, 0.5)):
+        with pytest.raises(ValueError, match="lo < hi"):
+            interval(10, 3.0, lo=lo, hi=hi)
+    with pytest.raises(ValueError, match="entries in"):
+        guidance_table(2, torch.tensor([1.0, 20.5]))
+    assert torch.equal(guidance_table(2, torch.tensor([0.5, 2.0])), torch.tensor([0.5, 2.0]))
+
+
+def test_no_label_is_dropped_on_a_draw_of_exactly_p(monkeypatch):
+    monkeypatch.setattr(torch, "rand", lambda shape, **_: torch.full(shape, 0.5))
+    y = torch.arange(4)
+    assert torch.equal(drop_labels(y, 10, p=0.5, generator=torch.Generator()), y)
