@@ -303,7 +303,7 @@ class Panel:
     def use(self) -> None:
         """Move each control and back; one without effect may have one while another is moved (a box beside a tick)."""
         controls = self.box.evaluate(_CONTROLS)
-        if self._settle()["blown"]:
+        if controls and self._settle()["blown"]:
             self.report.complaints.append(f"{self.cell}: the figure is drawn larger than it is, and blurred")
         idle = []
         for control in controls:
