@@ -1,6 +1,10 @@
 # make series   execute the notebooks and write build/series/PROFILE/index.html
 # make test     every check of the project
 # make lab      open JupyterLab       make refresh  renew the stored notebook outputs
+# make browser  every control of every notebook by keyboard, in JupyterLab (needs chromium: apt-get install chromium)
+# make stable   two refreshes of every notebook differ in nothing (ONLY=03)
+# make editions build/editions/student (outputs removed) and solution (solved and executed)
+# make site     build/site/html: the notebooks as pages that read offline
 # make bench    time this kit against diffusers (QUICK=1: two minutes; PUBLISH=1: keep it)
 # make sweep    train and measure every arm over many seeds, digits and exact teacher; goes on where it was stopped (JOBS=2)
 # make tune     choose each arm's learning rate on a validation split
@@ -18,7 +22,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export TQDM_MININTERVAL = 1
 
-.PHONY: series test bench mutants lab refresh sweep tune publish doctor clean
+.PHONY: series test bench mutants lab refresh stable browser editions site sweep tune publish doctor clean
 
 series: $(VENV)/.ready
 	@$(BIN)/dashkit series --profile "$(PROFILE)" --seed "$(SEED)" --device "$(DEVICE)" --only "$(ONLY)" $(foreach s,$(SET),--set "$(s)")
@@ -28,6 +32,18 @@ test: $(VENV)/.ready-test
 
 refresh: $(VENV)/.ready-test
 	@$(BIN)/python tests/gate.py refresh $(foreach n,$(subst $(comma), ,$(ONLY)),$(n))
+
+stable: $(VENV)/.ready-test
+	@$(BIN)/python tests/gate.py stable $(foreach n,$(subst $(comma), ,$(ONLY)),$(n))
+
+browser: $(VENV)/.ready-test
+	@$(BIN)/python tests/browser.py $(foreach n,$(subst $(comma), ,$(ONLY)),$(n))
+
+editions: $(VENV)/.ready
+	@$(BIN)/python -m dashkit.editions "$(PROFILE)"
+
+site: $(VENV)/.ready-test
+	@$(BIN)/python docs/pages.py $(wildcard build/series/$(PROFILE))
 
 sweep: $(VENV)/.ready
 	@$(BIN)/dashkit sweep --profile digits --jobs $(JOBS) --publish

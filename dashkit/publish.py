@@ -254,12 +254,15 @@ def _notebooks(series: dict) -> str:
 
 
 def minutes(root: Path = RESULTS) -> dict[str, str]:
-    """The generated part of the instructor's guide."""
+    """The generated part of the instructor's guide: what each notebook took, as far as it was measured."""
     series = runs.read_json(root / "digits" / "series.json")
-    heads = [n["name"][:2] for n in series["notebooks"]]
-    cells = [f"{n['seconds'] / 60:.1f}" for n in series["notebooks"]]
-    rows = [f"| {' | '.join(row)} |" for row in (["notebook", *heads], ["---"] * (len(heads) + 1), ["minutes", *cells])]
-    return {"minutes": "\n".join([*rows, "", f"Measured on {series['manifest']['device']}."])}
+    taken = {n["name"][:2]: n["seconds"] / 60 for n in series["notebooks"] if n["status"] == "ok"}
+    there = [path.name[:2] for path in notebook_paths()]
+    cells = [f"{taken[n]:.1f}" if n in taken else "not measured" for n in there]
+    rows = [f"| {' | '.join(row)} |" for row in (["notebook", *there], ["---"] * (len(there) + 1), ["minutes", *cells])]
+    made = series["manifest"]
+    return {"minutes": "\n".join([*rows, "", f"Measured on {made['device']} from an empty folder of runs, "
+                                  f"{series['seconds'] / 60:.1f} in all, commit {made['commit']}."])}
 
 
 def _size(results: pd.DataFrame) -> str:

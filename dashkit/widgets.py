@@ -32,9 +32,9 @@ class Explorer(ipw.VBox):
 
     def __init__(self, draw: Callable, controls: dict[str, ipw.Widget], boxes: Sequence[ipw.Widget]) -> None:
         self.controls, self.readout = controls, ipw.HTML()
-        self.image = ipw.Image(format="png", layout=ipw.Layout(align_self="flex-start"))      # else it is stretched
+        self.image = ipw.Image(format="png", layout=ipw.Layout(align_self="flex-start", max_width="100%"))
         self._draw, self._lock, self._moves, self._drawing = draw, threading.Lock(), 0, False
-        super().__init__([*boxes, self.image, self.readout])
+        super().__init__([*map(_for_arrows, boxes), self.image, self.readout])
         for control in controls.values():
             control.observe(self._redraw, names="value")
         self._redraw()
@@ -80,6 +80,15 @@ def number(text: str, value: float, low: float, high: float, *, step: float = 1)
 def choice(text: str, options: Sequence[str] | Sequence[tuple[str, object]]) -> ipw.Dropdown:
     """A drop-down list with a visible description."""
     return ipw.Dropdown(options=options, description=text, **_WIDE)
+
+
+def _for_arrows(box: ipw.Widget) -> ipw.Widget:
+    """A drop-down list with a slider beside it: in JupyterLab the arrow keys leave a list for the next cell."""
+    if not isinstance(box, ipw.Dropdown):
+        return box
+    slider = ipw.SelectionSlider(options=box.options, index=box.index, readout=False, continuous_update=False)
+    ipw.link((slider, "index"), (box, "index"))
+    return ipw.HBox([box, slider])
 
 
 def schedules(T: int, w: float) -> dict[str, Tensor]:

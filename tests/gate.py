@@ -22,6 +22,8 @@ ENVIRONMENT = {
     "JUPYTER_PLATFORM_DIRS": "1", "PYTHONWARNINGS": "ignore",
 }
 IGNORE, COMPARABLE = "nbval-ignore-output", ("text/plain", "text/html")
+SKIPPED = 77                          # browser.py's exit status where there is no browser
+BROWSED = ("01", "03", "05", "06")    # `make browser` opens the others, too
 NBVAL = ["-m", "pytest", "-q", "--nbval", "--nbval-current-env", "--nbval-cell-timeout=300",
          "--nbval-sanitize-with", str(ROOT / "tests" / "nbval.cfg"), "-o", "addopts=-p no:cacheprovider",
          "-o", "filterwarnings="]
@@ -127,8 +129,58 @@ def _mutate(notebook: dict) -> bool:
     return False
 
 
-STAGES: dict[str, Callable[[], bool]] = {
+def stable(numbers: Sequence[str] = ("03",)) -> bool:
+    """Two refreshes in a row differ in nothing, not even in the bytes of a picture."""
+    differing = [p.name for p in chosen(numbers) if len({refreshed(p), refreshed(p)}) != 1]
+    print(f"{len(chosen(numbers))} notebooks refreshed twice, {len(differing)} differ", *differing, sep="\n  ")
+    return not differing
+
+
+def editions() -> bool:
+    """Students' notebooks fail at each exercise and nowhere else; the solved ones, executed here, pass every check."""
+    import nbformat
+
+    from dashkit.editions import exercises, solved, student, verdicts
+    from dashkit.series import execute
+
+    runs = WORK / "editions" / "runs"               # work saved there is not seen by the other stages
+    if (WORK / "runs").is_dir():
+        shutil.copytree(WORK / "runs", runs, ignore=shutil.ignore_patterns("work*.json"))
+    os.environ.update(ENVIRONMENT | {"DASHKIT_RUNS": str(runs)})
+    complaints, counts = [], {"student": 0, "solution": 0}
+    for path in notebooks():
+        source = nbformat.read(path, as_version=4)
+        for edition, made in (("student", student(source)), ("solution", solved(source))):
+            target = WORK / "editions" / edition / path.name
+            done = WORK / "series" / "smoke" / path.name          # the series has executed the student's cells already
+            if edition == "solution" or not done.is_file():
+                done = target.with_suffix(".done.ipynb")
+                target.parent.mkdir(parents=True, exist_ok=True)
+                nbformat.write(made, target)
+                execute(target, done, {})
+            said = verdicts(nbformat.read(done, as_version=4))
+            wrong = [n for n in exercises(source) if said.get(n) is not (edition == "solution")]
+            counts[edition] += len(said) - len(wrong)
+            complaints += [f"{edition}, {path.name}: the check of {n} says {said.get(n)}" for n in wrong]
+    print(*complaints, f"{counts['student']} exercises fail where they are open, {counts['solution']} pass where they "
+          f"are solved; nothing else fails in {len(notebooks())} notebooks of each edition", sep="\n")
+    return not complaints
+
+
+def site() -> bool:
+    """The committed outputs as a site: no warning, every picture has words, nothing is fetched."""
+    return python("docs/pages.py").returncode == 0
+
+
+def browser() -> bool | None:
+    """Every control of the notebooks with a widget, in JupyterLab; None where there is no browser."""
+    code = python("tests/browser.py", *BROWSED).returncode
+    return None if code == SKIPPED else code == 0
+
+
+STAGES: dict[str, Callable[[], bool | None]] = {
     "lint": lint, "unit": unit, "series": series, "audit": audit, "regression": regression, "mutation": mutation,
+    "stable": stable, "editions": editions, "site": site, "browser": browser,
 }
 
 # -------------------------------------------------------------------------------------------------------- refresh
@@ -136,20 +188,29 @@ STAGES: dict[str, Callable[[], bool]] = {
 
 def refresh(numbers: Sequence[str]) -> None:
     """Execute notebooks and store the outputs that are regression-tested; two refreshes in a row differ in nothing."""
+    from dashkit.runs import write_bytes
+
+    for path in chosen(numbers):
+        write_bytes(path, refreshed(path))
+        print("refreshed", path.name)
+
+
+def chosen(numbers: Sequence[str]) -> list[Path]:
+    """The notebooks of these numbers, or all."""
+    return [p for p in notebooks() if not numbers or p.name[:2] in numbers]
+
+
+def refreshed(path: Path) -> bytes:
+    """A notebook as a refresh would store it."""
     os.environ.update(ENVIRONMENT)
     import nbformat
 
-    from dashkit.runs import write_bytes
     from dashkit.series import execute
 
-    for path in notebooks():
-        if numbers and path.name[:2] not in numbers:
-            continue
-        with tempfile.TemporaryDirectory() as folder:
-            execute(path, Path(folder) / path.name, {})
-            done = nbformat.read(Path(folder) / path.name, as_version=4)
-        write_bytes(path, (nbformat.writes(stripped(done), version=4) + "\n").encode())
-        print("refreshed", path.name)
+    with tempfile.TemporaryDirectory() as folder:
+        execute(path, Path(folder) / path.name, {})
+        done = nbformat.read(Path(folder) / path.name, as_version=4)
+    return (nbformat.writes(stripped(done), version=4) + "\n").encode()
 
 
 def stripped(notebook: dict) -> dict:
@@ -181,6 +242,8 @@ def main(arguments: Sequence[str]) -> int:
     if arguments and arguments[0] == "refresh":
         refresh(arguments[1:])
         return 0
+    if arguments and arguments[0] == "stable":
+        return 0 if stable(arguments[1:]) else 1
     unknown = [a for a in arguments if a not in STAGES]
     if unknown:
         sys.exit(f"unknown stage {', '.join(unknown)}; choose from {', '.join(STAGES)}, or refresh")
@@ -190,9 +253,10 @@ def main(arguments: Sequence[str]) -> int:
         print(f"\n=== {name}", flush=True)
         began = time.monotonic()
         verdicts[name] = STAGES[name]()
-        print(f"=== {name}: {'ok' if verdicts[name] else 'FAILED'} in {time.monotonic() - began:.0f} s", flush=True)
-    failed = [n for n, ok in verdicts.items() if not ok]
-    print(f"\n{len(verdicts) - len(failed)} passed, {len(failed)} failed", flush=True)
+        word = {True: "ok", False: "FAILED", None: "SKIPPED"}[verdicts[name]]
+        print(f"=== {name}: {word} in {time.monotonic() - began:.0f} s", flush=True)
+    passed, failed, skipped = ([n for n, ok in verdicts.items() if ok is kind] for kind in (True, False, None))
+    print(f"\n{len(passed)} passed, {len(failed)} failed, {len(skipped)} skipped", *skipped, flush=True)
     return 1 if failed else 0
 
 
