@@ -24,11 +24,15 @@ def parser() -> argparse.ArgumentParser:
         "evaluate": "measure the teacher and every student; write results.csv",
         "sweep": "train and measure every arm there is over many training seeds; goes on where it was stopped",
         "tune": "compare learning rates for every arm on a validation split (profile tuning)",
+        "fetch": "get a data set, or the weights of FID, into data/cache",
         "doctor": "check this set-up",
     }
     for name, text in tasks.items():
         command = commands.add_parser(name, help=text, description=text, epilog=EPILOG)
         if name == "doctor":
+            continue
+        if name == "fetch":
+            command.add_argument("names", nargs="+", metavar="NAME", help="cifar10, cifar100, fashion_mnist, inception")
             continue
         command.add_argument("--profile", default="auto", help="smoke, digits (default), cifar10, …")
         command.add_argument("--seed", type=int, default=42)
@@ -48,7 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0 done, 1 failed, 2 bad input."""
     options = parser().parse_args(arguments)
     try:
-        tasks = {"series": _series, "doctor": _doctor, "sweep": _sweep, "tune": _tune}
+        tasks = {"series": _series, "doctor": _doctor, "sweep": _sweep, "tune": _tune,
+                 "fetch": _fetch}
         return tasks.get(options.command, _recipe)(options)
     except (ValueError, OSError, ImportError, RuntimeError, FloatingPointError) as error:
         print(f"dashkit: {error}", file=sys.stderr)
@@ -65,6 +70,14 @@ def _series(options: argparse.Namespace) -> int:
     ok = run_series(options.profile, seed=options.seed, device=options.device, only=only,
                     settings=parse_settings(options.settings))
     return 0 if ok else 1
+
+
+def _fetch(options: argparse.Namespace) -> int:
+    from dashkit import fetch, recipes
+
+    for name in options.names:
+        print(fetch.fetch(name, cache=recipes.ROOT / "data" / "cache"))
+    return 0
 
 
 def _doctor(options: argparse.Namespace) -> int:

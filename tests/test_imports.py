@@ -10,7 +10,8 @@ import pytest
 import dashkit
 
 LAYERS = [
-    "schedule unet data profiles runs plots", "guidance curriculum exact", "objectives rivals claims sample metrics",
+    "schedule unet data fetch profiles runs plots", "guidance curriculum exact",
+    "objectives rivals claims sample metrics fid",
     "train evaluate exercises", "recipes", "cli series publish budget doctor widgets journal checks",
 ]  # fmt: skip
 LAYER = {name: i for i, names in enumerate(LAYERS) for name in names.split()}
