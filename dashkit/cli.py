@@ -24,6 +24,7 @@ def parser() -> argparse.ArgumentParser:
         "evaluate": "measure the teacher and every student; write results.csv",
         "sweep": "train and measure every arm there is over many training seeds; goes on where it was stopped",
         "tune": "compare learning rates for every arm on a validation split (profile tuning)",
+        "campaign": "the paper's experiment within some hours, FID included; goes on where it was stopped",
         "fetch": "get a data set, or the weights of FID, into data/cache",
         "doctor": "check this set-up",
     }
@@ -38,10 +39,15 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument("--seed", type=int, default=42)
         command.add_argument("--device", default="auto", help="auto (default), cpu or cuda")
         command.add_argument("--set", dest="settings", action="append", default=[], metavar="NAME=VALUE")
+        if name == "campaign":
+            command.add_argument("--hours", type=float, default=0.4, help="what the whole campaign may take (0.4)")
+            command.add_argument("--minutes", type=float, default=9.0, help="what this turn of it may take (9)")
+            command.add_argument("--fid-samples", type=int, default=50_000, help="of the main arms (50000)")
+            command.add_argument("--reference", type=int, help="real images of FID (default: the training set)")
         if name == "sweep":
             command.add_argument("--seeds", type=int, help="training seeds (default: the profile's, at least 8)")
             command.add_argument("--jobs", type=int, default=1, help="worker processes (default 1: none)")
-        if name in ("sweep", "tune"):
+        if name in ("sweep", "tune", "campaign"):
             command.add_argument("--publish", action="store_true", help="write the table to data/results/PROFILE")
         if name == "series":
             command.add_argument("--only", default="", help="numbers of notebooks, e.g. 02,04")
@@ -53,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     try:
         tasks = {"series": _series, "doctor": _doctor, "sweep": _sweep, "tune": _tune,
-                 "fetch": _fetch}
+                 "fetch": _fetch, "campaign": _campaign}
         return tasks.get(options.command, _recipe)(options)
     except (ValueError, OSError, ImportError, RuntimeError, FloatingPointError) as error:
         print(f"dashkit: {error}", file=sys.stderr)
@@ -77,6 +83,24 @@ def _fetch(options: argparse.Namespace) -> int:
 
     for name in options.names:
         print(fetch.fetch(name, cache=recipes.ROOT / "data" / "cache"))
+    return 0
+
+
+def _campaign(options: argparse.Namespace) -> int:
+    from dashkit import campaign, recipes
+    from dashkit.series import parse_settings
+
+    run = recipes.start(options.profile, seed=options.seed, device=options.device, **parse_settings(options.settings))
+    plan = campaign.make_plan(run, options.hours, fid_samples=options.fid_samples)
+    run = campaign.planned(run, plan)
+    print(campaign.told(run, plan))
+    extract, reference = campaign.judge(run, options.reference)
+    if not campaign.carry_out(run, plan, minutes=options.minutes, extract=extract, reference=reference):
+        print("not done yet; the same command goes on from here")
+        return 0
+    results = campaign.table(run, plan, reference)
+    print(campaign.summary(results).to_string(float_format="{:.3g}".format))
+    _publish(options, run, results)
     return 0
 
 

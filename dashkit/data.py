@@ -103,8 +103,8 @@ def from_arrays(pixels: np.ndarray, labels: np.ndarray, test_pixels: np.ndarray,
 def from_folder(folder: Path, *, size: int, channels: int = 3, held_out: float = 0.1) -> Images:
     """Images of your own: one subfolder a class, in the order of their names; a fixed share of each is held out.
 
-    Each image is cropped to its central square and reduced to `size` pixels.  ValueError for a class with fewer than two
-    images and for a file that cannot be read, is smaller than `size`, or is grey where `channels` is 3.
+    Each image is cropped to its central square and reduced to `size` pixels.  ValueError for a class with fewer than
+    two images and for a file that cannot be read, is smaller than `size`, or is grey where `channels` is 3.
     """
     classes = sorted(p for p in Path(folder).iterdir() if p.is_dir())
     if not classes:
@@ -115,7 +115,7 @@ def from_folder(folder: Path, *, size: int, channels: int = 3, held_out: float =
     for label, place in enumerate(classes):
         files = sorted(p for p in place.iterdir() if p.is_file() and not p.name.startswith("."))
         if len(files) < 2:
-            raise ValueError(f"class {place.name} has {len(files)} images; it needs at least one to learn and one to test")
+            raise ValueError(f"class {place.name} has {len(files)} images; it needs two: to learn and to test")
         found = [(_read_image(file, size, channels), label) for file in files]
         n = max(1, round(held_out * len(found)))
         shuffled = [found[i] for i in np.random.default_rng(0).permutation(len(found))]
