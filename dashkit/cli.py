@@ -25,6 +25,7 @@ def parser() -> argparse.ArgumentParser:
         "sweep": "train and measure every arm there is over many training seeds; goes on where it was stopped",
         "tune": "compare learning rates for every arm on a validation split (profile tuning)",
         "campaign": "the paper's experiment within some hours, FID included; goes on where it was stopped",
+        "export": "write the trained teacher, or the student of one arm, as a folder that diffusers loads",
         "fetch": "get a data set, or the weights of FID, into data/cache",
         "doctor": "check this set-up",
     }
@@ -39,6 +40,9 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument("--seed", type=int, default=42)
         command.add_argument("--device", default="auto", help="auto (default), cpu or cuda")
         command.add_argument("--set", dest="settings", action="append", default=[], metavar="NAME=VALUE")
+        if name == "export":
+            command.add_argument("arm", metavar="ARM", help="teacher, dash, cond_only, …")
+            command.add_argument("folder", metavar="FOLDER")
         if name == "campaign":
             command.add_argument("--hours", type=float, default=0.4, help="what the whole campaign may take (0.4)")
             command.add_argument("--minutes", type=float, default=9.0, help="what this turn of it may take (9)")
@@ -59,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     try:
         tasks = {"series": _series, "doctor": _doctor, "sweep": _sweep, "tune": _tune,
-                 "fetch": _fetch, "campaign": _campaign}
+                 "fetch": _fetch, "campaign": _campaign, "export": _export}
         return tasks.get(options.command, _recipe)(options)
     except (ValueError, OSError, ImportError, RuntimeError, FloatingPointError) as error:
         print(f"dashkit: {error}", file=sys.stderr)
@@ -83,6 +87,20 @@ def _fetch(options: argparse.Namespace) -> int:
 
     for name in options.names:
         print(fetch.fetch(name, cache=recipes.ROOT / "data" / "cache"))
+    return 0
+
+
+def _export(options: argparse.Namespace) -> int:
+    from pathlib import Path
+
+    from dashkit import export, recipes
+    from dashkit.series import parse_settings
+
+    run = recipes.start(options.profile, seed=options.seed, device=options.device, **parse_settings(options.settings))
+    teacher = options.arm == "teacher"
+    model = recipes.load_teacher(run).model if teacher else recipes.load_student(run, options.arm, run.seed)
+    export.write(model, Path(options.folder))
+    print(options.folder)
     return 0
 
 

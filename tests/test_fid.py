@@ -66,7 +66,8 @@ def test_fid_is_the_frechet_distance_and_has_a_floor():
     found = fid.statistics(b)
     assert fid.fid(a, found) == pytest.approx(fid.frechet_distance(a, b), rel=1e-9)
     assert 0 < found.floor < 2 and found.n == 400
-    assert fid.fid(features(4000, seed=2), fid.statistics(features(4000, seed=3))) < 0.05
+    large = fid.statistics(features(4000, seed=3))
+    assert 1.5 < large.floor / fid.fid(features(4000, seed=2), large) < 3.5     # bias goes as 1/N: halves have twice it
 
 
 def test_kid_is_unbiased():

@@ -10,9 +10,9 @@ import pytest
 import dashkit
 
 LAYERS = [
-    "schedule unet data fetch profiles runs plots", "guidance curriculum exact",
+    "schedule unet data fetch profiles runs plots", "guidance curriculum exact export",
     "objectives rivals claims sample metrics fid",
-    "train evaluate exercises", "recipes", "cli series publish budget campaign doctor widgets journal checks",
+    "train evaluate exercises", "recipes", "cli __main__ series publish budget campaign doctor widgets journal checks",
 ]  # fmt: skip
 LAYER = {name: i for i, names in enumerate(LAYERS) for name in names.split()}
 MODULES = sorted(p for p in Path(dashkit.__file__).parent.glob("*.py") if p.stem != "__init__")
