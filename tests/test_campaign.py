@@ -19,7 +19,7 @@ def test_a_plan_is_made_once_and_never_exceeds_the_profile(run):
     first = campaign.make_plan(run(), 0.01, fid_samples=20)
     assert campaign.make_plan(run(), 0.01, fid_samples=20) == first
     assert first.teacher_steps <= run().profile.teacher_steps and first.fid_samples == 20
-    with pytest.raises(ValueError, match="a campaign of 0.01 hours was begun"):
+    with pytest.raises(ValueError, match=r"a campaign of 0\.01 hours was begun"):
         campaign.make_plan(run(), 1.0, fid_samples=20)
     with pytest.raises(ValueError, match="hours must be in"):
         campaign.make_plan(run(root="other"), 0.0)
