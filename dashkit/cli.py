@@ -24,20 +24,34 @@ def parser() -> argparse.ArgumentParser:
         "evaluate": "measure the teacher and every student; write results.csv",
         "sweep": "train and measure every arm there is over many training seeds; goes on where it was stopped",
         "tune": "compare learning rates for every arm on a validation split (profile tuning)",
+        "campaign": "the paper's experiment within some hours, FID included; goes on where it was stopped",
+        "export": "write the trained teacher, or the student of one arm, as a folder that diffusers loads",
+        "fetch": "get a data set, or the weights of FID, into data/cache",
         "doctor": "check this set-up",
     }
     for name, text in tasks.items():
         command = commands.add_parser(name, help=text, description=text, epilog=EPILOG)
         if name == "doctor":
             continue
+        if name == "fetch":
+            command.add_argument("names", nargs="+", metavar="NAME", help="cifar10, cifar100, fashion_mnist, inception")
+            continue
         command.add_argument("--profile", default="auto", help="smoke, digits (default), cifar10, …")
         command.add_argument("--seed", type=int, default=42)
         command.add_argument("--device", default="auto", help="auto (default), cpu or cuda")
         command.add_argument("--set", dest="settings", action="append", default=[], metavar="NAME=VALUE")
+        if name == "export":
+            command.add_argument("arm", metavar="ARM", help="teacher, dash, cond_only, …")
+            command.add_argument("folder", metavar="FOLDER")
+        if name == "campaign":
+            command.add_argument("--hours", type=float, default=0.4, help="what the whole campaign may take (0.4)")
+            command.add_argument("--minutes", type=float, default=9.0, help="what this turn of it may take (9)")
+            command.add_argument("--fid-samples", type=int, default=50_000, help="of the main arms (50000)")
+            command.add_argument("--reference", type=int, help="real images of FID (default: the training set)")
         if name == "sweep":
             command.add_argument("--seeds", type=int, help="training seeds (default: the profile's, at least 8)")
             command.add_argument("--jobs", type=int, default=1, help="worker processes (default 1: none)")
-        if name in ("sweep", "tune"):
+        if name in ("sweep", "tune", "campaign"):
             command.add_argument("--publish", action="store_true", help="write the table to data/results/PROFILE")
         if name == "series":
             command.add_argument("--only", default="", help="numbers of notebooks, e.g. 02,04")
@@ -48,7 +62,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0 done, 1 failed, 2 bad input."""
     options = parser().parse_args(arguments)
     try:
-        tasks = {"series": _series, "doctor": _doctor, "sweep": _sweep, "tune": _tune}
+        tasks = {"series": _series, "doctor": _doctor, "sweep": _sweep, "tune": _tune,
+                 "fetch": _fetch, "campaign": _campaign, "export": _export}
         return tasks.get(options.command, _recipe)(options)
     except (ValueError, OSError, ImportError, RuntimeError, FloatingPointError) as error:
         print(f"dashkit: {error}", file=sys.stderr)
@@ -65,6 +80,46 @@ def _series(options: argparse.Namespace) -> int:
     ok = run_series(options.profile, seed=options.seed, device=options.device, only=only,
                     settings=parse_settings(options.settings))
     return 0 if ok else 1
+
+
+def _fetch(options: argparse.Namespace) -> int:
+    from dashkit import fetch, recipes
+
+    for name in options.names:
+        print(fetch.fetch(name, cache=recipes.ROOT / "data" / "cache"))
+    return 0
+
+
+def _export(options: argparse.Namespace) -> int:
+    from pathlib import Path
+
+    from dashkit import export, recipes
+    from dashkit.series import parse_settings
+
+    run = recipes.start(options.profile, seed=options.seed, device=options.device, **parse_settings(options.settings))
+    teacher = options.arm == "teacher"
+    model = recipes.load_teacher(run).model if teacher else recipes.load_student(run, options.arm, run.seed)
+    export.write(model, Path(options.folder))
+    print(options.folder)
+    return 0
+
+
+def _campaign(options: argparse.Namespace) -> int:
+    from dashkit import campaign, recipes
+    from dashkit.series import parse_settings
+
+    run = recipes.start(options.profile, seed=options.seed, device=options.device, **parse_settings(options.settings))
+    plan = campaign.make_plan(run, options.hours, fid_samples=options.fid_samples)
+    run = campaign.planned(run, plan)
+    print(campaign.told(run, plan))
+    extract, reference = campaign.judge(run, options.reference)
+    if not campaign.carry_out(run, plan, minutes=options.minutes, extract=extract, reference=reference):
+        print("not done yet; the same command goes on from here")
+        return 0
+    results = campaign.table(run, plan, reference)
+    print(campaign.summary(results).to_string(float_format="{:.3g}".format))
+    _publish(options, run, results)
+    return 0
 
 
 def _doctor(options: argparse.Namespace) -> int:

@@ -1,5 +1,6 @@
 """Labelled images, kept in memory as uint8.  Layer 0."""
 
+import io
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -7,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
+
+from dashkit.runs import write_bytes
 
 DATASETS = ("digits", "digits_validation", "fashion_mnist", "cifar10", "cifar10_mirrored", "cifar100", "imagenet64")
 HELD_OUT, VALIDATION = 500, 300
@@ -74,7 +77,7 @@ def load(name: str, *, cache: Path = Path("data/cache")) -> Images:
     path = cache / f"{name}.npz"
     if not path.is_file():
         raise FileNotFoundError(
-            f"{path} is not there. It must hold the arrays pixels, labels, test_pixels and test_labels "
+            f"{path} is not there: dashkit fetch {name}. Or make it from a folder or from arrays of your own "
             "(see data/README.md); the profiles smoke and digits need no file."
         )
     with np.load(path, allow_pickle=False) as arrays:
@@ -95,6 +98,57 @@ def from_arrays(pixels: np.ndarray, labels: np.ndarray, test_pixels: np.ndarray,
         raise ValueError("training and test images must have the same shape and the same classes")
     return Images(*(torch.from_numpy(np.ascontiguousarray(a)) for a in
                     (pixels, labels.astype(np.int64), test_pixels, test_labels.astype(np.int64))))
+
+
+def from_folder(folder: Path, *, size: int, channels: int = 3, held_out: float = 0.1) -> Images:
+    """Images of your own: one subfolder a class, in the order of their names; a fixed share of each is held out.
+
+    Each image is cropped to its central square and reduced to `size` pixels.  ValueError for a class with fewer than
+    two images and for a file that cannot be read, is smaller than `size`, or is grey where `channels` is 3.
+    """
+    classes = sorted(p for p in Path(folder).iterdir() if p.is_dir())
+    if not classes:
+        raise ValueError(f"{folder} has no subfolder; it needs one for each class")
+    if not 0 < held_out < 1 or channels not in (1, 3):
+        raise ValueError(f"held_out must be in (0, 1) and channels 1 or 3, not {held_out!r} and {channels!r}")
+    train, test = [], []
+    for label, place in enumerate(classes):
+        files = sorted(p for p in place.iterdir() if p.is_file() and not p.name.startswith("."))
+        if len(files) < 2:
+            raise ValueError(f"class {place.name} has {len(files)} images; it needs two: to learn and to test")
+        found = [(_read_image(file, size, channels), label) for file in files]
+        n = max(1, round(held_out * len(found)))
+        shuffled = [found[i] for i in np.random.default_rng(0).permutation(len(found))]
+        test += shuffled[:n]
+        train += shuffled[n:]
+    arrays = (np.stack([p for p, _ in part]) if i == 0 else np.array([y for _, y in part])
+              for part in (train, test) for i in (0, 1))
+    return from_arrays(*arrays)
+
+
+def _read_image(file: Path, size: int, channels: int) -> np.ndarray:
+    """One image (channels, size, size), uint8."""
+    from PIL import Image, ImageOps
+
+    try:
+        with Image.open(file) as image:
+            if channels == 3 and image.mode in ("1", "L", "LA", "I", "I;16", "F"):
+                raise ValueError(f"{file} is grey ({image.mode}); convert it, or use channels=1")
+            picture = ImageOps.exif_transpose(image).convert("RGB" if channels == 3 else "L")
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{file} cannot be read as an image ({error})") from error
+    if min(picture.size) < size:
+        raise ValueError(f"{file} has {picture.width} x {picture.height} pixels, fewer than {size} x {size}")
+    pixels = np.asarray(ImageOps.fit(picture, (size, size), Image.Resampling.BOX))
+    return pixels.reshape(size, size, channels).transpose(2, 0, 1)
+
+
+def save(images: Images, path: Path) -> None:
+    """Write images as the .npz that `load` reads, whole or not at all."""
+    buffer = io.BytesIO()
+    np.savez(buffer, pixels=images.pixels, labels=images.labels, test_pixels=images.test_pixels,
+             test_labels=images.test_labels)
+    write_bytes(path, buffer.getvalue())
 
 
 def _digits() -> Images:

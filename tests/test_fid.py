@@ -1,0 +1,90 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from test_fetch import needs
+
+from dashkit import data, fid
+
+N = 100      # images a side: what a CPU does in seconds
+
+
+@pytest.fixture(scope="module")
+def real():
+    path = needs("npm", "cifar10")
+    return data.load("cifar10", cache=path.parent).pixels[: 2 * N]
+
+
+@pytest.fixture(scope="module")
+def weights():
+    return needs("sh", "inception")
+
+
+def test_features_and_distances_are_torch_fidelitys(real, weights, tmp_path):
+    """Held against torch-fidelity's own entry point, on folders of PNG files."""
+    from torch_fidelity import calculate_metrics
+
+    for part, images in (("a", real[:N]), ("b", real[N:])):
+        (tmp_path / part).mkdir()
+        for i, image in enumerate(images):
+            Image.fromarray(image.permute(1, 2, 0).numpy()).save(tmp_path / part / f"{i:03d}.png")
+    state = dict(fid.runs.load_tensors(weights).tensors)
+    torch.save(state | {"fc.weight": torch.zeros(1008, 2048), "fc.bias": torch.zeros(1008)}, tmp_path / "w.pt")
+    theirs = calculate_metrics(
+        input1=str(tmp_path / "a"), input2=str(tmp_path / "b"), cuda=False, save_cpu_ram=True,
+        fid=True, kid=True, kid_subsets=1, kid_subset_size=N, cache=False, verbose=False,
+        feature_extractor_weights_path=str(tmp_path / "w.pt"))
+    extract = fid.extractor(weights)
+    a, b = extract(real[:N]), fid.statistics(extract(real[N:]))
+    assert a.shape == (N, 2048) and a.std() > 0.1
+    assert fid.fid(a, b) == pytest.approx(theirs["frechet_inception_distance"], rel=1e-4)
+    assert fid.kid(a, b) == pytest.approx(theirs["kernel_inception_distance_mean"], rel=1e-3, abs=1e-6)
+
+
+def test_an_inception_score_from_these_weights_is_not_a_number(real, weights):
+    network = fid.inception(weights)
+    network.features_list = ["logits"]
+    assert math.isnan(network(real[:2])[0].sum().item())
+
+
+def test_missing_weights_and_wrong_images_are_explained(tmp_path, weights):
+    with pytest.raises(FileNotFoundError, match="dashkit fetch inception"):
+        fid.inception(tmp_path / "no.safetensors")
+    with pytest.raises(ValueError, match="uint8 colour images"):
+        fid.extractor(weights)(torch.zeros(2, 1, 8, 8, dtype=torch.uint8))
+
+
+def features(n, shift=0.0, seed=0):
+    g = torch.Generator().manual_seed(seed)
+    return torch.randn((n, 16), generator=g) * torch.linspace(0.5, 2, 16) + shift
+
+
+def test_fid_is_the_frechet_distance_and_has_a_floor():
+    a, b = features(300, 0.3), features(400, seed=1)
+    found = fid.statistics(b)
+    assert fid.fid(a, found) == pytest.approx(fid.frechet_distance(a, b), rel=1e-9)
+    assert 0 < found.floor < 2 and found.n == 400
+    large = fid.statistics(features(4000, seed=3))
+    assert 1.5 < large.floor / fid.fid(features(4000, seed=2), large) < 3.5     # bias goes as 1/N: halves have twice it
+
+
+def test_kid_is_unbiased():
+    found = [fid.kid(features(60, seed=2 * s), fid.statistics(features(60, seed=2 * s + 1))) for s in range(40)]
+    assert abs(np.mean(found)) < 3 * np.std(found) / math.sqrt(40)
+    assert fid.kid(features(60, 1.0), fid.statistics(features(60, seed=1))) > 10 * np.std(found)
+
+
+def test_the_reference_is_computed_once_for_the_same_images(tmp_path):
+    images = torch.randint(0, 256, (20, 3, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    calls = []
+
+    def make():
+        calls.append(1)
+        return lambda x: x.flatten(1).float()
+
+    first, again = (fid.reference(images, make, tmp_path) for _ in range(2))
+    assert len(calls) == 1 and torch.equal(first.cov, again.cov) and first.floor == again.floor
+    fid.reference(images.flip(3), make, tmp_path)
+    assert len(calls) == 2
