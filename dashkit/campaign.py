@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
-from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -119,12 +118,14 @@ def stages(run: Run, plan: Plan, extract: fid.Extractor, reference: fid.Statisti
 
     def distil() -> Iterator:
         teacher = recipes.load_teacher(run)
-        return chain.from_iterable(recipes.distil(run, teacher, p.arms, seed) for seed in run.seeds)
+        for seed in run.seeds:
+            yield from recipes.distil(run, teacher, p.arms, seed)
 
     def measure() -> Iterator:
         teacher = recipes.load_teacher(run)
         for key, student in students().items():
-            yield recipes.evaluate_all(run, teacher, {key: student})
+            if not recipes.is_measured(run, *key):
+                yield recipes.evaluate_all(run, teacher, {key: student})
 
     def judge() -> Iterator:
         yield from fid_parts(run, plan, recipes.load_teacher(run).model, "teacher", run.seed, extract, reference)
@@ -170,7 +171,7 @@ def fid_parts(run: Run, plan: Plan, model: nn.Module, arm: str, seed: int, extra
                 x = sample(model, run.schedule, y, x_T=x_T, w=how.w, steps=run.profile.sample_steps,
                            recompute_eps=how.recompute_eps)
                 runs.save_tensors(part, {"features": extract(to_uint8(x)).float().cpu()}, {"arm": arm, "name": name})
-            yield
+                yield
         files = sorted(parts.glob("*.safetensors"))
         features = torch.cat([runs.load_tensors(f).tensors["features"] for f in files])
         found = [{"metric": f"fid@{name}", "value": fid.fid(features, reference), "n": n},
@@ -195,7 +196,7 @@ def carry_out(run: Run, plan: Plan, *, minutes: float, extract: fid.Extractor, r
     """Work through the stages for at most about `minutes`; returns whether all is done.  Stop it at any time."""
     deadline = time.monotonic() + 60 * minutes
     for name, (make, ticks) in stages(run, plan, extract, reference).items():
-        with closing(iter(make())) as items:
+        with closing(make()) as items:
             for _ in recipes.progress(items, total=ticks, title=name):
                 if time.monotonic() > deadline:
                     return False

@@ -49,6 +49,7 @@ def test_turns_of_a_campaign_give_the_table_of_one_go(run):
 
 
 def test_a_reference_of_another_size_is_refused(run, monkeypatch):
-    monkeypatch.setattr(campaign.data, "load", lambda *a, **k: run().images)
+    images = run().images
+    monkeypatch.setattr(campaign.data, "load", lambda *a, **k: images)
     with pytest.raises(ValueError, match="must be 4 to 1297 images, not 3"):
         campaign.judge(run(), 3)
