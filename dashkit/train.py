@@ -10,6 +10,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 Batch = TypeVar("Batch")
 LR_MIN = 1e-6
+EXPLODED = 100.0      # times the loss of the first steps
 
 
 def cosine_lr(step: int, *, lr: float, steps: int, warmup: int) -> float:
@@ -41,7 +42,9 @@ class Learner:
 
     @property
     def ema(self) -> nn.Module:
-        """The averaged model, for evaluation."""
+        """The averaged model, for evaluation; ValueError if it did not see every update."""
+        if not self.done == int(self.average.n_averaged) > 0:
+            raise ValueError(f"the average has seen {int(self.average.n_averaged)} of {self.done} updates")
         return self.average.module
 
     def update(self, loss: Tensor) -> None:
@@ -67,16 +70,40 @@ class Learner:
         def part(prefix: str) -> dict[str, Tensor]:
             return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
         try:
-            self.model.load_state_dict(part("model."))
-            self.average.load_state_dict(part("average."))
-            self.done = int(tensors["done"])
-            slots: dict[int, dict[str, Tensor]] = {}
+            check_weights(self.model, part("model."))
+            check_weights(self.average, part("average."))
+            slots: dict[int, dict[str, Tensor]] = {i: {} for i in range(len(self.params))}
             for key, value in part("adam.").items():
                 i, name = key.split(".")
-                slots.setdefault(int(i), {})[name] = value
-            self.optimiser.load_state_dict({**self.optimiser.state_dict(), "state": slots})
+                slots[int(i)][name] = value
+            for param, slot in zip(self.params, slots.values(), strict=True):
+                if {k: tuple(v.shape) for k, v in slot.items()} != {
+                        "step": (), "exp_avg": tuple(param.shape), "exp_avg_sq": tuple(param.shape)}:
+                    raise ValueError("the optimiser's state is of another shape")
+            done = int(tensors["done"])
+            if not done == int(tensors["average.n_averaged"]) > 0:
+                raise ValueError(f"{done} updates, but {int(tensors['average.n_averaged'])} of the average")
         except (RuntimeError, KeyError, ValueError) as error:
             raise ValueError(f"the checkpoint does not fit this model: {error}") from error
+        self.model.load_state_dict(part("model."))
+        self.average.load_state_dict(part("average."))
+        self.optimiser.load_state_dict({**self.optimiser.state_dict(), "state": slots})
+        self.done = done
+
+
+def check_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Raise ValueError unless `weights` are those of `model`: names, shapes, and types that it holds without loss."""
+    wanted = model.state_dict()
+    if wanted.keys() != weights.keys():
+        odd = sorted(wanted.keys() ^ weights.keys())
+        raise ValueError(f"{len(odd)} weights are missing or unknown, the first {odd[0]}")
+    for name, value in wanted.items():
+        found = weights[name]
+        kept = found.is_floating_point() == value.is_floating_point() and (
+            torch.promote_types(found.dtype, value.dtype) == value.dtype)
+        if found.shape != value.shape or not kept:
+            raise ValueError(f"{name} must be {value.dtype} {tuple(value.shape)}, "
+                             f"not {found.dtype} {tuple(found.shape)}")
 
 
 class Step(NamedTuple):
@@ -97,20 +124,34 @@ def fit(
     """Train `learners` on the same batches until each has done `steps` updates; yields after each.
 
     loss_fn(name, model, batch) returns a scalar.  The caller logs, plots, saves and may stop at any time.  Raises
-    FloatingPointError with the learner and the step when a loss is not finite (looked at every `check_every` steps and
-    at the last one).
+    FloatingPointError with the learner and the step when a loss is not finite, or has grown to a hundred times what it
+    was in the first steps (looked at every `check_every` steps and at the last one).
     """
     done = {learner.done for learner in learners.values()}
     if len(done) != 1:
         raise ValueError(f"learners in lockstep must have done the same number of steps, not {sorted(done)}")
+    recent: dict[str, list[Tensor]] = {name: [] for name in learners}
+    first: dict[str, float] = {}
     for number, batch in zip(range(done.pop() + 1, steps + 1), batches, strict=False):
         losses = {}
         for name, learner in learners.items():
             loss = loss_fn(name, learner.model, batch)
             learner.update(loss)
             losses[name] = loss.detach()
+            recent[name].append(losses[name])
         if number % check_every == 0 or number == steps:
-            for name, loss in losses.items():
-                if not math.isfinite(loss.item()):
-                    raise FloatingPointError(f"the loss of {name} is {loss.item()} at step {number}; lower its lr")
+            for name, values in recent.items():
+                _check_losses(name, number, torch.stack(values).tolist(), first)
+                values.clear()
         yield Step(number, losses)
+
+
+def _check_losses(name: str, number: int, losses: list[float], first: dict[str, float]) -> None:
+    """Look at the losses up to step `number`; `first` keeps each learner's mean of the first ones."""
+    for step, loss in enumerate(losses, number - len(losses) + 1):
+        if not math.isfinite(loss):
+            raise FloatingPointError(f"the loss of {name} is {loss} at step {step}; lower its lr")
+    mean = sum(losses) / len(losses)
+    if mean > EXPLODED * first.setdefault(name, mean):
+        raise FloatingPointError(f"the loss of {name} explodes: {mean:.3g} up to step {number}, {first[name]:.3g} in "
+                                 "the first steps; lower its lr")
