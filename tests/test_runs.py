@@ -128,9 +128,9 @@ def test_a_later_claim_of_one_process_takes_over(tmp_path):
 
 def test_a_write_removes_what_a_killed_writer_of_the_same_file_left(tmp_path):
     (tmp_path / ".x.json.abc.tmp").write_bytes(b"half")
-    living = (tmp_path / ".x.json.def.tmp").open("wb")
-    runs._lock(living)
-    runs.write_json(tmp_path / "x.json", {})
+    with (tmp_path / ".x.json.def.tmp").open("wb") as living:
+        runs._lock(living)
+        runs.write_json(tmp_path / "x.json", {})
     assert sorted(p.name for p in tmp_path.iterdir()) == [".x.json.def.tmp", "x.json"]
 
 
@@ -233,7 +233,8 @@ def test_a_manifest_of_absurd_size_is_not_read(tmp_path):
     ("p,dash,99999999999999999999,rho,0.5,10,cpu,abc", "a seed cannot be read"),
     ("p,,1,rho,0.5,9,cpu,abc", "incomplete"),
     ("p,dash,1,rho,0.5,10,cpu,abc\np,dash,1,rho,0.6,10,cpu,abc", "rho of dash, seed 1, is there twice"),
-    ("p,dash,1,rho,0.5,10,cpu,abc,more", "is no table|incomplete|cannot be read"), ('p,"dash,1', "is no table|incomplete"),
+    ("p,dash,1,rho,0.5,10,cpu,abc,more", "is no table|incomplete|cannot be read"),
+    ('p,"dash,1', "is no table|incomplete"),
 ])
 def test_rows_of_the_wrong_kind_are_refused(tmp_path, row, message):
     (tmp_path / "r.csv").write_text(",".join(runs.COLUMNS) + "\n" + row + "\n")

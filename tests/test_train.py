@@ -118,10 +118,13 @@ def test_an_average_that_missed_an_update_is_not_evaluated(monkeypatch):
 
 
 @pytest.mark.parametrize(("key", "change", "message"), [
-    ("model.weight", lambda v: v.double(), "must be torch.float32"), ("model.weight", lambda v: v.int(), "torch.int32"),
-    ("model.weight", lambda v: v.T, r"not torch.float32 \(3, 1\)"), ("average.module.bias", None, "missing or unknown"),
+    ("model.weight", lambda v: v.double(), "must be torch.float32"),
+    ("model.weight", lambda v: v.int(), "torch.int32"),
+    ("model.weight", lambda v: v.T, r"not torch.float32 \(3, 1\)"),
+    ("average.module.bias", None, "missing or unknown"),
     ("adam.0.exp_avg", lambda v: v[:, :1], "optimiser's state"), ("adam.1.step", None, "optimiser's state"),
-    ("done", lambda v: v + 1, "4 updates, but 3 of the average"), ("done", lambda v: v.repeat(2), "(a Tensor with 2|only one element)"),
+    ("done", lambda v: v + 1, "4 updates, but 3 of the average"),
+    ("done", lambda v: v.repeat(2), "(a Tensor with 2|only one element)"),
 ])  # fmt: skip
 def test_a_checkpoint_of_another_type_or_shape_is_refused_and_changes_nothing(key, change, message):
     one, fresh = learner(), learner(seed=3)
