@@ -1,6 +1,7 @@
 # make series   execute the notebooks and write build/series/PROFILE/index.html
 # make test     every check of the project
 # make lab      open JupyterLab       make refresh  renew the stored notebook outputs
+# make lowest   the unit tests on the lowest supported versions of the dependencies
 # make bench    time this kit against diffusers (QUICK=1: two minutes)
 # make sweep    train and measure every arm over many seeds, digits and exact teacher; goes on where it was stopped (JOBS=2)
 # make tune     choose each arm's learning rate on a validation split
@@ -17,7 +18,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export TQDM_MININTERVAL = 1
 
-.PHONY: series test bench lab refresh sweep tune publish doctor clean
+.PHONY: series test lowest bench lab refresh sweep tune publish doctor clean
 
 series: $(VENV)/.ready
 	@$(BIN)/dashkit series --profile "$(PROFILE)" --seed "$(SEED)" --device "$(DEVICE)" --only "$(ONLY)" $(foreach s,$(SET),--set "$(s)")
@@ -40,6 +41,13 @@ publish: $(VENV)/.ready
 
 bench: $(VENV)/.ready-test
 	@DASHKIT_PROGRESS=0 $(BIN)/python tests/bench.py $(if $(QUICK),--quick)
+
+# the unit tests on the lowest supported versions of the direct dependencies, in an environment of their own
+lowest: $(VENV)/.ready-test
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	@test -x $(VENV)-lowest/bin/python || $(BIN)/uv venv --quiet --python $(BIN)/python $(VENV)-lowest
+	@$(BIN)/uv pip install --quiet --python $(VENV)-lowest/bin/python --resolution lowest-direct '.[test]'
+	@PYTHONPATH="$(CURDIR)" PATH="$(CURDIR)/$(VENV)-lowest/bin:$$PATH" $(VENV)-lowest/bin/python -m pytest -q
 
 lab: $(VENV)/.ready
 	@$(BIN)/jupyter lab --ServerApp.ip=127.0.0.1 notebooks

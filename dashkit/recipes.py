@@ -421,7 +421,7 @@ def load_student(run: Run, arm: str, seed: int) -> nn.Module:
     """The trained student of one arm and seed, as it is sampled; FileNotFoundError says how to train it."""
     row = objective(arm)
     if row.reuses:
-        return rivals.IndependentCondition(load_student(run, row.reuses, seed)).to(run.device)
+        return rivals.IndependentCondition(load_student(run, row.reuses, seed)).to(run.device).eval()
     net = rivals.empty(row.student, run.profile.teacher, run.profile.student)
     return _fill(net, _load_final(run, arm, seed), run.device, prefix="ema.net.")
 
