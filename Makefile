@@ -5,6 +5,7 @@
 # make stable   two refreshes of every notebook differ in nothing (ONLY=03)
 # make editions build/editions/student (outputs removed) and solution (solved and executed)
 # make site     build/site/html: the notebooks as pages that read offline
+# make lowest   the unit tests on the lowest supported versions of the dependencies
 # make bench    time this kit against diffusers (QUICK=1: two minutes; PUBLISH=1: keep it)
 # make sweep    train and measure every arm over many seeds, digits and exact teacher; goes on where it was stopped (JOBS=2)
 # make tune     choose each arm's learning rate on a validation split
@@ -22,7 +23,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export TQDM_MININTERVAL = 1
 
-.PHONY: series test bench mutants lab refresh stable browser editions site sweep tune publish doctor clean
+.PHONY: series test lowest bench mutants lab refresh stable browser editions site sweep tune publish doctor clean
 
 series: $(VENV)/.ready
 	@$(BIN)/dashkit series --profile "$(PROFILE)" --seed "$(SEED)" --device "$(DEVICE)" --only "$(ONLY)" $(foreach s,$(SET),--set "$(s)")
@@ -60,6 +61,13 @@ bench: $(VENV)/.ready-test
 
 mutants: $(VENV)/.ready-test
 	@$(BIN)/python tests/mutants.py $(foreach m,$(subst $(comma), ,$(ONLY)),--only $(m))
+
+# the unit tests on the lowest supported versions of the direct dependencies, in an environment of their own
+lowest: $(VENV)/.ready-test
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	@test -x $(VENV)-lowest/bin/python || $(BIN)/uv venv --quiet --python $(BIN)/python $(VENV)-lowest
+	@$(BIN)/uv pip install --quiet --python $(VENV)-lowest/bin/python --resolution lowest-direct '.[test]'
+	@PYTHONPATH="$(CURDIR)" PATH="$(CURDIR)/$(VENV)-lowest/bin:$$PATH" $(VENV)-lowest/bin/python -m pytest -q
 
 lab: $(VENV)/.ready
 	@$(BIN)/jupyter lab --ServerApp.ip=127.0.0.1 notebooks

@@ -24,6 +24,11 @@ class Images:
     test_pixels: Tensor
     test_labels: Tensor
 
+    def __post_init__(self) -> None:
+        for pixels, labels in ((self.pixels, self.labels), (self.test_pixels, self.test_labels)):
+            if pixels.dtype != torch.uint8 or labels.dtype != torch.int64 or int(labels.min()) < 0:
+                raise ValueError(f"pixels must be uint8 and labels int64 from 0, not {pixels.dtype} and {labels.dtype}")
+
     @property
     def num_classes(self) -> int:
         return int(max(self.labels.max(), self.test_labels.max())) + 1
@@ -47,8 +52,17 @@ class Images:
 
 
 def to_float(pixels: Tensor) -> Tensor:
-    """uint8 0 .. 255 to float32 -1 .. 1."""
+    """uint8 0 .. 255 to float32 -1 .. 1; ValueError for any other type."""
+    if pixels.dtype != torch.uint8:
+        raise ValueError(f"pixels must be uint8, not {pixels.dtype}: they may have been scaled before")
     return pixels.float() / 127.5 - 1
+
+
+def check_images(x: Tensor) -> None:
+    """Raise ValueError unless images x (B, ...) are floats inside [-1, 1]."""
+    low, high = (float(x.min()), float(x.max())) if x.numel() else (0.0, 0.0)
+    if not x.is_floating_point() or not -1 <= low <= high <= 1:
+        raise ValueError(f"images must be floats in [-1, 1], not {x.dtype} in [{low:g}, {high:g}]; see data.to_float")
 
 
 def to_uint8(x: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from dashkit.data import Images
-from dashkit.guidance import Branches, Model, branches
+from dashkit.guidance import Branches, Model, branches, check_eval, check_labels
 from dashkit.metrics import (
     Classifier,
     GapStats,
@@ -98,7 +98,8 @@ def x0_branches(pair: Branches, schedule: Schedule, states: States | Noised) -> 
 
 @torch.no_grad()
 def all_branches(model: Model, states: States | Noised, *, batch: int = 250) -> Branches:
-    """`branches` of a model on many states, `batch` at a time."""
+    """`branches` of a model on many states, `batch` at a time; ValueError in train mode or for an unknown label."""
+    check_eval(model), check_labels(states.y, model)
     n = len(states.t)
     parts = [
         branches(model, states.x_t[i : i + batch], states.t[i : i + batch], states.y[i : i + batch])

@@ -48,6 +48,19 @@ def branches(model: Model, x_t: Tensor, t: Tensor, y: Tensor) -> Branches:
     return Branches(*eps.chunk(2))
 
 
+def check_eval(model: Model) -> None:
+    """Raise ValueError if a network is in train mode: its dropout would add noise to every gap."""
+    if getattr(model, "training", False):
+        raise ValueError(f"the {type(model).__name__} is in train mode; call its eval() before measuring or sampling")
+
+
+def check_labels(y: Tensor, model: Model) -> None:
+    """Raise ValueError unless every label of y (B,) is a class of the model, or its null label."""
+    if len(y) and not 0 <= int(y.min()) <= int(y.max()) <= model.null_label:
+        raise ValueError(f"labels must be in 0 .. {model.null_label - 1} ({model.null_label} for none), "
+                         f"not {int(y.min())} .. {int(y.max())}")
+
+
 def drop_labels(y: Tensor, null_label: int, *, p: float, generator: torch.Generator) -> Tensor:
     """Replace each label of y (B,) by the null label with probability p, each sample by itself."""
     if not 0 <= p <= 1:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dashkit.data import check_images
 from dashkit.guidance import Branches
 from dashkit.unet import UNet
 
@@ -69,6 +70,8 @@ def frechet_distance(a: Tensor, b: Tensor) -> float:
     if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1] or min(len(a), len(b)) < 2:
         raise ValueError(f"features must be (N, D) and (M, D), N, M >= 2, not {tuple(a.shape)} and {tuple(b.shape)}")
     a, b = a.double(), b.double()
+    if not bool(a.isfinite().all() and b.isfinite().all()):
+        raise ValueError("features must be finite: samples or weights hold NaN or infinity")
     cov_a, cov_b = torch.cov(a.T).reshape(a.shape[1], -1), torch.cov(b.T).reshape(a.shape[1], -1)
     values, vectors = torch.linalg.eigh(cov_a)
     root = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
@@ -102,8 +105,12 @@ def train_classifier(x: Tensor, y: Tensor, *, num_classes: int, seed: int, epoch
 
     At most 2,000 steps of 64 images, however many images there are.
 
-    The seed decides everything and the caller's random state is left as it was.
+    The seed decides everything and the caller's random state is left as it was.  ValueError for images outside
+    [-1, 1] or labels outside 0 .. num_classes-1.
     """
+    check_images(x)
+    if not 0 <= int(y.min()) <= int(y.max()) < num_classes:
+        raise ValueError(f"labels must be in 0 .. {num_classes - 1}, not {int(y.min())} .. {int(y.max())}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = Classifier(tuple(x.shape[1:]), num_classes).to(x.device)

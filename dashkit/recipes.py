@@ -7,6 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -18,16 +19,17 @@ from torch import Tensor, nn
 
 from dashkit import curriculum, data, evaluate, guidance, rivals, runs
 from dashkit.exact import ExactTeacher
-from dashkit.guidance import W_MAX, Branches, branches, drop_labels
+from dashkit.guidance import W_MAX, Branches, branches, check_eval, drop_labels
 from dashkit.metrics import counted_passes, flops, gap_stats
 from dashkit.objectives import Objective, distil_terms, objective, per_sample, pick_w, total
 from dashkit.profiles import Profile, resolve
 from dashkit.schedule import Noised, Schedule, cosine, noised
-from dashkit.train import Learner, Step, fit
+from dashkit.train import Learner, Step, check_weights, fit
 from dashkit.unet import UNet, n_parameters
 
 ROOT = Path(__file__).resolve().parent.parent
 RUNS = Path(os.environ.get("DASHKIT_RUNS") or ROOT / "data" / "runs")
+CHECKPOINT, FINAL = "checkpoint.safetensors", "final.safetensors"
 CHECKPOINT_SECONDS = 60.0
 SAMPLING_SEED = 1234        # the same noise and labels for every model, so that differences are paired
 _CURRICULA = {"uniform": lambda schedule, gamma: curriculum.uniform(schedule),
@@ -183,7 +185,7 @@ class Run:
         if arm == "teacher" and self.profile.exact_bandwidth:
             return True
         weights = arm if arm == "teacher" else objective(arm).reuses or arm
-        return (self.folder(weights, seed) / "final.safetensors").is_file()
+        return (self.folder(weights, seed) / FINAL).is_file()
 
 
 def start(profile: str = "auto", *, seed: int = 42, device: str = "auto", **overrides: object) -> Run:
@@ -204,6 +206,7 @@ def train_teacher(run: Run) -> Iterator[Step]:
     """
     p, folder = run.profile, run.folder("teacher", run.seed)
     if run.is_trained("teacher", run.seed):
+        _clear(folder)
         return
     images = run.images
     model = seeded(run.seed, lambda: nn.ModuleDict({"net": UNet(p.teacher), "tirt": curriculum.TIRT(run.base.cpu())}))
@@ -240,10 +243,10 @@ def distil(run: Run, teacher: Teacher, arms: Sequence[str], seed: int) -> Iterat
     All arms share initial weights, batches, timesteps, noise and one teacher pass a step, so that comparisons are
     paired and an arm gets the same weights whichever others train beside it.  Finished arms are left out.
     """
-    p = run.profile
-    arms = [a for a in dict.fromkeys(objective(a).reuses or a for a in arms) if not run.is_trained(a, seed)]
+    p, arms = run.profile, unfinished(run, arms, seed)
     if not arms:
         return
+    check_eval(teacher.model)
     images, table = run.images, {a: objective(a) for a in arms}
     learners = {
         a: Learner(_student(run, teacher, row, seed), lr=p.student_lr * row.lr, steps=p.student_steps,
@@ -272,9 +275,30 @@ def distil(run: Run, teacher: Teacher, arms: Sequence[str], seed: int) -> Iterat
         return total(student_terms(model, row, drawn), row.lam, omega[drawn.batch.t])
 
     settings = {a: run.student_settings(a, seed) for a in arms}
-    folder = run.root / p.name / f"lockstep-s{seed}-{runs.fingerprint(settings)}"
-    yield from _resumable(run, folder, learners, loss_fn, batches(), p.student_steps, generator, settings,
-                          {a: run.folder(a, seed) for a in arms})
+    yield from _resumable(run, _lockstep(run, arms, seed), learners, loss_fn, batches(), p.student_steps, generator,
+                          settings, {a: run.folder(a, seed) for a in arms})
+
+
+def _lockstep(run: Run, arms: Sequence[str], seed: int) -> Path:
+    """Where the checkpoint of arms trained together lives."""
+    settings = {a: run.student_settings(a, seed) for a in arms}
+    return run.root / run.profile.name / f"lockstep-s{seed}-{runs.fingerprint(settings)}"
+
+
+def unfinished(run: Run, arms: Sequence[str], seed: int) -> list[str]:
+    """The arms that `distil` has to train: those without weights, or all where a process died in the midst of them."""
+    arms = list(dict.fromkeys(objective(a).reuses or a for a in arms))
+    missing, folder = [a for a in arms if not run.is_trained(a, seed)], _lockstep(run, arms, seed)
+    if not missing:
+        _clear(folder)
+    return arms if (folder / CHECKPOINT).is_file() else missing
+
+
+def _clear(folder: Path) -> None:
+    """Remove the checkpoint of a finished training, and the folder if nothing else is in it."""
+    (folder / CHECKPOINT).unlink(missing_ok=True)
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
 
 
 def _student(run: Run, teacher: Teacher, row: Objective, seed: int) -> nn.ModuleDict:
@@ -306,21 +330,39 @@ def student_terms(model: nn.ModuleDict, row: Objective, drawn: Drawn) -> dict[st
 
 
 def _resumable(run, folder, learners, loss_fn, batches, steps, generator, settings, homes) -> Iterator[Step]:
-    """`fit` with a checkpoint every minute and at each stop; writes each learner's final file at the end."""
-    path, history, began, spent = folder / "checkpoint.safetensors", [], time.monotonic(), 0.0
+    """`fit` with a checkpoint every minute and at each stop; writes each learner's final file at the end.
+
+    Holds the folder meanwhile: runs.Busy if another process trains the same.
+    """
+    with runs.claim(folder) as token:
+        yield from _claimed(run, folder, token, learners, loss_fn, batches, steps, generator, settings, homes)
+    if len(list(filter(Path.is_file, (h / FINAL for h in homes.values())))) == len(homes):
+        _clear(folder)
+
+
+def _claimed(run, folder, token, learners, loss_fn, batches, steps, generator, settings, homes) -> Iterator[Step]:
+    path, history, began, spent = folder / CHECKPOINT, [], time.monotonic(), 0.0
     if path.is_file():
         saved = runs.load_tensors(path)
-        if runs.fingerprint(saved.meta["settings"]) != runs.fingerprint(settings):
-            raise ValueError(f"{path} belongs to other settings; delete it to start afresh")
-        for name, learner in learners.items():
-            learner.load({k.removeprefix(f"{name}/"): v for k, v in saved.tensors.items() if k.startswith(f"{name}/")})
-        generator.set_state(saved.tensors["generator"])
-        history, spent = list(saved.tensors["history"]), saved.meta["seconds"]
+        try:
+            if runs.fingerprint(saved.meta["settings"]) != runs.fingerprint(settings):
+                raise ValueError("it belongs to other settings")
+            for name, learner in learners.items():
+                mark = f"{name}/"
+                learner.load({k.removeprefix(mark): v for k, v in saved.tensors.items() if k.startswith(mark)})
+            generator.set_state(saved.tensors["generator"])
+            history, spent = list(saved.tensors["history"]), float(saved.meta["seconds"])
+            if not all(len(history) == learner.done for learner in learners.values()):
+                raise ValueError(f"it holds the losses of {len(history)} steps")
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise ValueError(f"{path} cannot be resumed ({error}); delete it to start afresh") from error
 
     def write() -> None:
-        if not history or not bool(torch.stack(history[-1:]).isfinite().all()):
-            return                                        # never overwrite a good checkpoint with a diverged one
         tensors = {f"{n}/{k}": v for n, learner in learners.items() for k, v in learner.tensors().items()}
+        bad = [k for k, v in tensors.items() if v.is_floating_point() and not bool(v.isfinite().all())]
+        if bad:                                           # never overwrite a good checkpoint with a diverged one
+            raise FloatingPointError(f"weights of {bad[0].split('/')[0]} are not finite at step {len(history)}; "
+                                     "lower its lr")
         tensors |= {"generator": generator.get_state(), "history": torch.stack(history)}
         runs.save_tensors(path, tensors, {"settings": settings, "seconds": spent + time.monotonic() - began})
 
@@ -336,12 +378,11 @@ def _resumable(run, folder, learners, loss_fn, batches, steps, generator, settin
                 for i, (name, learner) in enumerate(learners.items()):
                     _finish(run, homes[name], name, learner, torch.stack(history)[:, i], settings[name], seconds)
                 path.unlink(missing_ok=True)
-                if folder.is_dir() and not any(folder.iterdir()):
-                    folder.rmdir()
             yield step
     except GeneratorExit:                                 # the caller stopped between two steps
-        if learners and len(history) < steps:
-            write()
+        if 0 < len(history) < steps and runs.holds(folder, token):
+            with suppress(FloatingPointError):            # a diverged run keeps its last good checkpoint
+                write()
         raise
 
 
@@ -351,7 +392,7 @@ def _finish(run: Run, home: Path, name: str, learner: Learner, losses: Tensor, s
     runs.write_json(home / "manifest.json", runs.manifest(
         profile=run.profile.name, arm=name, seed=settings["seed"], device=runs.device_name(run.device),
         seconds=round(seconds, 1), settings=settings))
-    runs.save_tensors(home / "final.safetensors", tensors, settings)
+    runs.save_tensors(home / FINAL, tensors, settings)
 
 
 def seeded(seed: int, make: Callable[[], nn.Module]) -> nn.Module:
@@ -381,7 +422,7 @@ def load_student(run: Run, arm: str, seed: int) -> nn.Module:
     """The trained student of one arm and seed, as it is sampled; FileNotFoundError says how to train it."""
     row = objective(arm)
     if row.reuses:
-        return rivals.IndependentCondition(load_student(run, row.reuses, seed)).to(run.device)
+        return rivals.IndependentCondition(load_student(run, row.reuses, seed)).to(run.device).eval()
     net = rivals.empty(row.student, run.profile.teacher, run.profile.student)
     return _fill(net, _load_final(run, arm, seed), run.device, prefix="ema.net.")
 
@@ -398,19 +439,29 @@ def load_losses(run: Run, arm: str, seed: int) -> list[float]:
 
 
 def _load_final(run: Run, arm: str, seed: int) -> runs.Saved:
-    path = run.folder(arm, seed) / "final.safetensors"
+    path = run.folder(arm, seed) / FINAL
     if not path.is_file():
         notebook = "02" if arm == "teacher" else "04"
         raise FileNotFoundError(f"{arm} of profile {run.profile.name}, seed {seed}, is not trained yet (no {path.name} "
                                 f"in {path.parent.name}): run notebook {notebook}")
-    return runs.load_tensors(path)
+    saved = runs.load_tensors(path)
+    wanted = _flat(run.teacher_settings() if arm == "teacher" else run.student_settings(arm, seed))
+    found = _flat(saved.meta)
+    differing = [k for k in sorted(wanted | found) if wanted.get(k) != found.get(k)]
+    if differing:
+        raise ValueError(f"{path} is another network: its {', '.join(differing)} differ from this run's; delete it")
+    if "losses" not in saved.tensors:
+        raise ValueError(f"{path} lacks the losses of its training; delete it to start afresh")
+    return saved
 
 
 def _fill(model: nn.Module, saved: runs.Saved, device: torch.device, *, prefix: str) -> nn.Module:
+    weights = {k.removeprefix(prefix): v for k, v in saved.tensors.items() if k.startswith(prefix)}
     try:
-        model.load_state_dict({k.removeprefix(prefix): v for k, v in saved.tensors.items() if k.startswith(prefix)})
-    except RuntimeError as error:
+        check_weights(model, weights)
+    except ValueError as error:
         raise ValueError(f"a checkpoint does not fit its network: {error}") from error
+    model.load_state_dict(weights)
     model = model.to(device, memory_format=torch.channels_last)      # a fifth less time without gradients
     return model.eval().requires_grad_(False)
 
@@ -429,7 +480,7 @@ def get_students(run: Run, teacher: Teacher, arms: Sequence[str] | None = None) 
     for arm in arms:
         objective(arm)
     trained = dict.fromkeys(objective(a).reuses or a for a in arms)
-    missing = {s: [a for a in trained if not run.is_trained(a, s)] for s in run.seeds}
+    missing = {s: unfinished(run, list(trained), s) for s in run.seeds}
     jobs = {f"seed {s}": partial(distil, run, teacher, m, s) for s, m in missing.items() if m}
     if jobs:
         ticks, title = len(jobs) * run.profile.student_steps, f"{sum(map(len, missing.values()))} students"
@@ -460,8 +511,9 @@ def evaluate_all(run: Run, teacher: Teacher, students: Mapping[tuple[str, int], 
         costs = {kind: flops(net) for kind, net in {_kind(m): m for m in students.values()}.items()}
 
         def measure_one(arm: str, seed: int, model: nn.Module) -> Iterator[None]:
-            table = _evaluate(run, arm, seed, model, teacher, yardstick, costs.get(_kind(model)))
-            runs.write_table(_evaluation_path(run, arm, seed), table)
+            with runs.claim(run.folder(arm, seed)):
+                table = _evaluate(run, arm, seed, model, teacher, yardstick, costs.get(_kind(model)))
+                runs.write_table(_evaluation_path(run, arm, seed), table)
             yield
 
         if not own.is_file():
@@ -470,8 +522,24 @@ def evaluate_all(run: Run, teacher: Teacher, students: Mapping[tuple[str, int], 
         jobs = {f"{arm} {seed}": partial(measure_one, arm, seed, students[arm, seed]) for arm, seed in missing}
         if jobs:
             side_by_side(run, jobs, at_once=len(students), ticks=len(jobs), title="evaluation")
-    tables = map(runs.read_results, [own, *paths.values()])
-    return pd.concat([_floor_rows(run), *tables], ignore_index=True)
+    keys = {("teacher", run.seed): own, **paths}
+    tables = [_read_evaluation(run, *key, path) for key, path in keys.items()]
+    table = pd.concat([_floor_rows(run), *tables], ignore_index=True)
+    others = sorted(set(table.commit) - {runs.commit()})
+    if others:
+        n = table.commit.isin(others).sum()
+        print(f"{n} of {len(table)} measurements were made at commit {', '.join(others)}, this is {runs.commit()}; "
+              f"to make them again, delete {run.root / run.profile.name}/*/evaluation-{_evaluation_key(run)}.csv")
+    return table
+
+
+def _read_evaluation(run: Run, arm: str, seed: int, path: Path) -> pd.DataFrame:
+    table = runs.read_results(path)
+    found = {(row.profile, row.arm, row.seed) for row in table.itertuples()}
+    if found != {(run.profile.name, arm, seed)}:
+        raise ValueError(f"{path} must hold measurements of {arm}, seed {seed}, of {run.profile.name} alone; "
+                         "delete it to measure again")
+    return table
 
 
 def _kind(model: nn.Module) -> tuple:
@@ -485,7 +553,11 @@ def _teacher_features(run: Run, teacher: Teacher) -> dict[str, Tensor]:
         scales = progress(run.profile.ws, total=len(run.profile.ws), title="the teacher's samples")
         found = {f"w={w:g}": measure(run, teacher.model, w).features for w in scales}
         runs.save_tensors(path, found, {"profile": run.profile.name, "seed": run.seed})
-    return runs.load_tensors(path, device=run.device).tensors
+    features = runs.load_tensors(path, device=run.device).tensors
+    wanted = {f"w={w:g}": (run.profile.samples, *run.judge.reference.shape[1:]) for w in run.profile.ws}
+    if {k: tuple(v.shape) for k, v in features.items()} != wanted:
+        raise ValueError(f"{path} does not hold the features of this profile's samples; delete it to draw them again")
+    return features
 
 
 def stale(run: Run, arm: str, seed: int) -> list[str]:
@@ -496,7 +568,7 @@ def stale(run: Run, arm: str, seed: int) -> list[str]:
     wanted = _flat(run.teacher_settings() if arm == "teacher" else run.student_settings(arm, seed))
     differing: dict[str, None] = {}
     for path in sorted((run.root / run.profile.name).glob(f"{arm}-s{seed}-*/manifest.json")):
-        found = _flat(runs.read_json(path)["settings"])
+        found = _flat(runs.read_json(path, "settings")["settings"])
         if found == wanted:
             return []
         differing |= dict.fromkeys(k for k in sorted(wanted | found) if wanted.get(k) != found.get(k))

@@ -1,5 +1,7 @@
 """Runs on disk: safetensors and JSON, written whole or not at all.  Layer 0."""
 
+import errno
+import glob
 import hashlib
 import importlib.metadata
 import json
@@ -9,48 +11,172 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
+import numpy as np
 import pandas as pd
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+try:
+    import fcntl
+except ImportError:          # Windows: nothing is locked there
+    fcntl = None
+
 COLUMNS = ("profile", "arm", "seed", "metric", "value", "n", "device", "commit")
 """The columns of a tidy results table; `n` is how many samples or states a value comes from."""
 
 
+MAX_JSON = 16 * 2**20          # bytes; a manifest has a few thousand
+
+
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file so that a reader sees the old content or the new, never a part: temporary file, fsync, rename."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    """Write a file so that a reader sees the old content or the new, never a part: temporary file, fsync, rename.
+
+    OSError names the file and what to do about a full disk or a folder that cannot be written.  What a killed writer
+    of the same file left behind is removed.
+    """
+    temporary = None
     try:
-        with os.fdopen(handle, "wb") as file:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(path.parent, glob.escape(path.name))
+        file = _open_locked(lambda: _temporary(path))
+        temporary = Path(file.name)
+        with file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+            temporary.chmod(0o644)
+            temporary.replace(path)
+    except BaseException as error:
+        if temporary:
+            temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise _explained(error, path) from error
         raise
+
+
+def _temporary(path: Path) -> IO:
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    os.close(handle)
+    return Path(name).open("r+b")
+
+
+def _explained(error: OSError, path: Path) -> OSError:
+    advice = "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "give yourself access"
+    what = f"{error.strerror or error}: cannot write it; {advice} or set DASHKIT_RUNS, then run the same again"
+    return OSError(error.errno, what, str(path))
+
+
+def remove_leftovers(folder: Path, name: str = "*") -> None:
+    """Delete the temporary files that killed writers left in a folder, all or those of one file."""
+    for path in folder.glob(f".{name}.*.tmp"):
+        with suppress(OSError), path.open("rb") as file:
+            if _lock(file):
+                path.unlink()
+
+
+def _lock(file: IO) -> bool:
+    """Try to lock an open file until it is closed or its process ends; False if another holds it."""
+    if fcntl is None:
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _open_locked(make: Callable[[], IO]) -> IO:
+    """Open and lock a file; again, if another process removed it in between."""
+    while True:
+        file = make()
+        if _lock(file):
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(file.fileno()), Path(file.name).stat()):
+                    return file
+        file.close()
+
+
+class Busy(RuntimeError):
+    """Another process works in the run folder; the message names it."""
+
+
+_claims: dict[Path, object] = {}
+
+
+@contextmanager
+def claim(folder: Path) -> Iterator[object]:
+    """Hold a run folder against other processes while the block runs; Busy names the process that has it.
+
+    The lock dies with its process, so a killed one blocks nothing, and what it left half-written is removed.  Within
+    one process a later claim takes over from an earlier one (the loop of an interrupted notebook cell): `holds` tells.
+    """
+    path, token = folder / ".lock", object()
+    file = None
+    if path not in _claims:
+        file = _open_lock(path)
+        remove_leftovers(folder)
+    _claims[path] = token
+    try:
+        yield token
+    finally:
+        if _claims.get(path) is token:
+            del _claims[path]
+        if file is not None:
+            path.unlink(missing_ok=True)          # still locked: nobody can have taken it over
+            file.close()
+
+
+def holds(folder: Path, token: object) -> bool:
+    """Whether a claim of this process has not been taken over by a later one."""
+    return _claims.get(folder / ".lock") is token
+
+
+def _open_lock(path: Path) -> IO:
+    """The lock file of a run folder, locked, with this process's name in it."""
+    def make() -> IO:
+        file = path.open("a+")
+        if not _lock(file):
+            file.seek(0)
+            holder = file.read().strip() or "another process"
+            file.close()
+            raise Busy(f"{path.parent} is in use by {holder}; wait for it or stop it")
+        return file
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = _open_locked(make)
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {platform.node()} since {time.strftime('%Y-%m-%d %H:%M:%S')}")
+        file.flush()
+    except OSError as error:
+        raise _explained(error, path.parent) from error
+    return file
 
 
 def write_json(path: Path, value: object) -> None:
     write_bytes(path, (json.dumps(value, indent=1, sort_keys=True) + "\n").encode())
 
 
-def read_json(path: Path) -> dict:
-    """A JSON object from disk; ValueError if the file is damaged."""
+def read_json(path: Path, *required: str) -> dict:
+    """A JSON object from disk; ValueError if the file is damaged, larger than 16 MiB or lacks a `required` key."""
+    if path.stat().st_size > MAX_JSON:
+        raise ValueError(f"{path} has {path.stat().st_size:,} bytes, more than any manifest; it is not dashkit's")
     try:
         value = json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:            # not JSON, not UTF-8, a number too long, too deep
         raise ValueError(f"{path} is damaged ({error}); delete it to start afresh") from error
     if not isinstance(value, dict):
         raise ValueError(f"{path} must hold a JSON object")
+    missing = [k for k in required if k not in value]
+    if missing:
+        raise ValueError(f"{path} lacks {', '.join(missing)}; delete it to start afresh")
     return value
 
 
@@ -59,12 +185,27 @@ def write_table(path: Path, table: pd.DataFrame) -> None:
 
 
 def read_results(path: Path) -> pd.DataFrame:
-    """Read a tidy results table; ValueError if its columns are not `COLUMNS` or a value is missing."""
-    table = pd.read_csv(path, dtype={"commit": str, "profile": str, "arm": str, "metric": str, "device": str})
+    """Read a tidy results table; ValueError if its columns are not `COLUMNS`, a cell is missing or of the wrong kind,
+    or a row is there twice."""
+    try:
+        table = pd.read_csv(path, dtype=dict.fromkeys(COLUMNS, str), keep_default_na=False, encoding_errors="strict")
+    except ValueError as error:                              # pandas' parser errors are ValueErrors too
+        raise ValueError(f"{path} is no table ({error})") from error
     if tuple(table.columns) != COLUMNS:
-        raise ValueError(f"{path}: columns must be {', '.join(COLUMNS)}; found {', '.join(table.columns)}")
-    if table.drop(columns="value").isna().any().any():
+        raise ValueError(f"{path}: columns must be {', '.join(COLUMNS)}; found {', '.join(map(str, table.columns))}")
+    if (table.drop(columns="value") == "").any().any() or table.isna().any().any():
         raise ValueError(f"{path}: a row is incomplete")
+    for name, kind in (("seed", np.int64), ("n", np.int64), ("value", np.float64)):
+        try:
+            table[name] = table[name].replace("", "nan").astype(kind)
+        except (ValueError, OverflowError) as error:
+            raise ValueError(f"{path}: a {name} cannot be read ({error})") from error
+    if (table.seed < 0).any() or (table.n < 1).any():
+        raise ValueError(f"{path}: seeds start at 0 and n at 1")
+    twice = table[table.duplicated(["profile", "arm", "seed", "metric"])]
+    if len(twice):
+        row = twice.iloc[0]
+        raise ValueError(f"{path}: {row.metric} of {row.arm}, seed {row.seed}, is there twice")
     return table
 
 
@@ -74,21 +215,44 @@ class Saved(NamedTuple):
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], meta: Mapping) -> None:
-    """Write tensors and JSON-able `meta` into one safetensors file."""
+    """Write tensors and JSON-able `meta` into one safetensors file, with a checksum over both."""
     flat = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
-    write_bytes(path, save(flat, metadata={"dashkit": json.dumps(meta, sort_keys=True)}))
+    text = json.dumps(meta, sort_keys=True)
+    write_bytes(path, save(flat, metadata={"dashkit": text, "sha256": _digest(flat, text)}))
 
 
 def load_tensors(path: Path, *, device: torch.device | str = "cpu") -> Saved:
-    """Read what `save_tensors` wrote; FileNotFoundError, or ValueError for a damaged or foreign file."""
+    """Read what `save_tensors` wrote; FileNotFoundError, or ValueError for a damaged or foreign file.
+
+    A file without a checksum is taken if it is whole; one that holds NaN or infinity never is.
+    """
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint at {path}")
     try:
-        with safe_open(path, framework="pt", device=str(device)) as file:
-            meta = json.loads((file.metadata() or {})["dashkit"])
-            return Saved({k: file.get_tensor(k) for k in file.keys()}, meta)  # noqa: SIM118 (not a dict)
-    except (SafetensorError, KeyError, json.JSONDecodeError, OSError, RuntimeError) as error:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            facts = file.metadata() or {}
+            meta = json.loads(facts["dashkit"])
+            tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118 (not a dict)
+        if not isinstance(meta, dict):
+            raise ValueError("its settings are no JSON object")
+        if facts.get("sha256", "") not in ("", _digest(tensors, facts["dashkit"])):
+            raise ValueError("its content does not match its checksum")
+        bad = [k for k, v in tensors.items() if v.is_floating_point() and not bool(v.isfinite().all())]
+        if bad:
+            raise ValueError(f"{bad[0]} holds NaN or infinity")
+    except (SafetensorError, KeyError, ValueError, OSError, RuntimeError, RecursionError) as error:
         raise ValueError(f"{path} is damaged or not dashkit's ({error}); delete it to start afresh") from error
+    return Saved({k: v.to(device) for k, v in tensors.items()}, meta)
+
+
+def _digest(tensors: Mapping[str, Tensor], text: str) -> str:
+    """SHA-256 of names, types, shapes, values and the text beside them."""
+    digest = hashlib.sha256(text.encode())
+    for name in sorted(tensors):
+        value = tensors[name]
+        digest.update(f"\0{name}\0{value.dtype}\0{tuple(value.shape)}\0".encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def fingerprint(settings: object) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from dashkit.guidance import Model, branches, guidance_table
+from dashkit.guidance import Model, branches, check_eval, check_labels, guidance_table
 from dashkit.schedule import Schedule
 
 
@@ -52,6 +52,7 @@ def ddim(
         raise ValueError(f"x_T and y need the same length, not {len(x_T)} and {len(y)}")
     if x0_clip is not None and not x0_clip > 0:
         raise ValueError(f"x0_clip must be positive or None, not {x0_clip!r}")
+    check_eval(model), check_labels(y, model)
     table = guidance_table(schedule.T, w).tolist()
     grid = schedule.grid(steps)
     return _ddim(model, schedule, y, x_T, table, grid, x0_clip, recompute_eps)

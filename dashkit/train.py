@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 Batch = TypeVar("Batch")
 LR_MIN = 1e-6
+EXPLODED = 100.0      # times the loss of the first steps
 
 
 def cosine_lr(step: int, *, lr: float, steps: int, warmup: int) -> float:
@@ -51,10 +52,17 @@ class Learner:
         self, model: nn.Module, *, lr: float, steps: int, ema: float, warmup: int = 0, clip: float = 1.0
     ) -> None:
         self.model, self.lr, self.steps, self.warmup, self.clip, self.decay = model, lr, steps, warmup, clip, ema
-        self.ema = copy.deepcopy(model).eval()
-        self.vector, self.average = flatten(model), flatten(self.ema).detach()
+        self._ema = copy.deepcopy(model).eval()
+        self.vector, self.average = flatten(model), flatten(self._ema).detach()
         self.optimiser = torch.optim.AdamW([self.vector], lr=lr, fused=True)
-        self.done = 0
+        self.done = self.averaged = 0
+
+    @property
+    def ema(self) -> nn.Module:
+        """The averaged model, for evaluation; ValueError if it did not see every update."""
+        if not self.done == self.averaged > 0:
+            raise ValueError(f"the average has seen {self.averaged} of {self.done} updates")
+        return self._ema
 
     def update(self, loss: Tensor) -> None:
         """One optimiser step on a scalar loss, and one of the average, which starts as the first step's weights."""
@@ -63,27 +71,54 @@ class Learner:
         loss.backward()
         nn.utils.clip_grad_norm_(self.vector, self.clip)
         self.optimiser.step()
-        self.average.lerp_(self.vector.detach(), 1 - self.decay if self.done else 1.0)
+        self._follow()
         self.done += 1
+
+    def _follow(self) -> None:
+        self.average.lerp_(self.vector.detach(), 1 - self.decay if self.averaged else 1.0)
+        self.averaged += 1
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything that changes in training, flat."""
         out = {f"model.{k}": v for k, v in self.model.state_dict().items()}
-        out |= {f"ema.{k}": v for k, v in self.ema.state_dict().items()}
+        out |= {f"ema.{k}": v for k, v in self._ema.state_dict().items()}
         out |= {f"adam.{k}": v for k, v in self.optimiser.state[self.vector].items()}
-        return out | {"done": torch.tensor(self.done)}
+        return out | {"done": torch.tensor(self.done), "averaged": torch.tensor(self.averaged)}
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Take over what `tensors` returned; ValueError if it belongs to another model."""
         def part(prefix: str) -> dict[str, Tensor]:
             return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
         try:
-            self.model.load_state_dict(part("model."))
-            self.ema.load_state_dict(part("ema."))
-            self.done = int(tensors["done"])
-            self.optimiser.load_state_dict({**self.optimiser.state_dict(), "state": {0: part("adam.")}})
+            check_weights(self.model, part("model."))
+            check_weights(self._ema, part("ema."))
+            slot, wanted = part("adam."), self.vector.shape
+            if {k: v.shape for k, v in slot.items()} != {"step": (), "exp_avg": wanted, "exp_avg_sq": wanted}:
+                raise ValueError("the optimiser's state is of another shape")
+            done, averaged = int(tensors["done"]), int(tensors["averaged"])
+            if not done == averaged > 0:
+                raise ValueError(f"{done} updates, but {averaged} of the average")
         except (RuntimeError, KeyError, ValueError) as error:
             raise ValueError(f"the checkpoint does not fit this model: {error}") from error
+        self.model.load_state_dict(part("model."))
+        self._ema.load_state_dict(part("ema."))
+        self.optimiser.load_state_dict({**self.optimiser.state_dict(), "state": {0: slot}})
+        self.done, self.averaged = done, averaged
+
+
+def check_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Raise ValueError unless `weights` are those of `model`: names, shapes, and types that it holds without loss."""
+    wanted = model.state_dict()
+    if wanted.keys() != weights.keys():
+        odd = sorted(wanted.keys() ^ weights.keys())
+        raise ValueError(f"{len(odd)} weights are missing or unknown, the first {odd[0]}")
+    for name, value in wanted.items():
+        found = weights[name]
+        kept = found.is_floating_point() == value.is_floating_point() and (
+            torch.promote_types(found.dtype, value.dtype) == value.dtype)
+        if found.shape != value.shape or not kept:
+            raise ValueError(f"{name} must be {value.dtype} {tuple(value.shape)}, "
+                             f"not {found.dtype} {tuple(found.shape)}")
 
 
 class Step(NamedTuple):
@@ -104,20 +139,34 @@ def fit(
     """Train `learners` on the same batches until each has done `steps` updates; yields after each.
 
     loss_fn(name, model, batch) returns a scalar.  The caller logs, plots, saves and may stop at any time.  Raises
-    FloatingPointError with the learner and the step when a loss is not finite (looked at every `check_every` steps and
-    at the last one).
+    FloatingPointError with the learner and the step when a loss is not finite, or has grown to a hundred times what it
+    was in the first steps (looked at every `check_every` steps and at the last one).
     """
     done = {learner.done for learner in learners.values()}
     if len(done) != 1:
         raise ValueError(f"learners in lockstep must have done the same number of steps, not {sorted(done)}")
+    recent: dict[str, list[Tensor]] = {name: [] for name in learners}
+    first: dict[str, float] = {}
     for number, batch in zip(range(done.pop() + 1, steps + 1), batches, strict=False):
         losses = {}
         for name, learner in learners.items():
             loss = loss_fn(name, learner.model, batch)
             learner.update(loss)
             losses[name] = loss.detach()
+            recent[name].append(losses[name])
         if number % check_every == 0 or number == steps:
-            for name, loss in losses.items():
-                if not math.isfinite(loss.item()):
-                    raise FloatingPointError(f"the loss of {name} is {loss.item()} at step {number}; lower its lr")
+            for name, values in recent.items():
+                _check_losses(name, number, torch.stack(values).tolist(), first)
+                values.clear()
         yield Step(number, losses)
+
+
+def _check_losses(name: str, number: int, losses: list[float], first: dict[str, float]) -> None:
+    """Look at the losses up to step `number`; `first` keeps each learner's mean of the first ones."""
+    for step, loss in enumerate(losses, number - len(losses) + 1):
+        if not math.isfinite(loss):
+            raise FloatingPointError(f"the loss of {name} is {loss} at step {step}; lower its lr")
+    mean = sum(losses) / len(losses)
+    if mean > EXPLODED * first.setdefault(name, mean):
+        raise FloatingPointError(f"the loss of {name} explodes: {mean:.3g} up to step {number}, {first[name]:.3g} in "
+                                 "the first steps; lower its lr")

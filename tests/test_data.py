@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from dashkit import data
+from dashkit.metrics import train_classifier
 
 
 def arrays(n=6, **changes):
@@ -71,3 +72,23 @@ def test_unknown_and_missing_sets_are_explained(tmp_path):
         data.load("mnist")
     with pytest.raises(FileNotFoundError, match=r"cifar100\.npz is not there"):
         data.load("cifar100", cache=tmp_path)
+
+
+def test_images_that_were_scaled_before_are_refused():
+    pixels = torch.zeros(2, 1, 8, 8)
+    with pytest.raises(ValueError, match=r"pixels must be uint8, not torch\.float32: they may have been scaled before"):
+        data.to_float(pixels)
+    with pytest.raises(ValueError, match="pixels must be uint8"):
+        data.Images(pixels, torch.arange(2), pixels, torch.arange(2))
+
+
+@pytest.mark.parametrize("x", [torch.full((2, 1, 8, 8), 255.0), torch.full((2, 1, 8, 8), -1.5),
+                               torch.full((2, 1, 8, 8), float("nan")), torch.zeros((2, 1, 8, 8), dtype=torch.uint8)])
+def test_data_outside_minus_one_to_one_is_refused(x):
+    with pytest.raises(ValueError, match=r"images must be floats in \[-1, 1\]"):
+        train_classifier(x, torch.zeros(2, dtype=int), num_classes=2, seed=0)
+
+
+def test_a_label_that_is_no_class_is_refused_by_the_judge():
+    with pytest.raises(ValueError, match=r"labels must be in 0 \.\. 1, not 0 \.\. 2"):
+        train_classifier(torch.zeros(2, 1, 8, 8), torch.tensor([0, 2]), num_classes=2, seed=0)

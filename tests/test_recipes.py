@@ -255,3 +255,108 @@ def test_data_that_does_not_fit_the_networks_is_refused(tiny):
     wrong = dataclasses.replace(run, profile=dataclasses.replace(profiles.PROFILES["cifar10"], dataset="digits"))
     with pytest.raises(ValueError, match=r"digits has images \(1, 8, 8\) in 10 classes"):
         _ = wrong.images
+
+
+# ------------------------------------------------------------------------------------------------ planted wrong states
+
+
+def test_a_diverged_run_names_arm_and_step_and_keeps_the_last_good_checkpoint(trained, monkeypatch):
+    run, teacher = trained
+    real, steps = recipes.total, []
+
+    def diverge(*arguments):
+        steps.append(0)
+        loss = real(*arguments)
+        return loss * float("nan") if len(steps) == 8 else loss      # two arms: the second, at step 4
+
+    monkeypatch.setattr(recipes, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(recipes, "total", diverge)
+    stopping = "weights of cond_only are not finite at step 4|the loss of cond_only is nan at step 4"
+    with pytest.raises(FloatingPointError, match=stopping):
+        list(recipes.distil(run, teacher, ("dash", "cond_only"), 1))
+    [checkpoint] = run.root.rglob(recipes.CHECKPOINT)
+    assert int(runs.load_tensors(checkpoint).tensors["dash/done"]) == 3
+    monkeypatch.setattr(recipes, "total", real)
+    assert [s.number for s in recipes.distil(run, teacher, ("dash", "cond_only"), 1)] == [4, 5, 6]
+    assert run.is_trained("dash", 1) and not list(run.root.rglob(recipes.CHECKPOINT))
+
+
+def test_a_teacher_in_train_mode_is_neither_measured_nor_distilled(trained):
+    run, teacher = trained
+    states = evaluate.held_out_states(run.schedule, run.images, 4, seed=0)
+    teacher.model.train()
+    for work in (lambda: evaluate.all_branches(teacher.model, states), lambda: recipes.measure(run, teacher.model, 1.0),
+                 lambda: list(recipes.distil(run, teacher, ["dash"], 1))):
+        with pytest.raises(ValueError, match="the UNet is in train mode; call its eval"):
+            work()
+
+
+def test_the_network_of_another_profile_is_refused_by_its_settings(trained):
+    run, _ = trained
+    other = dataclasses.replace(run, profile=dataclasses.replace(run.profile, gamma=4.0))
+    other.folder("teacher", 1).mkdir()
+    (run.folder("teacher", 1) / recipes.FINAL).rename(other.folder("teacher", 1) / recipes.FINAL)
+    with pytest.raises(ValueError, match="is another network: its gamma differ from this run's"):
+        recipes.load_teacher(other)
+
+
+@pytest.mark.parametrize("label", [-1, 11])
+def test_labels_out_of_range_are_refused(trained, label):
+    run, teacher = trained
+    states = evaluate.held_out_states(run.schedule, run.images, 4, seed=0)
+    y = torch.tensor([0, 1, 2, label])
+    message = r"labels must be in 0 \.\. 9 \(10 for none\), not"
+    with pytest.raises(ValueError, match=message):
+        evaluate.all_branches(teacher.model, states._replace(y=y))
+    with pytest.raises(ValueError, match=message):
+        recipes.evaluate.sample(teacher.model, run.schedule, y, x_T=states.x_t, steps=2)
+
+
+def test_measurements_of_another_commit_arm_or_seed_are_noticed(trained, capsys):
+    run, teacher = trained
+    students = recipes.get_students(run, teacher)
+    table = recipes.get_results(run, teacher, students)
+    assert "measurements were made" not in capsys.readouterr().out
+    [path] = run.folder("dash", 1).glob("evaluation-*.csv")
+    own = runs.read_results(path)
+    runs.write_table(path, own.assign(commit="0123456789"))
+    recipes.get_results(run, teacher, students)
+    assert f"{len(own)} of {len(table)} measurements were made at commit 0123456789" in capsys.readouterr().out
+    for change in ({"arm": "cond_only"}, {"seed": 2}, {"profile": "digits"}):
+        runs.write_table(path, own.assign(**change))
+        with pytest.raises(ValueError, match="must hold measurements of dash, seed 1, of smoke alone"):
+            recipes.get_results(run, teacher, students)
+
+
+def test_a_death_between_two_final_files_loses_and_leaves_nothing(trained, monkeypatch):
+    run, teacher = trained
+    whole = dataclasses.replace(run, root=run.root.with_name("whole"))
+    list(recipes.distil(whole, teacher, ARMS, 1))
+    real, written = recipes._finish, []
+
+    def die(*arguments):
+        if len(written) == 2:
+            raise KeyboardInterrupt
+        written.append(arguments[2])
+        return real(*arguments)
+
+    monkeypatch.setattr(recipes, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(recipes, "_finish", die)
+    with pytest.raises(KeyboardInterrupt):
+        list(recipes.distil(run, teacher, ARMS, 1))
+    monkeypatch.setattr(recipes, "_finish", real)
+    assert [s.number for s in recipes.distil(run, teacher, ARMS, 1)] == [6]
+    assert all(equal(final(run, a, 1), final(whole, a, 1)) for a in ARMS)
+    assert not list(run.root.rglob("*lockstep*")) and not list(run.root.rglob(".*"))
+    stray = recipes._lockstep(run, ARMS, 1) / recipes.CHECKPOINT
+    runs.write_bytes(stray, b"x")                           # died between the last file and the checkpoint's removal
+    assert list(recipes.distil(run, teacher, ARMS, 1)) == [] and not stray.parent.exists()
+
+
+def test_features_of_other_samples_are_refused(trained):
+    run, teacher = trained
+    recipes.evaluate_all(run, teacher, {})
+    [path] = run.folder("teacher", 1).glob("features-*")
+    runs.save_tensors(path, {"w=1": torch.zeros(3, 32)}, {})
+    with pytest.raises(ValueError, match="does not hold the features of this profile's samples"):
+        recipes._teacher_features(run, teacher)

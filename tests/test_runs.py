@@ -1,6 +1,10 @@
 import json
+import multiprocessing
+import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -78,3 +82,168 @@ def test_peak_memory_counts_this_process_and_its_children():
     hold = "import sys; block = b'x' * (400 * 2**20); sys.exit(len(block) == 0)"
     subprocess.run([sys.executable, "-c", hold], check=True)
     assert runs.peak_memory_mib(children=True) >= 400
+
+
+def claimed_elsewhere(folder, pipe):
+    with runs.claim(folder):
+        pipe.send("ready")
+        pipe.poll(60)
+
+
+@pytest.fixture
+def other(tmp_path):
+    """Another process that holds tmp_path / "run" until it is told to go, or killed."""
+    context = multiprocessing.get_context("fork")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=claimed_elsewhere, args=(tmp_path / "run", theirs), daemon=True)
+    process.start()
+    assert ours.poll(60)
+    yield process, ours
+    process.kill()
+    process.join()
+
+
+def test_a_second_process_is_refused_and_told_who_was_first(tmp_path, other):
+    process, pipe = other
+    named = rf"run is in use by process {process.pid} on {os.uname().nodename} since \d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d"
+    with pytest.raises(runs.Busy, match=named), runs.claim(tmp_path / "run"):
+        pass
+    pipe.send("go")
+    process.join()
+    with runs.claim(tmp_path / "run"):
+        pass
+    assert list((tmp_path / "run").iterdir()) == []
+
+
+def test_the_lock_of_a_killed_process_blocks_nobody_and_its_leftovers_go(tmp_path, other):
+    process, _ = other
+    process.kill()
+    process.join()
+    assert (tmp_path / "run" / ".lock").is_file()
+    (tmp_path / "run" / ".x.safetensors.abc.tmp").write_bytes(b"half")
+    with runs.claim(tmp_path / "run"):
+        pass
+    assert list((tmp_path / "run").iterdir()) == []
+
+
+def test_a_later_claim_of_one_process_takes_over(tmp_path):
+    with runs.claim(tmp_path) as first:
+        assert runs.holds(tmp_path, first)
+        with runs.claim(tmp_path) as second:
+            assert runs.holds(tmp_path, second) and not runs.holds(tmp_path, first)
+
+
+def test_a_write_removes_what_a_killed_writer_of_the_same_file_left(tmp_path):
+    (tmp_path / ".x.json.abc.tmp").write_bytes(b"half")
+    with (tmp_path / ".x.json.def.tmp").open("wb") as living:
+        runs._lock(living)
+        runs.write_json(tmp_path / "x.json", {})
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".x.json.def.tmp", "x.json"]
+
+
+READ_ONLY = """
+import sys
+from pathlib import Path
+from dashkit import runs
+folder = Path(sys.argv[1])
+if __import__("os").getuid() == 0:
+    __import__("os").setuid(65534)                     # root may write anywhere
+for act in (lambda: runs.write_json(folder / "x.json", {}), lambda: runs.claim(folder).__enter__()):
+    try:
+        act()
+    except PermissionError as error:
+        print(error)
+"""
+
+
+def test_a_read_only_folder_gives_one_clear_line_and_stays_empty(tmp_path):
+    folder = tmp_path / "closed"
+    folder.mkdir()
+    folder.chmod(0o555)
+    for parent in [p for p in tmp_path.parents if p.stat().st_uid == os.getuid() and len(p.parts) > 2]:
+        parent.chmod(parent.stat().st_mode | 0o055)        # so that another user gets there at all
+    tmp_path.chmod(0o755)
+    done = subprocess.run([sys.executable, "-c", READ_ONLY, str(folder)], capture_output=True, text=True)
+    lines = done.stdout.splitlines()
+    assert len(lines) == 2 and not done.stderr, done.stderr
+    said = r"\[Errno 13\] Permission denied: cannot write it; give yourself access or set DASHKIT_RUNS, then run "
+    assert all(re.fullmatch(rf"{said}the same again: '{folder}.*'", line) for line in lines)
+    assert list(folder.iterdir()) == []
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="SKIPPED: only root can mount a small file system")
+def test_a_full_disk_gives_one_clear_line_and_keeps_the_old_file(tmp_path):
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "none", str(tmp_path)]).returncode:
+        pytest.skip("SKIPPED: a small file system cannot be mounted here")
+    try:
+        runs.write_bytes(tmp_path / "x", b"old")
+        with pytest.raises(OSError, match=r"No space left on device: cannot write it; free some space"):
+            runs.write_bytes(tmp_path / "x", bytes(200_000))
+        assert [(p.name, p.read_bytes()) for p in tmp_path.iterdir()] == [("x", b"old")]
+    finally:
+        subprocess.run(["umount", str(tmp_path)], check=True)
+
+
+def saved(tmp_path, **tensors):
+    path = tmp_path / "x.safetensors"
+    runs.save_tensors(path, {"a": torch.arange(64.0)} | tensors, {"seed": 1})
+    return path
+
+
+@pytest.mark.parametrize("place", ["tensor", "meta", "checksum"])
+def test_one_flipped_bit_in_a_checkpoint_is_noticed(tmp_path, place):
+    path = saved(tmp_path)
+    content = bytearray(path.read_bytes())
+    at = {"tensor": len(content) - 7, "meta": content.index(b"seed") + 8, "checksum": content.index(b"sha256") + 12}
+    content[at[place]] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"damaged or not dashkit's \(its content does not match its checksum"):
+        runs.load_tensors(path)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_never_loaded(tmp_path, bad):
+    with pytest.raises(ValueError, match="w holds NaN or infinity"):
+        runs.load_tensors(saved(tmp_path, w=torch.tensor([1.0, bad])))
+
+
+def test_settings_in_a_checkpoint_must_be_an_object(tmp_path):
+    runs.save_tensors(tmp_path / "x", {"a": torch.ones(1)}, [1])
+    with pytest.raises(ValueError, match="no JSON object"):
+        runs.load_tensors(tmp_path / "x")
+
+
+@pytest.mark.parametrize(("text", "message"), [
+    ("[1]", "must hold a JSON object"), ('{"a": ' + "9" * 5000 + "}", "damaged"), ("[" * 200_000, "damaged"),
+    ('{"a"', "damaged"), ("{}", "lacks sha256"), ('"\xff"', "must hold"),
+])
+def test_damaged_manifests_give_one_clear_error(tmp_path, text, message):
+    (tmp_path / "m.json").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        runs.read_json(tmp_path / "m.json", "sha256")
+    Path(tmp_path / "m.json").write_bytes(b'{"a": "\xff"}')
+    with pytest.raises(ValueError, match="damaged"):
+        runs.read_json(tmp_path / "m.json")
+
+
+def test_a_manifest_of_absurd_size_is_not_read(tmp_path):
+    with (tmp_path / "m.json").open("wb") as file:
+        file.truncate(2**34)                                # a hole: takes no space
+    with pytest.raises(ValueError, match="more than any manifest"):
+        runs.read_json(tmp_path / "m.json")
+
+
+@pytest.mark.parametrize(("row", "message"), [
+    ("p,dash,1.5,rho,0.5,10,cpu,abc", "a seed cannot be read"),
+    ("p,dash,1,rho,much,10,cpu,abc", "a value cannot be read"),
+    ("p,dash,1,rho,0.5,1e99,cpu,abc", "a n cannot be read"), ("p,dash,-1,rho,0.5,10,cpu,abc", "seeds start at 0"),
+    ("p,dash,99999999999999999999,rho,0.5,10,cpu,abc", "a seed cannot be read"),
+    ("p,,1,rho,0.5,9,cpu,abc", "incomplete"),
+    ("p,dash,1,rho,0.5,10,cpu,abc\np,dash,1,rho,0.6,10,cpu,abc", "rho of dash, seed 1, is there twice"),
+    ("p,dash,1,rho,0.5,10,cpu,abc,more", "is no table|incomplete|cannot be read"),
+    ('p,"dash,1', "is no table|incomplete"),
+])
+def test_rows_of_the_wrong_kind_are_refused(tmp_path, row, message):
+    (tmp_path / "r.csv").write_text(",".join(runs.COLUMNS) + "\n" + row + "\n")
+    with pytest.raises(ValueError, match=message):
+        runs.read_results(tmp_path / "r.csv")

@@ -104,11 +104,60 @@ def test_a_checkpoint_of_another_model_is_refused():
 
 
 def test_a_loss_that_is_not_finite_stops_with_learner_and_step():
-    def diverging(name, model, x):
-        return loss_fn(name, model, x) * (float("nan") if name == "b" else 1.0)
+    seen = []
 
-    with pytest.raises(FloatingPointError, match="the loss of b is nan at step 3"):
+    def diverging(name, model, x):
+        seen.append(name)
+        return loss_fn(name, model, x) * (float("nan") if name == "b" and len(seen) > 8 else 1.0)
+
+    with pytest.raises(FloatingPointError, match="the loss of b is nan at step 5; lower its lr"):
         list(fit({"a": learner(), "b": learner()}, diverging, batches(), steps=9, check_every=3))
+    assert len(seen) == 12                                  # stopped at the next look, not at the end
+
+
+def test_a_loss_that_explodes_stops_with_learner_and_step():
+    seen = []
+
+    def growing(name, model, x):
+        seen.append(name)
+        return loss_fn(name, model, x) * (1.0 if name == "a" else 9.0 ** len(seen))
+
+    message = "the loss of b explodes: .* up to step 6, .* in the first steps; lower its lr"
+    with pytest.raises(FloatingPointError, match=message):
+        list(fit({"a": learner(), "b": learner()}, growing, batches(), steps=9, check_every=3))
+
+
+def test_an_average_that_missed_an_update_is_not_evaluated(monkeypatch):
+    one = learner()
+    with pytest.raises(ValueError, match="the average has seen 0 of 0 updates"):
+        _ = one.ema
+    monkeypatch.setattr(Learner, "_follow", lambda self: None)
+    one.update(loss_fn("a", one.model, next(batches())))
+    with pytest.raises(ValueError, match="the average has seen 0 of 1 updates"):
+        _ = one.ema
+    with pytest.raises(ValueError, match="does not fit this model"):
+        learner().load(one.tensors())
+
+
+@pytest.mark.parametrize(("key", "change", "message"), [
+    ("model.weight", lambda v: v.double(), "must be torch.float32"),
+    ("model.weight", lambda v: v.int(), "torch.int32"),
+    ("model.weight", lambda v: v.T, r"not torch.float32 \(3, 1\)"),
+    ("ema.bias", None, "missing or unknown"),
+    ("adam.exp_avg", lambda v: v[:1], "optimiser's state"), ("adam.step", None, "optimiser's state"),
+    ("done", lambda v: v + 1, "4 updates, but 3 of the average"),
+    ("done", lambda v: v.repeat(2), "(a Tensor with 2|only one element)"),
+])  # fmt: skip
+def test_a_checkpoint_of_another_type_or_shape_is_refused_and_changes_nothing(key, change, message):
+    one, fresh = learner(), learner(seed=3)
+    list(fit({"a": one}, loss_fn, batches(), steps=3))
+    tensors, before = one.tensors(), fresh.model.weight.clone()
+    value = tensors.pop(key)
+    if change:
+        tensors[key] = change(value)
+    with pytest.raises(ValueError, match=f"does not fit this model: .*{message}"):
+        fresh.load(tensors)
+    assert torch.equal(fresh.model.weight, before) and fresh.done == 0
 
 
 def test_lockstep_refuses_learners_at_different_steps():
