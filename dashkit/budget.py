@@ -105,5 +105,5 @@ def remaining(run: Run) -> Budget:
     return Budget(
         no_teacher * p.teacher_steps * cost.teacher_update,
         p.student_steps * (seeds * cost.teacher_pass + len(untrained) * cost.student_update),
-        passes * (len(unmeasured) * cost.student_pass + 2 * teacher_unmeasured * cost.measured_pass),
+        passes * (len(unmeasured) * cost.student_pass + teacher_unmeasured * cost.measured_pass),
     )

@@ -58,12 +58,23 @@ def measure_quality(
     n: int, steps: int, seed: int, device: torch.device | str = "cpu", **ddim_arguments,
 ) -> Quality:
     """Sample n images with balanced labels and judge them; equal seeds give every model the same labels and noise."""
-    y = (torch.arange(n) % num_classes).to(device)
+    y = balanced_labels(n, num_classes).to(device)
     generator = torch.Generator().manual_seed(seed)
     x_T = torch.randn((n, *shape), generator=generator).to(device)
     x = sample(model, schedule, y, x_T=x_T, w=w, steps=steps, **ddim_arguments)
-    features = in_chunks(judge.classifier.features, x)
-    return Quality(frechet_distance(features, judge.reference), class_accuracy(judge.classifier, x, y), n, features)
+    return quality_of(judge, in_chunks(judge.classifier.features, x), num_classes)
+
+
+def balanced_labels(n: int, num_classes: int) -> Tensor:
+    """The labels (n,) that samples are drawn for: every class in turn."""
+    return torch.arange(n) % num_classes
+
+
+def quality_of(judge: Judge, features: Tensor, num_classes: int) -> Quality:
+    """What the judge says of samples with these features (n, 32), drawn for `balanced_labels`."""
+    y = balanced_labels(len(features), num_classes).to(features.device)
+    accuracy = class_accuracy(judge.classifier.head, features, y)
+    return Quality(frechet_distance(features, judge.reference), accuracy, len(features), features)
 
 
 def held_out_states(schedule: Schedule, images: Images, n: int, *, seed: int) -> Noised:

@@ -708,8 +708,11 @@ def _evaluate(run: Run, arm: str, seed: int, model: nn.Module, teacher: Teacher,
     if arm in ("teacher", "dash"):
         guidances |= matched_tables(p.T)
     for name, w in guidances.items():
-        quality = measure(run, model, w)
         reference = features[f"w={max(p.ws):g}"] if name == "corrected" else features.get(name)
+        if arm == "teacher" and reference is not None:       # its samples were drawn already, for the others
+            quality = evaluate.quality_of(run.judge, reference, run.images.num_classes)
+        else:
+            quality = measure(run, model, w)
         found += evaluate.quality_rows(name, quality, reference)
 
     if arm == "teacher" or objective(arm).curriculum == "relearned":

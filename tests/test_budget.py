@@ -25,7 +25,7 @@ def test_it_multiplies_what_it_times_by_the_numbers_of_the_profile(tiny, monkeyp
     found = budget.remaining(tiny(**settings, arms=("dash", "cond_only", "cond_only_icg"), ws=(1.0, 1.5)))
     assert found.teacher == 7
     assert found.students == 5 * (2 + 4)                       # two teacher passes a step, two students each
-    assert found.evaluation == (2 + 1) * 20 * 3 / 10 * (6 + 2)
+    assert found.evaluation == (2 + 1) * 20 * 3 / 10 * (6 + 1)
     assert budget.remaining(tiny(exact_bandwidth=0.2)).teacher == 0
 
 

@@ -232,6 +232,8 @@ def test_results_are_tidy_complete_and_reused(trained):
     assert all(wanted <= set(table[table.arm == a].metric) for a in ("teacher", "dash", "cond_only"))
     own = table[(table.arm == "teacher")].set_index("metric").value
     assert own.rho == pytest.approx(1) and own.cond_error == pytest.approx(0)
+    again = recipes.measure(run, teacher.model, 1.5)       # drawn once for all, and told from the features alone
+    assert own["frechet@w=1.5"] == pytest.approx(again.frechet) and own["accuracy@w=1.5"] == again.accuracy
     assert recipes.get_results(run, teacher, students).equals(table) or len(recipes.read_results(run)) == len(table)
     card = recipes.calibration_table(table, w=1.5)
     assert list(card.index) == ["teacher", "dash", "cond_only"] and card.seeds.eq(1).all()
