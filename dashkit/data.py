@@ -1,7 +1,10 @@
 """Labelled images, kept in memory as uint8.  Layer 0."""
 
 import io
-from collections.abc import Iterator
+import math
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,6 +16,7 @@ from dashkit.runs import write_bytes
 
 DATASETS = ("digits", "digits_validation", "fashion_mnist", "cifar10", "cifar10_mirrored", "cifar100", "imagenet64")
 HELD_OUT, VALIDATION = 500, 300
+MAX_RATIO = 50           # how far an .npz may be compressed, beyond its first MiB
 
 
 @dataclass(frozen=True)
@@ -94,8 +98,29 @@ def load(name: str, *, cache: Path = Path("data/cache")) -> Images:
             f"{path} is not there: dashkit fetch {name}. Or make it from a folder or from arrays of your own "
             "(see data/README.md); the profiles smoke and digits need no file."
         )
-    with np.load(path, allow_pickle=False) as arrays:
-        return from_arrays(*(arrays[k] for k in ("pixels", "labels", "test_pixels", "test_labels")))
+    return from_arrays(*_read_npz(path, ("pixels", "labels", "test_pixels", "test_labels")))
+
+
+def _read_npz(path: Path, names: Sequence[str]) -> list[np.ndarray]:
+    """The named arrays of an .npz; every header is held against its entry's size before anything is allocated."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for name in names:
+                entry = archive.getinfo(f"{name}.npy")
+                if entry.file_size > 2**20 + MAX_RATIO * entry.compress_size:
+                    raise ValueError(f"{name} would grow from {entry.compress_size:,} to {entry.file_size:,} bytes")
+                with archive.open(entry) as file:
+                    version = np.lib.format.read_magic(file)
+                    header = np.lib.format.read_array_header_1_0 if version == (1, 0) else (
+                        np.lib.format.read_array_header_2_0)
+                    shape, _, kind = header(file)
+                    if kind.hasobject or math.prod(shape) * kind.itemsize != entry.file_size - file.tell():
+                        raise ValueError(f"{name} says {kind} {shape}, which its {entry.file_size:,} bytes are not")
+        with np.load(path, allow_pickle=False) as arrays:
+            return [arrays[name] for name in names]
+    except (ValueError, KeyError, EOFError, OSError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError,
+            OverflowError) as error:
+        raise ValueError(f"{path} is damaged or not what data/README.md asks for ({error})") from error
 
 
 def from_arrays(pixels: np.ndarray, labels: np.ndarray, test_pixels: np.ndarray, test_labels: np.ndarray) -> Images:
@@ -105,9 +130,10 @@ def from_arrays(pixels: np.ndarray, labels: np.ndarray, test_pixels: np.ndarray,
             raise ValueError(f"{part} pixels must be non-empty uint8 (N, C, H, W), not {p.dtype} {p.shape}")
         if y.shape != (len(p),) or not np.issubdtype(y.dtype, np.integer) or y.min() < 0:
             raise ValueError(f"{part} labels must be {len(p)} integers from 0, not {y.dtype} {y.shape}")
-    missing = sorted(set(range(int(labels.max()) + 1)) - set(labels.tolist()))
-    if missing:
-        raise ValueError(f"no training image has label {missing[0]}")
+    there = np.unique(labels)                    # not range(max): a stray label may be huge
+    gaps = np.flatnonzero(there != np.arange(len(there), dtype=there.dtype))
+    if len(gaps):
+        raise ValueError(f"no training image has label {gaps[0]}")
     if pixels.shape[1:] != test_pixels.shape[1:] or test_labels.max() > labels.max():
         raise ValueError("training and test images must have the same shape and the same classes")
     return Images(*(torch.from_numpy(np.ascontiguousarray(a)) for a in

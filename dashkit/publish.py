@@ -5,7 +5,6 @@ fills the README.  The sweeps themselves are published by `dashkit sweep --publi
 """
 
 import hashlib
-import json
 import re
 from pathlib import Path
 from typing import NamedTuple
@@ -54,7 +53,7 @@ def read(profile: str, root: Path = RESULTS) -> Results:
     if not path.is_file():
         there = ", ".join(sorted(p.parent.name for p in root.glob("*/results.csv"))) or "none"
         raise FileNotFoundError(f"there are no published results of {profile} (published: {there})")
-    manifest = runs.read_json(path.with_name("manifest.json"))
+    manifest = runs.read_json(path.with_name("manifest.json"), "sha256", "device")
     if hashlib.sha256(path.read_bytes()).hexdigest() != manifest["sha256"]:
         raise ValueError(f"{path} was changed after it was written; restore it or run the sweep again")
     table = claims.checked(runs.read_results(path))
@@ -276,7 +275,7 @@ def _size(results: pd.DataFrame) -> str:
 
 def take_series(source: Path = BUILD / "digits", root: Path = RESULTS) -> None:
     """Keep the manifest and the minutes of a series that went well."""
-    series = json.loads((source / "series.json").read_text())
+    series = runs.read_json(source / "series.json", "ok", "notebooks")
     if not series["ok"] or any(n["status"] != "ok" for n in series["notebooks"]):
         raise ValueError(f"{source / 'series.json'}: only a whole series without failure is published")
     runs.write_json(root / "digits" / "series.json", series)
@@ -293,8 +292,8 @@ def main() -> None:
     ax = plots.plot_w_curve(read("digits").table, arms=SHOWN)
     ax.set_title("A calibrated student runs along its teacher's curve")
     runs.write_bytes(RESULTS / "digits" / "w_curve.png", plots.png(ax.figure))
-    README.write_text(fill(README.read_text(), blocks()))
-    GUIDE.write_text(fill(GUIDE.read_text(), minutes()))
+    runs.write_bytes(README, fill(README.read_text(), blocks()).encode())
+    runs.write_bytes(GUIDE, fill(GUIDE.read_text(), minutes()).encode())
     print(f"{RESULTS.relative_to(recipes.ROOT)} and {README.name} are up to date")
 
 
