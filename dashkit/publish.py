@@ -5,6 +5,7 @@ fills the README.  The sweeps themselves are published by `dashkit sweep --publi
 """
 
 import hashlib
+import json
 import re
 from pathlib import Path
 from typing import NamedTuple
@@ -176,6 +177,7 @@ def blocks(root: Path = RESULTS) -> dict[str, str]:
         "findings": _findings(digits.table, verdicts),
         "notebooks": _notebooks(series),
         "size": _size(digits.table),
+        "speed": _speed(root, series),
     }
 
 
@@ -271,6 +273,24 @@ def _size(results: pd.DataFrame) -> str:
     return (f"Teacher {teacher.parameters:,.0f} parameters, students {student.parameters:,.0f} "
             f"({teacher.parameters / student.parameters:.2f} times fewer, "
             f"{teacher.flops / student.flops:.2f} times fewer operations).")
+
+
+def _speed(root: Path, series: dict) -> str:
+    rows = json.loads((root / "bench" / "bench.json").read_text())
+    waited = runs.read_json(root / "bench" / "waits.json")
+    lines = ["| work | against | ours | theirs | times as fast (middle half) | aim |", "|---|---|---|---|---|---|"]
+    for row in rows:
+        verdict = "reached" if row["ratio"] >= (row["target"] or 0) else "missed"
+        aim = "" if row["target"] is None else f"{row['target']:g}, {verdict}"
+        low, high = row["spread"]
+        lines.append(f"| {row['name']} | {row['peer']} | {row['ours_s']:.3g} s | {row['peer_s']:.3g} s | "
+                     f"{row['ratio']:.2f} ({low:.2f} – {high:.2f}) | {aim} |")
+    waits = ", ".join(f"{name} {wait['seconds']:.1f} s" for name, wait in waited["waits"].items())
+    leak, peak = waited["leak"], series["manifest"]["peak_memory_mib"]
+    facts = (f"A user waits: {waits}, the whole digits series {series['seconds'] / 60:.1f} minutes with at most "
+             f"{peak:,.0f} MiB in one process. From training step {leak['since']:,} to {leak['steps']:,}, memory "
+             f"grows by {leak['grown_mib']:.1f} MiB. Measured on {rows[0]['device']}, commit {rows[0]['commit']}.")
+    return "\n".join([*lines, "", facts])
 
 
 def take_series(source: Path = BUILD / "digits", root: Path = RESULTS) -> None:

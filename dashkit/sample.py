@@ -76,12 +76,21 @@ def _ddim(model, schedule, y, x, table, grid, x0_clip, recompute_eps) -> Iterato
 
 
 def sample(model: Model, schedule: Schedule, y: Tensor, *, batch: int = 256, **ddim_arguments) -> Tensor:
-    """The last state of `ddim` for all y, computed `batch` at a time, on the device of y."""
+    """The last state of `ddim` for all y, on the device of y; `batch` at a time, or fewer where memory is short."""
     if batch < 1:
         raise ValueError(f"batch must be positive, not {batch!r}")
-    parts, x_T = [], ddim_arguments.pop("x_T", None)
-    for i in range(0, len(y), batch):
+    parts, x_T, generator, i = [], ddim_arguments.pop("x_T", None), ddim_arguments.get("generator"), 0
+    while i < len(y):
         start = {} if x_T is None else {"x_T": x_T[i : i + batch]}
-        states = ddim(model, schedule, y[i : i + batch], **start, **ddim_arguments)
-        parts.append(deque(states, maxlen=1).pop())
+        state = None if generator is None else generator.get_state()
+        try:
+            states = ddim(model, schedule, y[i : i + batch], **start, **ddim_arguments)
+            parts.append(deque(states, maxlen=1).pop())
+            i += batch
+        except torch.OutOfMemoryError:
+            if batch == 1:
+                raise
+            batch = (batch + 1) // 2
+            if state is not None:
+                generator.set_state(state)
     return torch.cat(parts)

@@ -3,6 +3,7 @@
 import copy
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import pairwise
 from typing import NamedTuple, TypeVar
 
 import torch
@@ -64,15 +65,22 @@ class Learner:
             raise ValueError(f"the average has seen {self.averaged} of {self.done} updates")
         return self._ema
 
-    def update(self, loss: Tensor) -> None:
-        """One optimiser step on a scalar loss, and one of the average, which starts as the first step's weights."""
+    def update(self, loss: Tensor | Iterable[Tensor]) -> Tensor:
+        """One optimiser step on a scalar loss, and one of the average, which starts as the first step's weights.
+
+        A loss may come in parts, made one after another, so that only one's activations are held.  Returns the sum.
+        """
         self.optimiser.param_groups[0]["lr"] = cosine_lr(self.done, lr=self.lr, steps=self.steps, warmup=self.warmup)
         self.vector.grad.zero_()
-        loss.backward()
+        whole = torch.zeros((), device=self.vector.device)
+        for part in [loss] if isinstance(loss, Tensor) else loss:
+            part.backward()
+            whole += part.detach()
         nn.utils.clip_grad_norm_(self.vector, self.clip)
         self.optimiser.step()
         self._follow()
         self.done += 1
+        return whole
 
     def _follow(self) -> None:
         self.average.lerp_(self.vector.detach(), 1 - self.decay if self.averaged else 1.0)
@@ -138,10 +146,13 @@ def fit(
 ) -> Iterator[Step]:
     """Train `learners` on the same batches until each has done `steps` updates; yields after each.
 
-    loss_fn(name, model, batch) returns a scalar.  The caller logs, plots, saves and may stop at any time.  Raises
-    FloatingPointError with the learner and the step when a loss is not finite, or has grown to a hundred times what it
-    was in the first steps (looked at every `check_every` steps and at the last one).
+    loss_fn(name, model, batch) returns a scalar, the mean over the batch's samples.  Where the memory is too small for
+    a batch, its loss is computed in halves, quarters, …, with equal results up to rounding; a batch is then a tensor or
+    a NamedTuple of tensors.  The caller logs, plots, saves and may stop at any time.  Raises FloatingPointError with
+    the learner and the step when a loss is not finite, or has grown to a hundred times what it was in the first steps
+    (looked at every `check_every` steps and at the last one).
     """
+    parts = 1
     done = {learner.done for learner in learners.values()}
     if len(done) != 1:
         raise ValueError(f"learners in lockstep must have done the same number of steps, not {sorted(done)}")
@@ -150,15 +161,47 @@ def fit(
     for number, batch in zip(range(done.pop() + 1, steps + 1), batches, strict=False):
         losses = {}
         for name, learner in learners.items():
-            loss = loss_fn(name, learner.model, batch)
-            learner.update(loss)
-            losses[name] = loss.detach()
+            while name not in losses:
+                try:
+                    losses[name] = learner.update(
+                        share * loss_fn(name, learner.model, part) for part, share in split(batch, parts))
+                except torch.OutOfMemoryError:
+                    if parts >= batch_size(batch):
+                        raise
+                    parts = min(2 * parts, batch_size(batch))
+                    print(f"out of memory: batches of {batch_size(batch)} go in {parts} parts from step {number} on")
             recent[name].append(losses[name])
         if number % check_every == 0 or number == steps:
             for name, values in recent.items():
                 _check_losses(name, number, torch.stack(values).tolist(), first)
                 values.clear()
         yield Step(number, losses)
+
+
+def batch_size(batch: Batch) -> int:
+    """The number of samples of a batch: a tensor (B, ...), or a NamedTuple whose first tensor is (B, ...)."""
+    while not isinstance(batch, Tensor):
+        batch = batch[0]
+    return len(batch)
+
+
+def split(batch: Batch, parts: int) -> Iterator[tuple[Batch, float]]:
+    """A batch in parts, each with its share of the samples.
+
+    Tensors are (B, ...), or (k B, ...) for k runs over the samples (as the features of both branches), or empty.
+    """
+    if parts == 1:
+        yield batch, 1.0
+        return
+    n = batch_size(batch)
+
+    def cut(value: Batch, i: int, j: int) -> Batch:
+        if not isinstance(value, Tensor):
+            return type(value)(*(cut(v, i, j) for v in value))
+        return value.unflatten(0, (-1, n))[:, i:j].flatten(0, 1) if len(value) else value
+
+    for i, j in pairwise(n * k // parts for k in range(parts + 1)):
+        yield cut(batch, i, j), (j - i) / n
 
 
 def _check_losses(name: str, number: int, losses: list[float], first: dict[str, float]) -> None:

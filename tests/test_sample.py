@@ -86,3 +86,25 @@ def test_bad_input_is_refused_before_the_first_step(net, cosine, generator, bad,
         ddim(net, cosine, Y, **{"shape": (1, 8, 8), "generator": generator} | bad)
     with pytest.raises(ValueError, match="batch must be positive"):
         sample(net, cosine, Y, shape=(1, 8, 8), generator=generator, batch=0)
+
+
+def test_a_batch_that_memory_cannot_hold_is_halved(cosine):
+    largest = []
+
+    class Net:
+        null_label, most = 10, 6
+
+        def __call__(self, x, t, y):
+            if len(x) > self.most:
+                raise torch.OutOfMemoryError("too many")
+            largest.append(len(x))
+            return 0.1 * x
+
+    y = torch.arange(20) % 10
+    found = sample(Net(), cosine, y, shape=(1, 4, 4), w=1.0, steps=2, generator=torch.Generator().manual_seed(0))
+    assert found.shape == (20, 1, 4, 4) and max(largest) == 4
+    x_T = torch.randn((20, 1, 4, 4), generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(found, sample(Net(), cosine, y, x_T=x_T, w=1.0, steps=2))
+    Net.most = 0
+    with pytest.raises(torch.OutOfMemoryError):
+        sample(Net(), cosine, y, x_T=x_T, steps=2)

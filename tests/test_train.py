@@ -1,3 +1,5 @@
+from typing import NamedTuple
+
 import pytest
 import torch
 from torch import nn
@@ -165,3 +167,38 @@ def test_lockstep_refuses_learners_at_different_steps():
     list(fit({"a": ahead}, loss_fn, batches(), steps=2))
     with pytest.raises(ValueError, match="same number of steps"):
         list(fit({"a": ahead, "b": learner()}, loss_fn, batches(), steps=5))
+
+
+class Sample(NamedTuple):
+    x: torch.Tensor
+    twice: torch.Tensor      # (2B, 3)
+    nothing: torch.Tensor
+
+
+def test_a_batch_that_memory_cannot_hold_is_split_with_equal_results(capsys):
+    sizes = []
+
+    def limited(name, model, batch, most=3):
+        if len(batch.x) > most:
+            raise torch.OutOfMemoryError("too many")
+        sizes.append(len(batch.x))
+        first, second = batch.twice.chunk(2)
+        assert torch.equal(first, batch.x) and torch.equal(second, -batch.x) and not len(batch.nothing)
+        return loss_fn(name, model, batch.x)
+
+    def whole(name, model, batch):
+        return limited(name, model, batch, most=99)
+
+    def stream():
+        for x in batches():
+            yield Sample(x[:7], torch.cat([x[:7], -x[:7]]), torch.empty(0))
+
+    split, plain = learner(), learner()
+    losses = [[s.losses["a"].item() for s in fit({"a": one}, f, stream(), steps=5)]
+              for one, f in ((split, limited), (plain, whole))]
+    assert sizes[1:9] == [1, 2, 2, 2] * 2 and losses[0] == pytest.approx(losses[1])
+    torch.testing.assert_close(split.model.weight, plain.model.weight)
+    torch.testing.assert_close(split.ema.weight, plain.ema.weight)
+    assert "out of memory: batches of 7 go in 4 parts from step 1 on" in capsys.readouterr().out
+    with pytest.raises(torch.OutOfMemoryError):
+        list(fit({"a": learner()}, lambda *a: limited(*a, most=0), stream(), steps=1))
