@@ -21,7 +21,7 @@ from dashkit.exact import ExactTeacher
 from dashkit.guidance import Branches, Model, branches
 from dashkit.schedule import Schedule
 
-_WIDE = {"style": {"description_width": "9em"}, "layout": ipw.Layout(width="28em")}
+_WIDE = {"style": {"description_width": "11em"}, "layout": ipw.Layout(width="30em")}
 
 
 class Explorer(ipw.VBox):

@@ -112,6 +112,8 @@ PLANTED = {   # id and code of a cell with a defect: what must be said of it
         "the kernel reports KeyError: 'callback'",
     ("blurred", "blurred = panel(follow)\nblurred.children[-1].layout.align_self = 'stretch'\nblurred"):
         "blurred: the figure is drawn larger than it is, and blurred",
+    ("long", "panel(follow, name='a number with a name that nobody has room for')"):
+        "long: a number with a name that nobody has room for (number): its name is cut short",
     ("nameless", "panel(follow, name='')"): "nameless: control 0 (number) has no name",
     ("home", "ipw.HTML('<img src=\"https://example.org/x.png\">')"): "https://example.org/x.png left the machine",
     ("page", "from IPython.display import Javascript\nJavascript('setTimeout(() => nowhere(), 0)')"):
@@ -231,6 +233,7 @@ _CONTROLS = """box => {   // every element that takes the keyboard, with its kin
         const row = e.closest('.widget-hbox, .lm-Panel');
         const beside = row && [...row.querySelectorAll('input[type=number], select')].flatMap(x => [...x.labels]);
         return { i, kind: kind(e), reachable: e.tabIndex >= 0, disabled: !!e.disabled,
+                 cut: [...(e.labels ?? [])].some(l => l.scrollWidth > l.clientWidth),
                  name: label.trim() || (e.matches('.noUi-handle') && beside?.length === 1 ? beside[0].innerText : '') };
     }); }"""
 _CHOSEN = "e => [...e.options].map((o, i) => o.selected ? i : -1).filter(i => i >= 0)"
@@ -309,6 +312,8 @@ class Panel:
         for control in controls:
             if not control["name"]:
                 self.report.complaints.append(f"{self.cell}: control {control['i']} ({control['kind']}) has no name")
+            if control["cut"]:
+                self._complain(control, "its name is cut short")
             if not control["reachable"]:
                 self.report.complaints.append(f"{self.cell}: {control['name']} cannot be reached by keyboard")
             if not control["disabled"] and not self._follows(control):
