@@ -9,6 +9,7 @@
 # make bench    time this kit against diffusers (QUICK=1: two minutes; PUBLISH=1: keep it)
 # make sweep    train and measure every arm over many seeds, digits and exact teacher; goes on where it was stopped (JOBS=2)
 # make tune     choose each arm's learning rate on a validation split
+# make chaos    kill training, sweep, evaluation and series at random moments: is anything lost? (KILLS=50)
 # make mutants  change the mathematics one operator at a time: do the tests notice?
 # make publish  ledger, cost and README from data/results and the last digits series
 #
@@ -23,7 +24,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export TQDM_MININTERVAL = 1
 
-.PHONY: series test lowest bench mutants lab refresh stable browser editions site sweep tune publish doctor clean
+.PHONY: series test lowest bench chaos mutants lab refresh stable browser editions site sweep tune publish doctor clean
 
 series: $(VENV)/.ready
 	@$(BIN)/dashkit series --profile "$(PROFILE)" --seed "$(SEED)" --device "$(DEVICE)" --only "$(ONLY)" $(foreach s,$(SET),--set "$(s)")
@@ -58,6 +59,9 @@ publish: $(VENV)/.ready
 
 bench: $(VENV)/.ready-test
 	@DASHKIT_PROGRESS=0 $(BIN)/python tests/bench.py $(if $(QUICK),--quick) $(if $(PUBLISH),--publish)
+
+chaos: $(VENV)/.ready-test
+	@$(BIN)/python tests/chaos.py --kills $(or $(KILLS),50)
 
 mutants: $(VENV)/.ready-test
 	@$(BIN)/python tests/mutants.py $(foreach m,$(subst $(comma), ,$(ONLY)),--only $(m))
