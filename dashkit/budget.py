@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import torch
 
-from dashkit import recipes
+from dashkit import parallel, recipes
 from dashkit.guidance import Branches, Model, branches
 from dashkit.objectives import distil_terms, objective, total
 from dashkit.recipes import Run
@@ -38,7 +38,7 @@ def spoken(seconds: float) -> str:
 
 
 class Rates(NamedTuple):
-    """Seconds of the pieces that all work is made of, for a batch of the profile's size."""
+    """Seconds of the pieces that all work is made of, for a batch of the profile's size (in each process its share)."""
 
     teacher_update: float
     student_update: float
@@ -54,26 +54,31 @@ def rates(run: Run) -> Rates:
     """
     p, device = run.profile, run.device
     generator = torch.Generator(device).manual_seed(0)
-    shape = (p.batch, p.teacher.channels, p.teacher.size, p.teacher.size)
-    x0, y = torch.zeros(shape, device=device), torch.zeros(p.batch, dtype=torch.long, device=device)
+    n = p.batch // parallel.size()
+    shape = (n, p.teacher.channels, p.teacher.size, p.teacher.size)
+    x0, y = torch.zeros(shape, device=device), torch.zeros(n, dtype=torch.long, device=device)
     batch = noised(run.schedule, x0, y, generator=generator)
-    teacher, student = (recipes.seeded(0, lambda c=c: UNet(c)).to(device, memory_format=torch.channels_last)
+    teacher, student = (run.quick(recipes.seeded(0, lambda c=c: UNet(c)).to(device, memory_format=torch.channels_last))
                         for c in (p.teacher, p.student))
     own = recipes.load_teacher(run).model if p.exact_bandwidth else teacher
     learners = {net: Learner(net, lr=1e-6, steps=2, ema=0.9) for net in (teacher, student)}
 
     def both(model: Model) -> Branches:
-        with torch.no_grad():
+        with torch.no_grad(), run.autocast():
             return branches(model, batch.x_t, batch.t, batch.y)
 
     target = both(own)
 
     def teach() -> None:
-        learners[teacher].update((teacher(batch.x_t, batch.t, batch.y) - batch.eps).square().mean())
+        with run.autocast():
+            eps = teacher(batch.x_t, batch.t, batch.y)
+        learners[teacher].update((eps - batch.eps).square().mean())
 
     def distil() -> None:
-        terms = distil_terms(branches(student, batch.x_t, batch.t, batch.y), target, eps=batch.eps, w=1.0)
-        learners[student].update(total(terms, objective("dash").lam, torch.ones(p.batch, device=device)))
+        with run.autocast():
+            pair = branches(student, batch.x_t, batch.t, batch.y)
+        terms = distil_terms(pair, target, eps=batch.eps, w=1.0)
+        learners[student].update(total(terms, objective("dash").lam, torch.ones(n, device=device)))
 
     def seconds(work: Callable[[], object], *, at_once: int = 1) -> float:
         cores = torch.get_num_threads()

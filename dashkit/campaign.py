@@ -1,7 +1,7 @@
 """The paper's experiment in stages that fit short turns on a GPU: plan, train, measure, FID, table.  Layer 5.
 
-`dashkit campaign cifar10_fast --hours 0.4` measures how fast this machine is, fixes the number of steps that fit, and
-works until its turn is over; the same command goes on from there.
+`dashkit campaign --profile cifar10_fast --hours 0.4` measures how fast this machine is, fixes the number of steps that
+fit, and works until its turn is over; the same command goes on from there.  Notebook 10 does the same.
 """
 
 import time
@@ -15,8 +15,9 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from dashkit import budget, data, fetch, fid, guidance, recipes, runs
-from dashkit.data import to_uint8
+from dashkit import budget, data, fetch, fid, guidance, parallel, recipes, runs
+from dashkit.data import to_float, to_uint8
+from dashkit.metrics import in_chunks
 from dashkit.profiles import PROFILES
 from dashkit.recipes import Run
 from dashkit.sample import sample
@@ -67,13 +68,16 @@ def make_plan(run: Run, hours: float, *, fid_samples: int = 50_000) -> Plan:
         min(fid_samples, max(20, int(n_samples))),
         published_hours(run),
     )
-    runs.write_json(path, {"plan": plan._asdict(), "manifest": runs.manifest(
-        profile=p.name, seed=run.seed, device=runs.device_name(run.device), settings=p.asdict())})
-    return plan
+    if parallel.is_main():
+        runs.write_json(path, {"plan": plan._asdict(), "manifest": runs.manifest(
+            profile=p.name, seed=run.seed, device=runs.device_name(run.device), processes=parallel.size(),
+            settings=p.asdict())})
+    parallel.wait()                          # all have measured, together; what the main process wrote is the plan
+    return make_plan(run, hours, fid_samples=fid_samples)
 
 
 def _fid_passes(run: Run, cost: budget.Rates) -> float:
-    """Seconds of one sampling step of a batch, summed over all that FID is asked of."""
+    """Seconds of one sampling step of a batch in each process, summed over all that FID is asked of."""
     found = 0.0
     for arm in ("teacher", *run.profile.arms):
         seeds, one = (1, cost.measured_pass) if arm == "teacher" else (run.profile.seeds, cost.student_pass)
@@ -109,8 +113,14 @@ def _guidances(run: Run, arm: str) -> dict[str, Guidance]:
 # ------------------------------------------------------------------------------------------------------------- stages
 
 
-def stages(run: Run, plan: Plan, extract: fid.Extractor, reference: fid.Statistics) -> dict[str, tuple[Callable, int]]:
-    """Each stage's items, made when its turn comes, and how many there are at most; `run` is the planned one."""
+class Stage(NamedTuple):
+    make: Callable[[], Iterator]    # its items, when its turn comes
+    ticks: int                      # how many there are at most
+    together: bool                  # whether all processes do each item, or each process items of its own
+
+
+def stages(run: Run, plan: Plan, extract: fid.Extractor, reference: fid.Statistics) -> dict[str, Stage]:
+    """What a campaign does, in order; `run` is the planned one."""
     p = run.profile
 
     def students() -> dict[tuple[str, int], nn.Module]:
@@ -123,21 +133,25 @@ def stages(run: Run, plan: Plan, extract: fid.Extractor, reference: fid.Statisti
 
     def measure() -> Iterator:
         teacher = recipes.load_teacher(run)
-        for key, student in students().items():
+        with parallel.main_first():
+            recipes.evaluate_all(run, teacher, {})                     # the teacher's own
+        for key, student in parallel.own(list(students().items())):
             if not recipes.is_measured(run, *key):
                 yield recipes.evaluate_all(run, teacher, {key: student})
 
     def judge() -> Iterator:
-        yield from fid_parts(run, plan, recipes.load_teacher(run).model, "teacher", run.seed, extract, reference)
-        for (arm, seed), student in students().items():
-            yield from fid_parts(run, plan, student, arm, seed, extract, reference)
+        models = {("teacher", run.seed): recipes.load_teacher(run).model, **students()}
+        models = {key: run.quick(model) for key, model in models.items()}
+        for arm, seed, name in parallel.own([(*key, name) for key in models for name in _guidances(run, key[0])]):
+            yield from fid_parts(run, plan, models[arm, seed], arm, seed, name, extract, reference)
 
     n_models = 1 + len(p.arms) * p.seeds
-    return {"teacher": (lambda: recipes.train_teacher(run), p.teacher_steps),
-            "students": (distil, p.student_steps * p.seeds),
-            "evaluation": (measure, n_models - 1),
-            "fid": (judge, sum(len(_guidances(run, a)) * -(-_n(plan, a) // PART) * (1 if a == "teacher" else p.seeds)
-                               for a in ("teacher", *p.arms)))}
+    n_parts = sum(len(_guidances(run, a)) * -(-_n(plan, a) // PART) * (1 if a == "teacher" else p.seeds)
+                  for a in ("teacher", *p.arms))
+    return {"teacher": Stage(lambda: recipes.train_teacher(run), p.teacher_steps, True),
+            "students": Stage(distil, p.student_steps * p.seeds, True),
+            "evaluation": Stage(measure, n_models - 1, False),
+            "fid": Stage(judge, n_parts, False)}
 
 
 def _n(plan: Plan, arm: str) -> int:
@@ -149,85 +163,117 @@ def fid_path(run: Run, plan: Plan, arm: str, seed: int, name: str) -> Path:
     return run.folder(arm, seed) / f"fid-{key}.csv"
 
 
-def fid_parts(run: Run, plan: Plan, model: nn.Module, arm: str, seed: int, extract: fid.Extractor,
+def fid_parts(run: Run, plan: Plan, model: nn.Module, arm: str, seed: int, name: str, extract: fid.Extractor,
               reference: fid.Statistics) -> Iterator[None]:
-    """FID and KID of one model under each of its guidances, a thousand images at a time; finished parts stay on disk.
+    """FID and KID of one model under the guidance called `name`, a thousand images at a time; finished parts stay on
+    disk.
 
     All models get the same labels and noise.
     """
-    n = _n(plan, arm)
-    for name, how in _guidances(run, arm).items():
-        path = fid_path(run, plan, arm, seed, name)
-        if path.is_file():
-            continue
-        parts = path.with_suffix("")
-        for start in range(0, n, PART):
-            part = parts / f"{start:06d}.safetensors"
-            if not part.is_file():
-                size = min(PART, n - start)
-                y = ((torch.arange(size) + start) % run.images.num_classes).to(run.device)
-                generator = torch.Generator().manual_seed(recipes.SAMPLING_SEED + start)
-                x_T = torch.randn((size, *run.images.shape), generator=generator).to(run.device)
+    n, how = _n(plan, arm), _guidances(run, arm)[name]
+    path = fid_path(run, plan, arm, seed, name)
+    if path.is_file():
+        return
+    parts = path.with_suffix("")
+    for start in range(0, n, PART):
+        part = parts / f"{start:06d}.safetensors"
+        if not part.is_file():
+            size = min(PART, n - start)
+            y = ((torch.arange(size) + start) % run.images.num_classes).to(run.device)
+            generator = torch.Generator().manual_seed(recipes.SAMPLING_SEED + start)
+            x_T = torch.randn((size, *run.images.shape), generator=generator).to(run.device)
+            with run.autocast():
                 x = sample(model, run.schedule, y, x_T=x_T, w=how.w, steps=run.profile.sample_steps,
                            recompute_eps=how.recompute_eps)
-                runs.save_tensors(part, {"features": extract(to_uint8(x)).float().cpu()}, {"arm": arm, "name": name})
-                yield
-        files = sorted(parts.glob("*.safetensors"))
-        features = torch.cat([runs.load_tensors(f).tensors["features"] for f in files])
-        found = [{"metric": f"fid@{name}", "value": fid.fid(features, reference), "n": n},
-                 {"metric": f"kid@{name}", "value": fid.kid(features, reference), "n": n}]
-        runs.write_table(path, recipes.tidy(run, arm, seed, found))
-        for file in files:
-            file.unlink()
-        parts.rmdir()
+            runs.save_tensors(part, {"features": extract(to_uint8(x)).float().cpu()}, {"arm": arm, "name": name})
+            yield
+    files = sorted(parts.glob("*.safetensors"))
+    features = torch.cat([runs.load_tensors(f).tensors["features"] for f in files])
+    values = dict(zip(extract.distances, (fid.fid(features, reference), fid.kid(features, reference)), strict=True))
+    found = [{"metric": f"{distance}@{name}", "value": value, "n": n} for distance, value in values.items()]
+    if extract.classifier is not None:
+        found.append({"metric": f"is@{name}", "value": fid.inception_score(features, extract.classifier), "n": n})
+    runs.write_table(path, recipes.tidy(run, arm, seed, found))
+    for file in files:
+        file.unlink()
+    parts.rmdir()
 
 
-def table(run: Run, plan: Plan, reference: fid.Statistics) -> pd.DataFrame:
+def table(run: Run, plan: Plan, extract: fid.Extractor, reference: fid.Statistics) -> pd.DataFrame:
     """Everything that was measured, tidy: gap statistics, Fréchet distances of the small classifier, FID and KID."""
     teacher = recipes.load_teacher(run)
     models = {(a, s): recipes.load_student(run, a, s) for s in run.seeds for a in run.profile.arms}
     keys = [("teacher", run.seed), *models]
     found = [runs.read_results(fid_path(run, plan, a, s, name)) for a, s in keys for name in _guidances(run, a)]
-    floor = recipes.tidy(run, "real", run.seed, [{"metric": "fid", "value": reference.floor, "n": reference.n // 2}])
+    floor = recipes.tidy(run, "real", run.seed, [{"metric": extract.distances[0], "value": reference.floor,
+                                                   "n": reference.n // 2}])
     return pd.concat([recipes.evaluate_all(run, teacher, models), floor, *found], ignore_index=True)
 
 
 def carry_out(run: Run, plan: Plan, *, minutes: float, extract: fid.Extractor, reference: fid.Statistics) -> bool:
     """Work through the stages for at most about `minutes`; returns whether all is done.  Stop it at any time."""
     deadline = time.monotonic() + 60 * minutes
-    for name, (make, ticks) in stages(run, plan, extract, reference).items():
-        with closing(make()) as items:
-            for _ in recipes.progress(items, total=ticks, title=name):
-                if time.monotonic() > deadline:
-                    return False
+    for name, stage in stages(run, plan, extract, reference).items():
+        late = False
+        with closing(stage.make()) as items:
+            for _ in recipes.progress(items, total=stage.ticks, title=name):
+                late = time.monotonic() > deadline
+                if stage.together:
+                    late = parallel.agree(late)
+                if late:
+                    break
+        if parallel.agree(late):
+            return False
     return True
 
 
+class SmallFeatures:
+    """The run's own classifier in Inception's place, for images that Inception cannot see: uint8 images to features.
+
+    What comes out are Fréchet and kernel distances, `fd` and `kd`, but they are not FID and KID.
+    """
+
+    distances, classifier = ("fd", "kd"), None
+
+    def __init__(self, run: Run) -> None:
+        self.features, self.device = run.judge.classifier.features, run.device
+
+    def __call__(self, images: Tensor) -> Tensor:
+        return in_chunks(self.features, to_float(images.to(self.device))).cpu()
+
+
 def judge(run: Run, n: int | None = None) -> tuple[fid.Extractor, fid.Statistics]:
-    """The features that FID is of, and the statistics of n training images of the data set, mirrored ones left out."""
+    """What FID is of, and the statistics of n training images of the data set, mirrored ones left out.
+
+    Grey images get `SmallFeatures`.
+    """
     cache = recipes.ROOT / "data" / "cache"
-    name = run.profile.dataset.removesuffix("_mirrored")
-    pixels = data.load(name, cache=cache).pixels
+    pixels = data.load(run.profile.dataset.removesuffix("_mirrored"), cache=cache).pixels
     if n is not None and not 4 <= n <= len(pixels):
         raise ValueError(f"the reference must be 4 to {len(pixels)} images, not {n!r}")
-    extract = fid.extractor(cache / fetch.INCEPTION, run.device)
-    return extract, fid.reference(pixels[:n], lambda: extract, cache)
+    if run.profile.teacher.channels != 3:
+        extract = SmallFeatures(run)
+        return extract, fid.statistics(extract(pixels[:n]))
+    extract = fid.Inception(cache / fetch.INCEPTION, run.device)
+    with parallel.main_first():
+        return extract, fid.reference(pixels[:n], lambda: extract, cache)
 
 
 def summary(results: pd.DataFrame) -> pd.DataFrame:
     """One row an arm: parameters, gap statistics in eps and in clamped x0, and FID and KID by guidance, with N."""
-    rows = results[results.metric.isin(["parameters", "rho", "slope", "cos", "rho_x0", "cos_x0", "spearman", "fid"])
-                   | results.metric.str.startswith(("fid@", "kid@"))]
+    wanted = "^(?:fid|kid|is|fd|kd)(?:@|$)"
+    rows = results[results.metric.isin(["parameters", "rho", "slope", "cos", "rho_x0", "cos_x0", "spearman"])
+                   | results.metric.str.contains(wanted)]
     wide = rows.pivot_table(index="arm", columns="metric", values="value", sort=False)
-    wide["N of FID"] = results[results.metric.str.startswith("fid")].groupby("arm").n.first()
+    wide["N"] = results[results.metric.str.contains(wanted)].groupby("arm").n.first()
     return wide
 
 
 def published_hours(run: Run) -> float:
     """Hours that the paper's settings would take on this device, students in lockstep, by their networks' speed."""
     p = PROFILES["cifar10"]
-    batch = p.batch if run.device.type == "cuda" else 8
-    cost = budget.rates(replace(run, profile=replace(p, batch=batch, seeds=1)))
+    batch = max(1, (p.batch if run.device.type == "cuda" else 8) // parallel.size()) * parallel.size()
+    cost = budget.rates(replace(run, profile=replace(p, batch=batch, seeds=1, arms=run.profile.arms)))
     lockstep = cost.teacher_pass + len(run.profile.arms) * cost.student_update
     return p.batch / batch * (p.teacher_steps * cost.teacher_update + p.student_steps * lockstep) / 3600
 

@@ -1,6 +1,9 @@
 """The `dashkit` command.  Layer 5."""
 
 import argparse
+import contextlib
+import io
+import os
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -10,6 +13,8 @@ if TYPE_CHECKING:
 
     from dashkit import recipes
 
+TOGETHER = ("train", "distil", "evaluate", "campaign")
+"""Commands that several processes can share, started by `accelerate launch -m dashkit COMMAND ...`."""
 EPILOG = "Settings of a profile are changed with --set NAME=VALUE, e.g. --set student_steps=100 --set arms=dash,scratch"
 
 
@@ -40,6 +45,8 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument("--seed", type=int, default=42)
         command.add_argument("--device", default="auto", help="auto (default), cpu or cuda")
         command.add_argument("--set", dest="settings", action="append", default=[], metavar="NAME=VALUE")
+        if name in TOGETHER:
+            command.add_argument("--compile", action="store_true", help="by torch.compile; pays on a GPU")
         if name == "export":
             command.add_argument("arm", metavar="ARM", help="teacher, dash, cond_only, …")
             command.add_argument("folder", metavar="FOLDER")
@@ -62,15 +69,38 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0 done, 1 failed, 2 bad input."""
     options = parser().parse_args(arguments)
     try:
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1 and options.command not in TOGETHER:
+            raise ValueError(f"{options.command} is for one process; several can share {', '.join(TOGETHER)}")
         tasks = {"series": _series, "doctor": _doctor, "sweep": _sweep, "tune": _tune,
                  "fetch": _fetch, "campaign": _campaign, "export": _export}
-        return tasks.get(options.command, _recipe)(options)
+        quiet = os.environ.get("RANK", "0") != "0"                # of several processes only the first one speaks
+        with contextlib.redirect_stdout(io.StringIO() if quiet else sys.stdout):
+            return tasks.get(options.command, _recipe)(options)
     except (ValueError, OSError, ImportError, RuntimeError, FloatingPointError) as error:
         print(f"dashkit: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("\ndashkit: stopped; the same command goes on from here", file=sys.stderr)
         return 130
+    finally:
+        _leave()
+
+
+def _leave() -> None:
+    """Part from the other processes, if there are any."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        from dashkit import parallel
+
+        parallel.leave()
+
+
+def _start(options: argparse.Namespace, **settings: object) -> "recipes.Run":
+    """The run that the options describe; `settings` are defaults that --set replaces."""
+    from dashkit import recipes
+    from dashkit.series import parse_settings
+
+    return recipes.start(options.profile, seed=options.seed, device=options.device,
+                         compile=getattr(options, "compile", False), **settings | parse_settings(options.settings))
 
 
 def _series(options: argparse.Namespace) -> int:
@@ -94,9 +124,8 @@ def _export(options: argparse.Namespace) -> int:
     from pathlib import Path
 
     from dashkit import export, recipes
-    from dashkit.series import parse_settings
 
-    run = recipes.start(options.profile, seed=options.seed, device=options.device, **parse_settings(options.settings))
+    run = _start(options)
     teacher = options.arm == "teacher"
     model = recipes.load_teacher(run).model if teacher else recipes.load_student(run, options.arm, run.seed)
     export.write(model, Path(options.folder))
@@ -105,18 +134,21 @@ def _export(options: argparse.Namespace) -> int:
 
 
 def _campaign(options: argparse.Namespace) -> int:
-    from dashkit import campaign, recipes
-    from dashkit.series import parse_settings
+    from dashkit import campaign, parallel
 
-    run = recipes.start(options.profile, seed=options.seed, device=options.device, **parse_settings(options.settings))
+    run = _start(options)
     plan = campaign.make_plan(run, options.hours, fid_samples=options.fid_samples)
     run = campaign.planned(run, plan)
     print(campaign.told(run, plan))
     extract, reference = campaign.judge(run, options.reference)
+    if options.publish and "fid" not in extract.distances:
+        raise ValueError(f"a campaign of {run.profile.name} has no FID to publish; choose a profile with colour images")
     if not campaign.carry_out(run, plan, minutes=options.minutes, extract=extract, reference=reference):
         print("not done yet; the same command goes on from here")
         return 0
-    results = campaign.table(run, plan, reference)
+    if not parallel.is_main():
+        return 0
+    results = campaign.table(run, plan, extract, reference)
     print(campaign.summary(results).to_string(float_format="{:.3g}".format))
     _publish(options, run, results)
     return 0
@@ -136,12 +168,9 @@ def _sweep(options: argparse.Namespace) -> int:
     from dashkit.profiles import ARMS, resolve
     from dashkit.series import parse_settings
 
-    settings = parse_settings(options.settings)
-    profile = resolve(options.profile, **settings)
-    settings.setdefault("seeds", options.seeds or max(profile.seeds, 8))
-    if not profile.exact_bandwidth:
-        settings.setdefault("arms", ARMS)
-    run = recipes.start(options.profile, seed=options.seed, device=options.device, **settings)
+    profile = resolve(options.profile, **parse_settings(options.settings))
+    arms = profile.arms if profile.exact_bandwidth else ARMS
+    run = _start(options, seeds=options.seeds or max(profile.seeds, 8), arms=arms)
     results = recipes.sweep(run, jobs=options.jobs)
     print(recipes.calibration_table(results, w=run.profile.w).to_string(float_format="{:.3g}".format))
     print(recipes.results_path(run))
@@ -161,10 +190,10 @@ def _publish(options: argparse.Namespace, run: "recipes.Run", table: "pd.DataFra
 
 def _tune(options: argparse.Namespace) -> int:
     from dashkit import recipes
-    from dashkit.series import parse_settings
 
-    profile = "tuning" if options.profile == "auto" else options.profile
-    run = recipes.start(profile, seed=options.seed, device=options.device, **parse_settings(options.settings))
+    if options.profile == "auto":
+        options.profile = "tuning"
+    run = _start(options)
     table = recipes.tune(run)
     print(table.pivot_table(index="arm", columns="metric", values="value", sort=False))
     _publish(options, run, table)
@@ -172,10 +201,9 @@ def _tune(options: argparse.Namespace) -> int:
 
 
 def _recipe(options: argparse.Namespace) -> int:
-    from dashkit import recipes
-    from dashkit.series import parse_settings
+    from dashkit import parallel, recipes
 
-    run = recipes.start(options.profile, seed=options.seed, device=options.device, **parse_settings(options.settings))
+    run = _start(options)
     teacher = recipes.get_teacher(run)
     print(f"teacher: {run.folder('teacher', run.seed)}")
     if options.command == "train":
@@ -183,7 +211,7 @@ def _recipe(options: argparse.Namespace) -> int:
     students = recipes.get_students(run, teacher)
     for arm, seed in students:
         print(f"{arm}, seed {seed}: {run.folder(arm, seed)}")
-    if options.command == "evaluate":
+    if options.command == "evaluate" and parallel.is_main():
         results = recipes.get_results(run, teacher, students)
         print(recipes.calibration_table(results, w=run.profile.w).to_string(float_format="{:.3g}".format))
         print(recipes.results_path(run))

@@ -258,8 +258,7 @@ def _own_inception(work: Path) -> dict[str, Tensor]:
     with _impatient():
         torch.hub.download_url_to_file(URL_INCEPTION_V3, str(work / "inception.pth"), hash_prefix=_OWN_INCEPTION,
                                        progress=False)
-        state = inception_network(work / "inception.pth").state_dict()
-        return {k: v for k, v in state.items() if not k.startswith("fc.")}
+        return inception_network(work / "inception.pth").state_dict()
 
 
 def _inception_package(path: Path) -> dict[str, Tensor]:

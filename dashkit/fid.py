@@ -7,16 +7,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from dashkit import fetch, runs
 from dashkit.metrics import frechet_distance
 
 KID_IMAGES = 5000      # of the reference are kept for KID
-
-Extractor = Callable[[Tensor], Tensor]
-"""uint8 images (N, 3, H, W) to features (N, 2048) on the CPU."""
-
 
 class Statistics(NamedTuple):
     """What samples are held against, computed once from real images."""
@@ -28,36 +24,39 @@ class Statistics(NamedTuple):
     floor: float       # FID of one half of the real images to the other
 
 
-def inception(weights: Path) -> nn.Module:
-    """torch-fidelity's feature extractor with the fetched weights.
+class Inception:
+    """The 2048 features of uint8 images (N, 3, H, W), `batch` at a time: calling it gives (N, 2048) on the CPU.
 
-    They have no classifier: its entries are NaN, so that an Inception Score from this network is NaN and not a number.
-
-    FileNotFoundError says what to fetch, ImportError what to install.
+    `classifier` (1008, 2048) is what an Inception Score needs, or None: only torch-fidelity's own file has it, the
+    package does not.  FileNotFoundError says what to fetch, ImportError what to install.
     """
-    if not weights.is_file():
-        raise FileNotFoundError(f"{weights} is not there: dashkit fetch inception")
-    state = dict(runs.load_tensors(weights).tensors)
-    state |= {"fc.weight": torch.full((1008, 2048), torch.nan), "fc.bias": torch.full((1008,), torch.nan)}
-    with tempfile.TemporaryDirectory() as folder:          # torch-fidelity takes a path, and only this format
-        path = Path(folder) / "weights.pt"
-        torch.save(state, path)
-        try:
-            return fetch.inception_network(path)
-        except ImportError as error:
-            raise ImportError("FID needs torch-fidelity: pip install 'dashkit[scale]'") from error
 
+    distances = ("fid", "kid")
 
-def extractor(weights: Path, device: torch.device | str = "cpu", *, batch: int = 64) -> Extractor:
-    """The features of images, `batch` at a time."""
-    network = inception(weights).to(device, memory_format=torch.channels_last)
+    def __init__(self, weights: Path, device: torch.device | str = "cpu", *, batch: int = 64) -> None:
+        if not weights.is_file():
+            raise FileNotFoundError(f"{weights} is not there: dashkit fetch inception")
+        state = dict(runs.load_tensors(weights).tensors)
+        self.device, self.batch, self.classifier = device, batch, state.get("fc.weight")
+        state = {"fc.weight": torch.zeros(1008, 2048), "fc.bias": torch.zeros(1008)} | state      # not used by features
+        with tempfile.TemporaryDirectory() as folder:          # torch-fidelity takes a path, and only this format
+            path = Path(folder) / "weights.pt"
+            torch.save(state, path)
+            try:
+                network = fetch.inception_network(path)
+            except ImportError as error:
+                raise ImportError("FID needs torch-fidelity: pip install 'dashkit[scale]'") from error
+        self.network = network.to(device, memory_format=torch.channels_last)
 
     @torch.no_grad()
-    def features(images: Tensor) -> Tensor:
+    def __call__(self, images: Tensor) -> Tensor:
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
             raise ValueError(f"FID is of uint8 colour images (N, 3, H, W), not {images.dtype} {tuple(images.shape)}")
-        return torch.cat([network(part.to(device))[0].float().cpu() for part in images.split(batch)])
-    return features
+        return torch.cat([self.network(part.to(self.device))[0].float().cpu() for part in images.split(self.batch)])
+
+
+Extractor = Callable[[Tensor], Tensor]
+"""uint8 images (N, C, H, W) to features (N, D), with `classifier` and the names of its two `distances`."""
 
 
 def statistics(features: Tensor) -> Statistics:
@@ -113,3 +112,23 @@ def kid(features: Tensor, real: Statistics) -> float:
         k = kernel(a, a)
         return (k.sum() - k.trace()) / (len(a) * (len(a) - 1))
     return (within(x) + within(y) - 2 * kernel(x, y).mean()).item()
+
+
+def inception_score(features: Tensor, classifier: Tensor | None, *, splits: int = 10) -> float:
+    """exp of the mean divergence of p(y | x) from p(y), over features (N, 2048); the mean of `splits` parts of them.
+
+    Salimans et al. (2016), with the classifier's bias left out as in the original code.  ValueError without the real
+    classifier (1008, 2048): any other gives another number, and none can be compared.
+    """
+    if classifier is None:
+        raise ValueError("an Inception Score needs the classifier of torch-fidelity's own weights; those that were "
+                         "fetched from a package have none: take FID, or fetch inception where its source is in reach")
+    if len(features) < splits:
+        raise ValueError(f"an Inception Score in {splits} parts needs at least {splits} images, not {len(features)}")
+    order = torch.randperm(len(features), generator=torch.Generator().manual_seed(0))
+    log_p = (features[order].double() @ classifier.double().T).log_softmax(1)
+    scores = []
+    for part in log_p.tensor_split(splits):
+        marginal = part.exp().mean(0, keepdim=True)
+        scores.append((part.exp() * (part - marginal.log())).sum(1).mean().exp())
+    return torch.stack(scores).mean().item()

@@ -8,6 +8,8 @@ from dashkit.unet import UNetConfig
 
 BASES = ("uniform", "min_snr", "published")
 """The curricula that a teacher may start from; see `dashkit.curriculum`."""
+PRECISIONS = ("float32", "bfloat16")
+"""What networks compute in while they train and draw samples for FID; weights and measurements are always float32."""
 
 
 @dataclass(frozen=True)
@@ -38,13 +40,15 @@ class Profile:
     sample_steps: int
     samples: int              # for each point of the w-curve
     states: int               # noised held-out states for the gap statistics
+    precision: str = "float32"     # one of PRECISIONS
     exact_bandwidth: float = 0.0   # above 0 the teacher is not trained but exact, a kernel density of this bandwidth
 
     def __post_init__(self) -> None:
         for name, (low, high) in _RANGES.items():
             _check_number(name, getattr(self, name), low, high, whole=name in _WHOLE)
-        if self.base not in BASES:
-            raise ValueError(f"base must be one of {', '.join(BASES)}, not {self.base!r}")
+        for name, allowed in (("base", BASES), ("precision", PRECISIONS)):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} must be one of {', '.join(allowed)}, not {getattr(self, name)!r}")
         for name in ("arms", "ws"):
             value = getattr(self, name)
             if isinstance(value, str) or not hasattr(value, "__iter__") or not tuple(value):
@@ -144,11 +148,11 @@ PROFILES |= {
         PROFILES["digits"], name="tuning", dataset="digits_validation", seeds=1, arms=ARMS, ws=(1.0, 1.5, 4.0),
         samples=200),
     # half an hour of one GPU: few images are seen, so no dropout; mirrored images, Min-SNR in its eps form, a learning
-    # rate as high as warm-up allows, and an average over half a million images
+    # rate as high as warm-up allows, an average over half a million images, and convolutions in bfloat16
     "cifar10_fast": dataclasses.replace(
         PROFILES["cifar10"], name="cifar10_fast", dataset="cifar10_mirrored", teacher=_colour(128, 2, 10),
         base="min_snr", batch=256, teacher_lr=8e-4, teacher_ema=0.9996, student_lr=1e-3, student_ema=0.9996, warmup=500,
-        seeds=1, arms=_MAIN, ws=(1.0, 1.25, 1.5, 2.0), samples=2000, states=2000),
+        seeds=1, arms=_MAIN, ws=(1.0, 1.25, 1.5, 2.0), samples=1000, states=2000, precision="bfloat16"),
     # every stage on real CIFAR-10 within minutes of a CPU; says nothing about the method
     "cifar10_proof": dataclasses.replace(
         PROFILES["cifar10"], name="cifar10_proof", teacher=_proof(32), student=_proof(16), base="min_snr", batch=32,

@@ -7,7 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -17,14 +17,14 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from dashkit import curriculum, data, evaluate, guidance, rivals, runs
+from dashkit import curriculum, data, evaluate, guidance, parallel, rivals, runs
 from dashkit.exact import ExactTeacher
 from dashkit.guidance import W_MAX, Branches, branches, check_eval, drop_labels
 from dashkit.metrics import counted_passes, flops, gap_stats
 from dashkit.objectives import Objective, distil_terms, objective, per_sample, pick_w, total
 from dashkit.profiles import Profile, resolve
 from dashkit.schedule import Noised, Schedule, cosine, noised
-from dashkit.train import Learner, Step, check_weights, fit
+from dashkit.train import Learner, Step, batch_size, check_weights, fit, samples_of, split
 from dashkit.unet import UNet, n_parameters
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -43,7 +43,7 @@ Item = TypeVar("Item")
 
 def progress(items: Iterable[Item], *, total: int, title: str) -> Iterable[Item]:
     """A progress bar around `items`, unless the environment has DASHKIT_PROGRESS=0 (as the tests do)."""
-    if os.environ.get("DASHKIT_PROGRESS") == "0":
+    if os.environ.get("DASHKIT_PROGRESS") == "0" or not parallel.is_main():
         return items
     from tqdm.auto import tqdm
 
@@ -59,7 +59,7 @@ def side_by_side(
     cores, share the cores evenly; give the same number whatever is left to do, and a resumed run computes what an
     undisturbed one does.  An error or an interrupt stops the others between two items, closes them, and is raised.
     """
-    if run.device.type == "cuda":
+    if run.device.type == "cuda" or parallel.size() > 1:
         for name, job in jobs.items():
             deque(progress(job(), total=ticks // len(jobs), title=f"{title}, {name}"), maxlen=0)
         return
@@ -100,9 +100,13 @@ def side_by_side(
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """The device called auto, cpu or cuda; auto takes CUDA where there is one.  ValueError if it is not to be had."""
+    """The device called auto, cpu or cuda; auto takes CUDA where there is one.  ValueError if it is not to be had.
+
+    Where a launcher started several processes, they find each other here.
+    """
     if name not in ("auto", "cpu", "cuda"):
         raise ValueError(f"device must be auto, cpu or cuda, not {name!r}")
+    parallel.join(name)
     if name == "cuda" and not torch.cuda.is_available():
         raise ValueError("device='cuda' was asked for, but torch sees no CUDA device; use 'cpu' or 'auto'")
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
@@ -124,14 +128,18 @@ class Run:
     seed: int = 42
     device: torch.device = CPU
     root: Path = RUNS
+    compile: bool = False    # torch.compile in training and FID's sampling: takes minutes, pays on a GPU
 
     def __post_init__(self) -> None:
         if isinstance(self.seed, bool) or not isinstance(self.seed, int) or not 0 <= self.seed < 2**31:
             raise ValueError(f"seed must be an integer in [0, {2**31}), not {self.seed!r}")
+        parallel.own_slice(self.profile.batch)
         for arm in self.profile.arms:            # refuses an unknown arm here, before any work
             row = objective(arm)
             if self.profile.exact_bandwidth and (row.student in ("pruned", "sliced") or "hint" in row.lam):
                 raise ValueError(f"{arm} needs a teacher that is a network; that of {self.profile.name} is exact")
+            if self.compile and "hint" in row.lam:
+                raise ValueError(f"{arm} looks inside its networks, and cannot be compiled; leave one of the two out")
 
     @cached_property
     def schedule(self) -> Schedule:
@@ -161,9 +169,17 @@ class Run:
         """The students' training seeds; the teacher's is `seed`."""
         return [self.seed + i for i in range(self.profile.seeds)]
 
+    def autocast(self) -> torch.autocast:
+        """The context in which networks compute in the profile's precision."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.profile.precision == "bfloat16")
+
+    def quick(self, net: nn.Module) -> nn.Module:
+        """The same network as it is to be called, compiled at its first call if the run says so."""
+        return torch.compile(net, dynamic=False) if self.compile and isinstance(net, nn.Module) else net
+
     def teacher_settings(self) -> dict:
         names = ("dataset", "teacher", "exact_bandwidth", "T", "base", "gamma", "label_dropout", "batch",
-                 "teacher_steps", "teacher_lr", "teacher_ema", "warmup", "clip")
+                 "teacher_steps", "teacher_lr", "teacher_ema", "warmup", "clip", "precision")
         settings = self.profile.asdict()
         return {k: settings[k] for k in names} | {"seed": self.seed}
 
@@ -188,12 +204,13 @@ class Run:
         return (self.folder(weights, seed) / FINAL).is_file()
 
 
-def start(profile: str = "auto", *, seed: int = 42, device: str = "auto", **overrides: object) -> Run:
+def start(profile: str = "auto", *, seed: int = 42, device: str = "auto", compile: bool = False,
+          **overrides: object) -> Run:
     """Check every parameter of a notebook or a command at once and return its Run.
 
     `overrides` replace settings of the profile; None leaves one alone.  ValueError names what is allowed.
     """
-    return Run(resolve(profile, **overrides), seed=seed, device=pick_device(device))
+    return Run(resolve(profile, **overrides), seed=seed, device=pick_device(device), compile=compile)
 
 
 # ---------------------------------------------------------------------------------------------------- training
@@ -213,19 +230,33 @@ def train_teacher(run: Run) -> Iterator[Step]:
     model = model.to(run.device, memory_format=torch.channels_last)
     learner = Learner(model, lr=p.teacher_lr, steps=p.teacher_steps, ema=p.teacher_ema,
                       warmup=p.warmup, clip=p.clip)
+    net = run.quick(model["net"])
     generator = torch.Generator(run.device).manual_seed(run.seed)
 
     def batches() -> Iterator[Noised]:
         for x0, y in data.minibatches(images, p.batch, generator=generator):
             batch = noised(run.schedule, x0, y, generator=generator)
-            yield batch._replace(y=drop_labels(y, p.teacher.num_classes, p=p.label_dropout, generator=generator))
+            batch = batch._replace(y=drop_labels(y, p.teacher.num_classes, p=p.label_dropout, generator=generator))
+            yield samples_of(batch, parallel.own_slice(p.batch))
 
     def loss_fn(name: str, model: nn.Module, batch: Noised) -> Tensor:
-        eps = model["net"](batch.x_t, batch.t, batch.y)
+        with run.autocast(), _dropout(run, learner.done):
+            eps = net(batch.x_t, batch.t, batch.y)
         return (model["tirt"]()[batch.t] * per_sample(eps, batch.eps)).mean()
 
     yield from _resumable(run, folder, {"teacher": learner}, loss_fn, batches(), p.teacher_steps, generator,
                           {"teacher": run.teacher_settings()}, {"teacher": folder})
+
+
+@contextmanager
+def _dropout(run: Run, step: int) -> Iterator[None]:
+    """Dropout's masks come from torch's own random state: here they depend on seed, step and process alone."""
+    if run.profile.teacher.dropout == 0:
+        yield
+        return
+    with torch.random.fork_rng(devices=[run.device] if run.device.type == "cuda" else []):
+        torch.manual_seed((run.seed << 32) + step * parallel.size() + parallel.rank())
+        yield
 
 
 class Drawn(NamedTuple):
@@ -233,7 +264,7 @@ class Drawn(NamedTuple):
 
     batch: Noised      # images, timesteps, noise
     target: Branches   # the teacher's branches there, (B, C, H, W)
-    hint: Tensor       # the teacher's middle features of both branches, (2B, D, h, w); empty if no arm asks for them
+    hint: Tensor       # the teacher's middle features of the conditional one, (B, D, h, w); empty if no arm asks for it
     u: Tensor          # uniform numbers (B,)
 
 
@@ -253,30 +284,59 @@ def distil(run: Run, teacher: Teacher, arms: Sequence[str], seed: int) -> Iterat
                    ema=p.student_ema, warmup=p.warmup, clip=p.clip)
         for a, row in table.items()
     }
+    called = {a: {**dict(one.model.items()), "net": run.quick(one.model["net"])} for a, one in learners.items()}
     curricula = {"transferred": teacher.omega, "base": run.base, "uniform": curriculum.uniform(run.schedule)}
     generator = torch.Generator(run.device).manual_seed(seed)
     hinted = any("hint" in row.lam for row in table.values())
+    look = _in_parts(run, partial(_teach, run.quick(teacher.model), hinted=hinted))
 
     def batches() -> Iterator[Drawn]:
         for x0, y in data.minibatches(images, p.batch, generator=generator):
             batch = noised(run.schedule, x0, y, generator=generator)
             u = torch.rand(len(y), generator=generator, device=generator.device)
-            inputs, hint = (batch.x_t, batch.t, batch.y), x0.new_empty(0)
-            with torch.no_grad():            # closed before the yield, or it would reach into the caller
-                if hinted:
-                    target, hint = rivals.with_hint(teacher.model, *inputs)
-                else:
-                    target = branches(teacher.model, *inputs)
-            yield Drawn(batch, target, hint, u)
+            batch, u = (samples_of(v, parallel.own_slice(p.batch)) for v in (batch, u))
+            yield Drawn(batch, *look(batch), u)
 
     def loss_fn(arm: str, model: nn.ModuleDict, drawn: Drawn) -> Tensor:
         row = table[arm]
         omega = model["tirt"]() if "tirt" in model else curricula[row.curriculum]
-        return total(student_terms(model, row, drawn), row.lam, omega[drawn.batch.t])
+        with run.autocast():
+            terms = student_terms(called[arm], row, drawn)
+        return total(terms, row.lam, omega[drawn.batch.t])
 
     settings = {a: run.student_settings(a, seed) for a in arms}
     yield from _resumable(run, _lockstep(run, arms, seed), learners, loss_fn, batches(), p.student_steps, generator,
                           settings, {a: run.folder(a, seed) for a in arms})
+
+
+def _teach(teacher: nn.Module, batch: Noised, *, hinted: bool) -> tuple[Branches, Tensor]:
+    """The teacher's branches on a batch, and its middle features of the conditional one (empty unless `hinted`)."""
+    inputs = (batch.x_t, batch.t, batch.y)
+    if not hinted:
+        return branches(teacher, *inputs), batch.x_t.new_empty(0)
+    target, features = rivals.with_hint(teacher, *inputs)
+    return target, features[: len(batch.t)]
+
+
+def _in_parts(run: Run, look: Callable[[Noised], tuple[Branches, Tensor]]) -> Callable[[Noised], tuple]:
+    """`look` without gradients and in the run's precision, in two, four, … parts from when memory is short."""
+    parts = 1
+
+    def joined(batch: Noised) -> tuple[Branches, Tensor]:
+        nonlocal parts
+        while True:
+            try:
+                with torch.no_grad(), run.autocast():
+                    found = [look(part) for part, _ in split(batch, parts)]
+                break
+            except torch.OutOfMemoryError:
+                if parts >= batch_size(batch):
+                    raise
+                parts = min(2 * parts, batch_size(batch))
+                print(f"out of memory: the teacher sees batches of {batch_size(batch)} in {parts} parts from now on")
+        pairs, hints = zip(*found, strict=True)
+        return Branches(*map(torch.cat, zip(*pairs, strict=True))), torch.cat(hints)
+    return joined
 
 
 def _lockstep(run: Run, arms: Sequence[str], seed: int) -> Path:
@@ -296,6 +356,8 @@ def unfinished(run: Run, arms: Sequence[str], seed: int) -> list[str]:
 
 def _clear(folder: Path) -> None:
     """Remove the checkpoint of a finished training, and the folder if nothing else is in it."""
+    if not parallel.is_main():
+        return
     (folder / CHECKPOINT).unlink(missing_ok=True)
     if folder.is_dir() and not any(folder.iterdir()):
         folder.rmdir()
@@ -314,8 +376,8 @@ def _student(run: Run, teacher: Teacher, row: Objective, seed: int) -> nn.Module
     return seeded(seed, make).to(run.device, memory_format=torch.channels_last)
 
 
-def student_terms(model: nn.ModuleDict, row: Objective, drawn: Drawn) -> dict[str, Tensor]:
-    """Every loss term that the row's student has, each (B,)."""
+def student_terms(model: Mapping[str, nn.Module], row: Objective, drawn: Drawn) -> dict[str, Tensor]:
+    """Every loss term that the row's student, `net` with its `adapter` if it has one, gets; each (B,)."""
     batch, net = drawn.batch, model["net"]
     if row.student == "single_head":
         low, high = net.W_RANGE
@@ -332,16 +394,18 @@ def student_terms(model: nn.ModuleDict, row: Objective, drawn: Drawn) -> dict[st
 def _resumable(run, folder, learners, loss_fn, batches, steps, generator, settings, homes) -> Iterator[Step]:
     """`fit` with a checkpoint every minute and at each stop; writes each learner's final file at the end.
 
-    Holds the folder meanwhile: runs.Busy if another process trains the same.
+    Holds the folder meanwhile: runs.Busy if another process trains the same.  Of several that train as one, the main
+    process holds and writes.
     """
-    with runs.claim(folder) as token:
+    with runs.claim(folder) if parallel.is_main() else nullcontext() as token:
         yield from _claimed(run, folder, token, learners, loss_fn, batches, steps, generator, settings, homes)
+    parallel.wait()
     if len(list(filter(Path.is_file, (h / FINAL for h in homes.values())))) == len(homes):
         _clear(folder)
 
 
 def _claimed(run, folder, token, learners, loss_fn, batches, steps, generator, settings, homes) -> Iterator[Step]:
-    path, history, began, spent = folder / CHECKPOINT, [], time.monotonic(), 0.0
+    path, history, fresh, began, spent = folder / CHECKPOINT, [], [], time.monotonic(), 0.0
     if path.is_file():
         saved = runs.load_tensors(path)
         try:
@@ -357,7 +421,13 @@ def _claimed(run, folder, token, learners, loss_fn, batches, steps, generator, s
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise ValueError(f"{path} cannot be resumed ({error}); delete it to start afresh") from error
 
+    def collect() -> None:                                # losses stay on a GPU for a while: to fetch one is to wait
+        if fresh:
+            history.extend(torch.stack(fresh).float().cpu())
+            fresh.clear()
+
     def write() -> None:
+        collect()
         tensors = {f"{n}/{k}": v for n, learner in learners.items() for k, v in learner.tensors().items()}
         bad = [k for k, v in tensors.items() if v.is_floating_point() and not bool(v.isfinite().all())]
         if bad:                                           # never overwrite a good checkpoint with a diverged one
@@ -369,18 +439,21 @@ def _claimed(run, folder, token, learners, loss_fn, batches, steps, generator, s
     last = began
     try:
         for step in fit(learners, loss_fn, batches, steps=steps):
-            history.append(torch.stack([step.losses[name].float().cpu() for name in learners]))
-            if step.number < steps and time.monotonic() - last > CHECKPOINT_SECONDS:
+            fresh.append(torch.stack([step.losses[name] for name in learners]))
+            if len(fresh) == 100:
+                collect()
+            if parallel.is_main() and step.number < steps and time.monotonic() - last > CHECKPOINT_SECONDS:
                 write()
                 last = time.monotonic()
-            if step.number == steps:
+            if parallel.is_main() and step.number == steps:
+                collect()
                 seconds = spent + time.monotonic() - began
                 for i, (name, learner) in enumerate(learners.items()):
                     _finish(run, homes[name], name, learner, torch.stack(history)[:, i], settings[name], seconds)
                 path.unlink(missing_ok=True)
             yield step
     except GeneratorExit:                                 # the caller stopped between two steps
-        if 0 < len(history) < steps and runs.holds(folder, token):
+        if 0 < len(history) + len(fresh) < steps and parallel.is_main() and runs.holds(folder, token):
             with suppress(FloatingPointError):            # a diverged run keeps its last good checkpoint
                 write()
         raise

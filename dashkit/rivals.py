@@ -32,9 +32,11 @@ def with_hint(net: UNet, x_t: Tensor, t: Tensor, y: Tensor) -> tuple[Branches, T
 
 
 def hint_term(adapter: nn.Module, features: Tensor, hint: Tensor) -> Tensor:
-    """|A h_S - h_T|^2 of the conditional half, (B,): FitNets (Romero et al., 2015); features and hint are (2B, ...)."""
-    half = len(hint) // 2
-    return per_sample(adapter(features[:half]), hint[:half])
+    """|A h_S - h_T|^2 of the conditional branch, (B,): FitNets (Romero et al., 2015).
+
+    `features` (2B, ...) are the student's of both branches, `hint` (B, ...) the teacher's of the conditional one.
+    """
+    return per_sample(adapter(features[: len(hint)]), hint)
 
 
 # --------------------------------------------------------------------------------------------------------- single head

@@ -9,6 +9,8 @@ from typing import NamedTuple, TypeVar
 import torch
 from torch import Tensor, nn
 
+from dashkit import parallel
+
 Batch = TypeVar("Batch")
 LR_MIN = 1e-6
 EXPLODED = 100.0      # times the loss of the first steps
@@ -69,6 +71,7 @@ class Learner:
         """One optimiser step on a scalar loss, and one of the average, which starts as the first step's weights.
 
         A loss may come in parts, made one after another, so that only one's activations are held.  Returns the sum.
+        Where several processes train as one, losses and gradients are the means of theirs.
         """
         self.optimiser.param_groups[0]["lr"] = cosine_lr(self.done, lr=self.lr, steps=self.steps, warmup=self.warmup)
         self.vector.grad.zero_()
@@ -76,6 +79,7 @@ class Learner:
         for part in [loss] if isinstance(loss, Tensor) else loss:
             part.backward()
             whole += part.detach()
+        parallel.average(self.vector.grad, whole)
         nn.utils.clip_grad_norm_(self.vector, self.clip)
         self.optimiser.step()
         self._follow()
@@ -186,22 +190,23 @@ def batch_size(batch: Batch) -> int:
 
 
 def split(batch: Batch, parts: int) -> Iterator[tuple[Batch, float]]:
-    """A batch in parts, each with its share of the samples.
+    """A batch in parts, each with its share of the samples."""
+    n = batch_size(batch)
+    for i, j in pairwise(n * k // parts for k in range(parts + 1)):
+        yield samples_of(batch, slice(i, j)), (j - i) / n
 
-    Tensors are (B, ...), or (k B, ...) for k runs over the samples (as the features of both branches), or empty.
-    """
-    if parts == 1:
-        yield batch, 1.0
-        return
+
+def samples_of(batch: Batch, some: slice) -> Batch:
+    """Some samples of a batch.  Tensors are (B, ...), or (k B, ...) for k runs over the samples (as the features of
+    both branches), or empty."""
     n = batch_size(batch)
 
-    def cut(value: Batch, i: int, j: int) -> Batch:
+    def cut(value: Batch) -> Batch:
         if not isinstance(value, Tensor):
-            return type(value)(*(cut(v, i, j) for v in value))
-        return value.unflatten(0, (-1, n))[:, i:j].flatten(0, 1) if len(value) else value
+            return type(value)(*map(cut, value))
+        return value.unflatten(0, (-1, n))[:, some].flatten(0, 1) if len(value) else value
 
-    for i, j in pairwise(n * k // parts for k in range(parts + 1)):
-        yield cut(batch, i, j), (j - i) / n
+    return batch if some == slice(0, n) else cut(batch)
 
 
 def _check_losses(name: str, number: int, losses: list[float], first: dict[str, float]) -> None:

@@ -1,6 +1,6 @@
 import pytest
 
-from dashkit import budget, campaign, fid
+from dashkit import budget, campaign, cli, fid
 
 
 @pytest.fixture
@@ -10,9 +10,16 @@ def run(tiny, monkeypatch):
     return tiny
 
 
-def raw(images):
+class Raw:
     """Pixels in the place of Inception's features: the stages are what is tested."""
-    return images.flatten(1).float()
+
+    classifier, distances = None, ("fid", "kid")
+
+    def __call__(self, images):
+        return images.flatten(1).float()
+
+
+raw = Raw()
 
 
 def test_a_plan_is_made_once_and_never_exceeds_the_profile(run):
@@ -35,7 +42,7 @@ def test_turns_of_a_campaign_give_the_table_of_one_go(run):
         while not campaign.carry_out(one, plan, minutes=minutes, extract=raw, reference=real):
             turns += 1
             assert turns < 200
-        return campaign.table(one, plan, real), turns
+        return campaign.table(one, plan, raw, real), turns
 
     whole, once = table("whole", 60)
     broken, many = table("broken", 0)
@@ -45,7 +52,7 @@ def test_turns_of_a_campaign_give_the_table_of_one_go(run):
     assert {"fid@tag", "kid@tag", "fid@w=1.5", "fid@w=1.5, eps kept", "rho", "rho_x0"} <= found
     assert "spearman" in set(whole[whole.arm == "teacher"].metric)
     summary = campaign.summary(whole)
-    assert summary.loc["dash", "N of FID"] == 20 and summary.loc["real", "N of FID"] == 250
+    assert summary.loc["dash", "N"] == 20 and summary.loc["real", "N"] == 250
 
 
 def test_a_reference_of_another_size_is_refused(run, monkeypatch):
@@ -53,3 +60,17 @@ def test_a_reference_of_another_size_is_refused(run, monkeypatch):
     monkeypatch.setattr(campaign.data, "load", lambda *a, **k: images)
     with pytest.raises(ValueError, match="must be 4 to 1297 images, not 3"):
         campaign.judge(run(), 3)
+
+
+def test_grey_images_get_the_small_classifier_and_no_fid(run):
+    one = run(samples=40)
+    extract, real = campaign.judge(one)
+    assert extract.distances == ("fd", "kd") and real.n == len(one.images.pixels) and real.features.shape[1] == 32
+    upright, flipped = (fid.fid(extract(x), real) for x in (one.images.test_pixels, one.images.test_pixels.flip(2)))
+    assert 0 < real.floor < flipped and upright < 0.2 * flipped
+
+
+def test_only_fid_is_published(run, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(cli, "_start", lambda options: run())
+    assert cli.main(["campaign", "--publish", "--hours", "0.01"]) == 2
+    assert "has no FID to publish" in capsys.readouterr().err

@@ -10,7 +10,7 @@ import pytest
 import dashkit
 
 LAYERS = [
-    "schedule unet data fetch profiles runs plots", "guidance curriculum exact export",
+    "schedule unet data fetch profiles runs plots parallel", "guidance curriculum exact export",
     "objectives rivals claims sample metrics fid", "train evaluate exercises", "recipes",
     "cli __main__ series publish budget campaign doctor widgets journal checks editions",
 ]  # fmt: skip

@@ -362,3 +362,71 @@ def test_features_of_other_samples_are_refused(trained):
     runs.save_tensors(path, {"w=1": torch.zeros(3, 32)}, {})
     with pytest.raises(ValueError, match="does not hold the features of this profile's samples"):
         recipes._teacher_features(run, teacher)
+
+
+def with_dropout(run):
+    p = run.profile
+    return dataclasses.replace(run, profile=dataclasses.replace(
+        p, teacher=dataclasses.replace(p.teacher, dropout=0.5)))
+
+
+def test_dropout_follows_the_seed_and_a_stopped_teacher_goes_on_bit_for_bit(tiny):
+    whole, broken, plain = with_dropout(tiny("whole")), with_dropout(tiny("broken")), tiny("plain")
+    torch.manual_seed(5)
+    state = torch.get_rng_state()
+    list(recipes.train_teacher(whole))
+    assert torch.equal(torch.get_rng_state(), state)                  # the caller's own random numbers are left alone
+    torch.manual_seed(6)
+    for step in recipes.train_teacher(broken):
+        if step.number == 2:
+            break
+    torch.manual_seed(7)
+    list(recipes.train_teacher(broken))
+    list(recipes.train_teacher(plain))
+    assert equal(final(whole, "teacher", 1), final(broken, "teacher", 1))
+    assert not torch.equal(final(whole, "teacher", 1)["losses"], final(plain, "teacher", 1)["losses"])
+
+
+def test_bfloat16_trains_float32_weights_with_nearly_the_same_losses(tiny):
+    full, half = tiny("full"), tiny("half", precision="bfloat16")
+    for run in (full, half):
+        recipes.get_students(run, recipes.get_teacher(run))
+    for arm in ("teacher", "dash"):
+        a, b = final(full, arm, 1), final(half, arm, 1)
+        assert {v.dtype for v in b.values()} == {torch.float32} and not torch.equal(a["losses"], b["losses"])
+        torch.testing.assert_close(a["losses"], b["losses"], rtol=0.02, atol=0)      # bfloat16 has 8 bits: 0.4%
+    assert full.folder("dash", 1).name != half.folder("dash", 1).name
+
+
+def test_the_teachers_pass_is_split_where_memory_is_short(tiny, monkeypatch, capsys):
+    arms = ("dash", "fitnets")
+    wide, narrow = tiny("wide", arms=arms), tiny("narrow", arms=arms)
+    teacher = recipes.get_teacher(wide)
+    list(recipes.distil(wide, teacher, arms, 1))
+
+    class Small(type(teacher.model)):
+        def forward(self, x_t, t, y):
+            if len(y) > 6:
+                raise torch.OutOfMemoryError("too many")
+            return super().forward(x_t, t, y)
+
+    teacher.model.__class__ = Small
+    list(recipes.distil(narrow, teacher, arms, 1))
+    assert "the teacher sees batches of 8 in 4 parts from now on" in capsys.readouterr().out
+    for arm in arms:
+        torch.testing.assert_close(final(wide, arm, 1)["losses"], final(narrow, arm, 1)["losses"], rtol=1e-4, atol=0)
+
+
+def test_what_cannot_be_compiled_is_refused(tiny):
+    with pytest.raises(ValueError, match="fitnets looks inside its networks, and cannot be compiled"):
+        dataclasses.replace(tiny(arms=("dash", "fitnets")), compile=True)
+
+
+def test_a_compiled_run_trains_as_a_plain_one(tiny, monkeypatch):
+    compiler = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda net, **k: compiler(net, backend="aot_eager", fullgraph=True, **k))
+    plain, compiled = tiny("plain"), dataclasses.replace(tiny("compiled"), compile=True)
+    for run in (plain, compiled):
+        recipes.get_students(run, recipes.get_teacher(run))
+    for arm in ("teacher", "dash", "cond_only"):
+        torch.testing.assert_close(final(plain, arm, 1), final(compiled, arm, 1), rtol=1e-3, atol=2e-5)
