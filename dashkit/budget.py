@@ -29,12 +29,14 @@ class Budget(NamedTuple):
 def spoken(seconds: float) -> str:
     """Seconds for people.
 
-    >>> spoken(42), spoken(400), spoken(9000)
-    ('42 s', '7 min', '2.5 h')
+    >>> spoken(42), spoken(400), spoken(9000), spoken(10**7)
+    ('42 s', '7 min', '2.5 h', '2,778 h')
     """
     if seconds < 90:
         return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 360_000 else f"{seconds / 3600:,.0f} h"
 
 
 class Rates(NamedTuple):

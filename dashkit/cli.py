@@ -37,6 +37,7 @@ def parser() -> argparse.ArgumentParser:
     for name, text in tasks.items():
         command = commands.add_parser(name, help=text, description=text, epilog=EPILOG)
         if name == "doctor":
+            command.add_argument("--device", default="auto", help="cuda: is there a GPU that works?")
             continue
         if name == "fetch":
             command.add_argument("names", nargs="+", metavar="NAME", help="cifar10, cifar100, fashion_mnist, inception")
@@ -157,7 +158,7 @@ def _campaign(options: argparse.Namespace) -> int:
 def _doctor(options: argparse.Namespace) -> int:
     from dashkit import doctor, recipes
 
-    findings = list(doctor.examine(recipes.RUNS, recipes.ROOT / "build"))
+    findings = list(doctor.examine(recipes.RUNS, recipes.ROOT / "build", device=options.device))
     for finding in findings:
         print(f"{'ok  ' if finding.ok else 'FAIL'}  {finding.what:8s} {finding.detail}")
     return 0 if all(f.ok for f in findings) else 1

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from packaging.requirements import Requirement
+
 FREE_GB = 2
 
 
@@ -16,11 +18,14 @@ class Finding(NamedTuple):
     detail: str   # what was found, and for a failure what to do
 
 
-def examine(*folders: Path) -> Iterator[Finding]:
-    """Check Python, torch with torchvision, the notebook kernel and that `folders` can be written; never raises."""
+def examine(*folders: Path, device: str = "auto") -> Iterator[Finding]:
+    """Check Python, torch with torchvision, every version, the GPU if `device` is cuda, the notebook kernel, and that
+    `folders` can be written; never raises."""
     yield _python(sys.version_info[:2])
     yield _torch()
-    yield _pins()
+    yield _versions()
+    if device == "cuda":
+        yield _gpu()
     yield _kernel()
     for folder in folders:
         yield _folder(folder)
@@ -57,20 +62,48 @@ def _torch() -> Finding:
     return Finding("torch", True, f"torch {torch.__version__}, torchvision {torchvision.__version__}; {gpu}")
 
 
-def _pins() -> Finding:
-    seaborn, matplotlib = _version("seaborn"), _version("matplotlib")
-    bad = seaborn.startswith("0.13") and tuple(map(int, matplotlib.split(".")[:2])) >= (3, 13)
-    fix = "; seaborn 0.13 breaks with matplotlib 3.13. Fix: pip install 'matplotlib<3.13'" if bad else ""
-    return Finding("plots", not bad, f"matplotlib {matplotlib}, seaborn {seaborn}{fix}")
+def _versions() -> Finding:
+    """Every direct dependency against what the installed kit declares."""
+    try:
+        needs = list(map(Requirement, importlib.metadata.requires("dashkit") or ()))
+    except importlib.metadata.PackageNotFoundError:
+        return Finding("versions", False, "dashkit is not installed. Fix: make doctor, or pip install -e .")
+    needs = [n for n in needs if n.marker is None or n.marker.evaluate({"extra": ""})]
+    wrong = [n for n in needs if not n.specifier.contains(_version(n.name) or "0", prereleases=True)]
+    said = "; ".join(f"{n.name} is {_version(n.name) or 'not installed'}, but {n.specifier} is needed" for n in wrong)
+    fix = "Fix: pip install " + " ".join(f"'{n.name}{n.specifier}'" for n in wrong)
+    return Finding("versions", not wrong, f"{said}. {fix}" if wrong else f"{len(needs)} packages are as declared")
+
+
+def _gpu() -> Finding:
+    import torch
+
+    if torch.cuda.is_available():
+        return Finding("GPU", True, torch.cuda.get_device_name())
+    if torch.version.cuda is None:
+        why = "this torch is built for the CPU alone. Fix: pip uninstall -y torch torchvision && pip install torch " \
+              "torchvision"
+    else:
+        why = f"torch {torch.__version__} is built for CUDA but finds no GPU. Fix: see that nvidia-smi lists one, " \
+              f"with a driver for CUDA {torch.version.cuda}"
+    return Finding("GPU", False, f"device='cuda' was asked for, but {why}; or take device='cpu'")
 
 
 def _kernel() -> Finding:
-    from jupyter_client.kernelspec import KernelSpecManager
+    from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
 
-    found = KernelSpecManager().find_kernel_specs()
-    ok = "python3" in found
-    return Finding("kernel", ok, "python3" if ok else "no Jupyter kernel called python3. "
-                   f"Fix: {sys.executable} -m ipykernel install --sys-prefix --name python3")
+    fix = f"Fix: {sys.executable} -m ipykernel install --sys-prefix --name python3"
+    try:
+        spec = KernelSpecManager().get_kernel_spec("python3")
+        own = spec.argv[0] in ("python", "python3")               # jupyter_client takes its own Python for these
+        python = sys.executable if own else shutil.which(spec.argv[0])
+    except (NoSuchKernel, ValueError, IndexError):
+        return Finding("kernel", False, f"no Jupyter kernel called python3. {fix}")
+    if python is None or Path(python).absolute().parent != Path(sys.executable).absolute().parent:
+        where = "which is not there" if python is None else "another Python than this one"
+        return Finding("kernel", False, f"the kernel python3 of {spec.resource_dir} starts {spec.argv[0]}, {where}. "
+                                        f"{fix}, or remove that folder")
+    return Finding("kernel", True, "python3")
 
 
 def _folder(folder: Path) -> Finding:
@@ -88,7 +121,8 @@ def _folder(folder: Path) -> Finding:
 
 
 def _version(package: str) -> str:
+    """The installed version, or nothing."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
-        return "not installed"
+        return ""

@@ -7,6 +7,7 @@ fills the README.  The sweeps themselves are published by `dashkit sweep --publi
 import hashlib
 import json
 import re
+import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,11 +15,12 @@ import nbformat
 import pandas as pd
 import torch
 
-from dashkit import budget, claims, plots, recipes, runs
+from dashkit import budget, campaign, claims, plots, recipes, runs
 from dashkit.claims import Interval
 from dashkit.metrics import flops, peak_memory
 from dashkit.objectives import FACTORIAL
 from dashkit.profiles import PROFILES
+from dashkit.sample import sample
 from dashkit.series import BUILD, notebook_paths
 from dashkit.unet import UNet, n_parameters
 
@@ -109,6 +111,32 @@ def cost_rows(profile: str, *, batch: int, rounds: int = 5) -> pd.DataFrame:
         profile=profile, seed=0, device=runs.device_name(device), commit=runs.commit())[list(runs.COLUMNS)]
 
 
+def thread_rows(profile: str = "smoke") -> pd.DataFrame:
+    """How far two threads are from one: the largest differences after the same training from the same seed.
+
+    With as many threads as before, everything is equal bit for bit; another number sums in another order.
+    """
+    before, found = torch.get_num_threads(), []
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            for threads in (1, 2):
+                torch.set_num_threads(threads)
+                run = recipes.Run(PROFILES[profile], root=Path(folder) / str(threads))
+                net = recipes.get_students(run, recipes.get_teacher(run), ["dash"])["dash", run.seed]
+                y, generator = torch.arange(20) % run.images.num_classes, torch.Generator().manual_seed(0)
+                samples = sample(net, run.schedule, y, shape=run.images.shape, generator=generator, w=run.profile.w,
+                                 steps=run.profile.sample_steps)
+                found.append({"loss": torch.tensor(recipes.load_losses(run, "dash", run.seed)), "samples": samples,
+                              "weights": torch.cat([p.flatten() for p in net.parameters()])})
+        finally:
+            torch.set_num_threads(before)
+    one, two = found
+    rows = [{"what": k, "largest_difference": float((one[k] - two[k]).abs().max()),
+             "typical_size": float(one[k].abs().mean())} for k in one]
+    return pd.DataFrame(rows).assign(profile=profile, seed=run.seed, teacher_steps=run.profile.teacher_steps,
+                                     student_steps=run.profile.student_steps, commit=runs.commit())
+
+
 def cost_ratios(cost: pd.DataFrame) -> pd.Series:
     """Teacher over student: parameters, flops, seconds, memory."""
     table = cost.pivot(index="metric", columns="arm", values="value")
@@ -178,6 +206,8 @@ def blocks(root: Path = RESULTS) -> dict[str, str]:
         "notebooks": _notebooks(series),
         "size": _size(digits.table),
         "speed": _speed(root, series),
+        "rehearsal": _rehearsal(read("cifar10_proof", root)),
+        "threads": _threads(pd.read_csv(root / "threads.csv")),
     }
 
 
@@ -251,7 +281,7 @@ def _notebooks(series: dict) -> str:
         lines.append(f"| [{title}](notebooks/{path.name}) | {asked} | {minutes.get(path.stem, '')} |")
     made = series["manifest"]
     return "\n".join([*lines, "", f"Minutes: profile digits on {made['device']}, {series['seconds'] / 60:.1f} in all, "
-                      f"commit {made['commit']}; 06 to 09 read published tables."])
+                      f"commit {made['commit']}; 06 to 09 read published tables, 10 takes what it is given."])
 
 
 def minutes(root: Path = RESULTS) -> dict[str, str]:
@@ -293,6 +323,29 @@ def _speed(root: Path, series: dict) -> str:
     return "\n".join([*lines, "", facts])
 
 
+def _rehearsal(results: Results) -> str:
+    """The campaign on real CIFAR-10 that a CPU manages in minutes."""
+    card = campaign.summary(results.table).rename_axis(index=None)
+    lines = ["| arm | parameters | N | FID, TAG | KID, TAG | rho |", "|---" * 6 + "|"]
+    for arm, row in card.iterrows():
+        values = [row["fid" if arm == "real" else "fid@tag"], row["kid@tag"], row["rho"]]
+        cells = ["" if pd.isna(v) else f"{v:.3g}" for v in values]
+        size = "" if pd.isna(row.parameters) else f"{row.parameters:,.0f}"
+        lines.append(f"| {arm} | {size} | {row.N:.0f} | {' | '.join(cells)} |")
+    plan = PROFILES["cifar10_proof"]
+    return "\n".join([*lines, "", f"{results.source[0].upper()}{results.source[1:]}; {plan.sample_steps} DDIM steps. "
+                      "`real`: one half of the reference images against the other."])
+
+
+def _threads(rows: pd.DataFrame) -> str:
+    said = ", ".join(f"{r.what} by {r.largest_difference:.1g} (typical size {r.typical_size:.1g})"
+                     for r in rows.itertuples())
+    first = rows.iloc[0]
+    return ("The same seed gives the same bytes with the same number of threads. Two threads instead of one change, "
+            f"after {first.teacher_steps} and {first.student_steps} steps of profile {first.profile}, at most: {said}. "
+            f"Commit {first.commit}.")
+
+
 def take_series(source: Path = BUILD / "digits", root: Path = RESULTS) -> None:
     """Keep the manifest and the minutes of a series that went well."""
     series = runs.read_json(source / "series.json", "ok", "notebooks")
@@ -307,6 +360,7 @@ def main() -> None:
     if not (RESULTS / "cost.csv").is_file():
         cost = [cost_rows("digits", batch=64, rounds=21), cost_rows("cifar10", batch=8)]
         runs.write_table(RESULTS / "cost.csv", pd.concat(cost, ignore_index=True))
+    runs.write_table(RESULTS / "threads.csv", thread_rows())
     runs.write_table(RESULTS / "digits" / "ledger.csv", ledger())
     plots.use_style()
     ax = plots.plot_w_curve(read("digits").table, arms=SHOWN)

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import tomllib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -178,9 +179,50 @@ def browser() -> bool | None:
     return None if code == SKIPPED else code == 0
 
 
+def dependencies() -> bool | None:
+    """Known vulnerabilities among what is installed; None where the service that knows them cannot be asked."""
+    command = (sys.executable, "-m", "pip_audit", "--format", "json", "--progress-spinner", "off", "--local",
+               "--skip-editable")
+    try:
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+        report = json.loads(done.stdout)
+    except (subprocess.TimeoutExpired, ValueError) as error:
+        print(f"NOT CHECKED: pip-audit gave no report ({error})")
+        return None
+    return judged(report["dependencies"], _direct())
+
+
+def _direct() -> set[str]:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    everything = [*project["dependencies"], *itertools.chain(*project["optional-dependencies"].values())]
+    return {re.split(r"[^A-Za-z0-9._-]", line)[0].lower() for line in everything}
+
+
+def judged(entries: Sequence[dict], direct: set[str]) -> bool | None:
+    """The verdict on pip-audit's entries, printed; false for a vulnerability in a direct dependency that has a fix.
+
+    pip-audit itself ends well when it could look up nothing at all, so what it looked up is counted here.
+    """
+    skipped = [e["name"] for e in entries if "vulns" not in e]
+    audited = [e for e in entries if "vulns" in e]
+    first = f", the first {skipped[0]}" if skipped else ""
+    print(f"{len(audited)} packages audited, {len(skipped)} could not be{first}")
+    if not audited:
+        print("NOT CHECKED: the service of known vulnerabilities is out of reach from here")
+        return None
+    bad = False
+    for entry in audited:
+        for vuln in entry["vulns"]:
+            ours = entry["name"].lower() in direct and bool(vuln["fix_versions"])
+            bad |= ours
+            fix = f"fixed in {', '.join(vuln['fix_versions'])}" if vuln["fix_versions"] else "no fix yet"
+            print(f"{'FAILED ' if ours else 'known  '} {entry['name']} {entry['version']}: {vuln['id']}, {fix}")
+    return not bad
+
+
 STAGES: dict[str, Callable[[], bool | None]] = {
     "lint": lint, "unit": unit, "series": series, "audit": audit, "regression": regression, "mutation": mutation,
-    "stable": stable, "editions": editions, "site": site, "browser": browser,
+    "stable": stable, "editions": editions, "site": site, "browser": browser, "dependencies": dependencies,
 }
 
 # -------------------------------------------------------------------------------------------------------- refresh

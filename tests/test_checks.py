@@ -7,6 +7,7 @@ import time
 
 import numpy as np
 import pytest
+import scipy.linalg
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -37,6 +38,11 @@ def twin(c, u, gap, w):
 def ddim(x, e, a, b, clip=1.0):
     start = x0(x, e, a).clamp(-clip, clip)
     return (b / a) ** 0.5 * a**0.5 * start + ((1 - b) / (1 - a)) ** 0.5 * (x - a**0.5 * start)
+
+
+def gaussian_distance(m1, c1, m2, c2):
+    root = scipy.linalg.sqrtm((c1 @ c2).numpy())
+    return (m1 - m2).square().sum() + (c1 + c2).trace() - 2 * root.trace()
 
 
 def weighted(terms, lam):
@@ -81,6 +87,9 @@ RIGHT = {     # written differently from the module's own where there is another
     "08.1": [lambda ci, co, k, h, w: flops_of(torch.nn.Conv2d(ci, co, k), torch.zeros(1, ci, h + k - 1, w + k - 1))],
     "08.2": [lambda n, w: n * len({0, 1} - {1 - w})],
     "08.3": [lambda m, k: torch.where(m.abs().flatten().argsort().argsort().reshape(m.shape) >= m.numel() - k, m, 0)],
+    "10.1": [lambda m1, s1, m2, s2: torch.dist(torch.cat([m1, s1]), torch.cat([m2, s2])) ** 2,
+             lambda m1, s1, m2, s2: gaussian_distance(m1, s1.diag() ** 2, m2, s2.diag() ** 2)],
+    "10.2": [lambda a, b: b - (a - b), lambda a, b: np.polyval(np.polyfit([1, 0.5], [a, b], 1), 0)],
     "05.3": [lambda o, s, x: o * (1 - s) * (x / o.sum() - (o * x).sum() / o.sum() ** 2)],
 }
 WRONG = {     # name: answers with a piece of the reply they must get
@@ -138,6 +147,12 @@ WRONG = {     # name: answers with a piece of the reply they must get
     "08.2": [(lambda n, w: 2 * n, "not used"), (lambda n, w: n, "both branches")],
     "08.3": [(lambda m, k: m * (m >= m.flatten().sort().values[-k]), "negative"),
              (lambda m, k: (m.abs() >= m.abs().flatten().sort().values[-k]).double(), "mask")],
+    "10.1": [(lambda m1, s1, m2, s2: torch.dist(m1, m2) ** 2, "spreads"),
+             (lambda m1, s1, m2, s2: torch.dist(torch.cat([m1, s1]), torch.cat([m2, s2])), "no root"),
+             (lambda m1, s1, m2, s2: ((m1 - m2) ** 2 + (s1 - s2) ** 2).mean(), "do not average"),
+             (lambda m1, s1, m2, s2: ((m1 - m2) ** 2 + (s1**0.5 - s2**0.5) ** 2).sum(), "variances")],
+    "10.2": [(lambda a, b: 2 * a - b, "Swapped"), (lambda a, b: a - b, "left at 2n"), (lambda a, b: b, "half"),
+             (lambda a, b: (a + b) / 2, "mean"), (lambda a, b: 3 * b, "off by")],
     "05.3": [(lambda o, s, x: o * (1 - s) / o.sum() * ((o * x).sum() / o.sum() - x), "sign"),
              (lambda o, s, x: o / o.sum() * (x - (o * x).sum() / o.sum()), "1 - sigma")],
 }

@@ -1,5 +1,6 @@
 """Files beside the code agree with each other and with the results they quote."""
 
+import json
 import re
 import tomllib
 from pathlib import Path
@@ -91,6 +92,60 @@ def test_doctor_explains_a_torchvision_built_for_another_torch(monkeypatch):
     finding = doctor._torch()
     assert not finding.ok
     assert "CPU-only torch beside a CUDA torchvision" in finding.detail and "pip install" in finding.detail
+
+
+@pytest.mark.parametrize(("package", "version", "message"), [
+    ("torch", "2.13.0", r"torch is 2\.13\.0, but .*!=2\.13\.0.* is needed.*pip install 'torch!=2"),
+    ("torch", "2.4.1+cpu", "torch is 2.4.1"), ("matplotlib", "3.13.0", "matplotlib is 3.13.0"),
+    ("pandas", "4.0", "pandas is 4.0"), ("papermill", "", "papermill is not installed"),
+])  # fmt: skip
+def test_doctor_names_versions_that_are_too_old_too_new_or_missing(monkeypatch, package, version, message):
+    real = doctor._version
+    assert doctor._versions().ok, doctor._versions()
+    monkeypatch.setattr(doctor, "_version", lambda name: version if name == package else real(name))
+    finding = doctor._versions()
+    assert not finding.ok and re.search(message, finding.detail)
+
+
+def test_doctor_explains_why_there_is_no_gpu(monkeypatch):
+    torch = recipes.torch
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.version, "cuda", None)
+    assert "built for the CPU alone. Fix: pip uninstall" in doctor._gpu().detail
+    monkeypatch.setattr(torch.version, "cuda", "12.9")
+    assert "nvidia-smi" in doctor._gpu().detail and "CUDA 12.9" in doctor._gpu().detail
+    asked = [f for f in doctor.examine(device="cuda") if f.what == "GPU"]
+    assert asked and not asked[0].ok and not [f for f in doctor.examine() if f.what == "GPU"]
+
+
+@pytest.mark.parametrize(("python", "message"), [
+    ("/nowhere/bin/python", "starts /nowhere/bin/python, which is not there"),
+    ("/bin/sh", "starts /bin/sh, another Python than this one"), (None, "no Jupyter kernel called python3")])
+def test_doctor_names_a_kernel_that_is_missing_or_starts_another_python(monkeypatch, tmp_path, python, message):
+    from jupyter_client import kernelspec
+
+    assert doctor._kernel().ok
+    folder = tmp_path / "kernels" / "python3"
+    folder.mkdir(parents=True)
+    if python:
+        argv = [python, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+        (folder / "kernel.json").write_text(json.dumps({"argv": argv, "display_name": "x", "language": "python"}))
+        monkeypatch.setenv("JUPYTER_PATH", str(tmp_path))
+    else:
+        monkeypatch.setattr(kernelspec.KernelSpecManager, "get_kernel_spec", refuse_kernel)
+    finding = doctor._kernel()
+    assert not finding.ok and message in finding.detail and "-m ipykernel install" in finding.detail
+
+
+def refuse_kernel(self, name):
+    from jupyter_client.kernelspec import NoSuchKernel
+
+    raise NoSuchKernel(name)
+
+
+def test_doctor_names_a_disk_that_is_full(monkeypatch, tmp_path):
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _: doctor.shutil._ntuple_diskusage(10**9, 10**9, 10**8))
+    assert doctor._folder(tmp_path) == (tmp_path.name, False, "only 0.1 GiB free; 2 are needed")
 
 
 @pytest.mark.parametrize(("version", "ok"), [((3, 10), False), ((3, 11), True), ((3, 13), True), ((3, 14), False)])
