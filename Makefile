@@ -66,12 +66,12 @@ chaos: $(VENV)/.ready-test
 mutants: $(VENV)/.ready-test
 	@$(BIN)/python tests/mutants.py $(foreach m,$(subst $(comma), ,$(ONLY)),--only $(m))
 
-# the unit tests on the lowest supported versions of the direct dependencies, in an environment of their own
+# the unit tests (or TESTS=…) on the lowest supported versions of the direct dependencies, in an environment of their own
 lowest: $(VENV)/.ready-test
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 	@test -x $(VENV)-lowest/bin/python || $(BIN)/uv venv --quiet --python $(BIN)/python $(VENV)-lowest
 	@$(BIN)/uv pip install --quiet --python $(VENV)-lowest/bin/python --resolution lowest-direct '.[test]'
-	@PYTHONPATH="$(CURDIR)" PATH="$(CURDIR)/$(VENV)-lowest/bin:$$PATH" $(VENV)-lowest/bin/python -m pytest -q
+	@PYTHONPATH="$(CURDIR)" PATH="$(CURDIR)/$(VENV)-lowest/bin:$$PATH" $(VENV)-lowest/bin/python -m pytest -q $(TESTS)
 
 lab: $(VENV)/.ready
 	@$(BIN)/jupyter lab --ServerApp.ip=127.0.0.1 notebooks

@@ -13,8 +13,10 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import psutil
 import torch
@@ -22,25 +24,43 @@ from safetensors.torch import load_file
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = "teacher_steps=150 student_steps=100 samples=40 states=60 sample_steps=4 batch=16 warmup=0 arms=dash,cond_only"
-PRELUDE = "from dashkit import cli, recipes; recipes.CHECKPOINT_SECONDS = 0.2; import sys; sys.exit(cli.main({!r}))"
-SCENARIOS = {   # what is run, and its share of the kills
-    "train": (["train"], 0.3),
-    "sweep": (["sweep", "--seeds", "2"], 0.4),
+COMMAND = "from dashkit import cli, recipes; recipes.CHECKPOINT_SECONDS = 0.2; import sys; sys.exit(cli.main({!r}))"
+FETCH = """
+import hashlib, os
+from pathlib import Path
+import numpy as np
+from dashkit import fetch
+
+def refuse(work):
+    raise OSError("out of reach")
+
+slowly = "rm -f thing; for i in 1 2 3 4 5 6; do head -c 500000 /dev/zero >> thing; sleep 0.2; done"
+pixels = np.random.default_rng(0).integers(0, 256, (4000, 32, 32, 3), dtype=np.uint8)
+arrays = (pixels, np.arange(4000) % 10, pixels[:1000], np.arange(1000) % 10)
+package = fetch.Package(("sh", "-c", slowly), "thing", hashlib.sha256(bytes(3_000_000)).hexdigest())
+fetch.SOURCES["cifar10"] = fetch.Source(refuse, package, lambda path: arrays, (), 1, "")
+fetch.fetch("cifar10", cache=Path(os.environ["DASHKIT_RUNS"]))
+"""
+SCENARIOS = {   # what is run, a command or a program, and its share of the kills
+    "train": (["train"], 0.24),
+    "sweep": (["sweep", "--seeds", "2"], 0.36),
     "evaluate": (["evaluate"], 0.2),
+    "fetch": (FETCH, 0.1),
     "series": (["series", "--only", "02"], 0.1),
 }
 
 
 def start(name: str, folder: Path) -> subprocess.Popen:
-    """The scenario's command in a process group of its own, its runs and reports under `folder`."""
-    arguments, _ = SCENARIOS[name]
-    settings = [s for pair in TINY.split() for s in ("--set", pair)]
-    code = PRELUDE.format([*arguments, "--profile", "smoke", "--seed", "5", *settings])
+    """The scenario in a process group of its own, its runs and reports under `folder`."""
+    code, _ = SCENARIOS[name]
+    if isinstance(code, list):
+        settings = [s for pair in TINY.split() for s in ("--set", pair)]
+        code = COMMAND.format([*code, "--profile", "smoke", "--seed", "5", *settings])
     environment = {**os.environ, "DASHKIT_RUNS": str(folder), "DASHKIT_PROGRESS": "0", "OMP_NUM_THREADS": "1",
                    "PYTHONPATH": str(ROOT)}
-    log = (folder.with_suffix(".log")).open("ab")
-    return subprocess.Popen([sys.executable, "-c", code], env=environment, cwd=ROOT, stdout=log, stderr=log,
-                            start_new_session=True)
+    with folder.with_suffix(".log").open("ab") as log:
+        return subprocess.Popen([sys.executable, "-c", code], env=environment, cwd=ROOT, stdout=log, stderr=log,
+                                start_new_session=True)
 
 
 def run(name: str, folder: Path) -> float:
@@ -74,6 +94,9 @@ def content(folder: Path) -> dict[str, object]:
         name = str(path.relative_to(folder))
         if path.suffix == ".safetensors":
             found[name] = load_file(path)
+        elif path.suffix == ".npz":
+            with np.load(path) as arrays:
+                found[name] = {k: torch.from_numpy(arrays[k]) for k in arrays}
         elif path.suffix == ".csv":
             found[name] = pd.read_csv(path).drop(columns="commit", errors="ignore")
         else:
@@ -95,12 +118,12 @@ def differences(whole: dict, broken: dict) -> list[str]:
     return said
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", choices=SCENARIOS, action="append")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     rng, failed, began, total = random.Random(options.seed), 0, time.monotonic(), 0
     print(f"seed {options.seed}, {options.kills} kills")
     for name in options.only or SCENARIOS:

@@ -10,6 +10,7 @@ import argparse
 import ast
 import copy
 import csv
+import importlib
 import importlib.abc
 import importlib.util
 import os
@@ -30,6 +31,8 @@ TESTS = {
     "metrics": ["test_metrics", "test_unet"],
 }
 REASONS = ROOT / "tests" / "mutants.csv"
+HEAVY = ("diffusers.models.unets.unet_2d", "diffusers.schedulers.scheduling_ddim", "pandas", "pytest", "scipy.linalg",
+         "scipy.stats", "sklearn.datasets", "safetensors.torch", "torch.utils.flop_counter")
 SECONDS, WANTED = 120, 0.9
 _BINARY = {ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult, ast.FloorDiv: ast.Mult,
            ast.Mod: ast.Mult, ast.Pow: ast.Mult, ast.MatMult: ast.Add, ast.BitAnd: ast.BitOr, ast.BitOr: ast.BitAnd}
@@ -161,11 +164,11 @@ def main() -> int:
     parser.add_argument("--only", choices=TESTS, action="append")
     parser.add_argument("--sample", type=int, help="this many of all, drawn with a fixed seed")
     options = parser.parse_args()
-    import pandas  # noqa: F401  (loaded once, here, for all children)
-    import pytest  # noqa: F401
-    import scipy.stats  # noqa: F401
     import torch
     from tqdm import tqdm
+
+    for name in HEAVY:                            # loaded once, here, for all children
+        importlib.import_module(name)
 
     if any(name.split(".")[0] == "dashkit" for name in sys.modules):
         raise SystemExit("dashkit must not be loaded before its mutants are")
