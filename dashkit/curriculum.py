@@ -50,7 +50,7 @@ class TIRT(nn.Module):
 
     def __init__(self, base: Tensor) -> None:
         super().__init__()
-        self.register_buffer("base", normalised(base).clone())
+        self.register_buffer("base", normalised(base))
         self.lambda_t = nn.Parameter(torch.zeros_like(base))
 
     def forward(self) -> Tensor:

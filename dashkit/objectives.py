@@ -67,7 +67,7 @@ OBJECTIVES = {
     "im_base":         Objective({"im": 1.0}, curriculum="base"),
     "gap_match":       Objective({"im": 1.0, "gap": 1.0}),
     "multi_w":         Objective({"comp": 1.0}, w=(1.0, 2.0, 3.0, 4.0)),
-    "composite":       Objective({"comp": 1.0}, w=(4.0,), lr=0.25),
+    "composite":       Objective({"comp": 1.0}, lr=0.25),
     "cond_only":       Objective({"im": 1.0}),
     "cond_only_icg":   Objective({"im": 1.0}, reuses="cond_only"),
     "label_drop":      Objective({"im": 0.5, "un_c": 0.5}),

@@ -25,8 +25,8 @@ ENVIRONMENT = {
 IGNORE, COMPARABLE = "nbval-ignore-output", ("text/plain", "text/html")
 SKIPPED = 77                          # browser.py's exit status where there is no browser
 BROWSED = ("01", "03", "05", "06")    # `make browser` opens the others, too
-CORE = ("schedule", "unet", "data", "profiles", "runs", "plots", "guidance", "curriculum", "exact", "objectives", "claims",
-        "sample", "metrics", "train", "recipes", "series", "export", "widgets")
+CORE = ("schedule", "unet", "data", "profiles", "runs", "plots", "guidance", "curriculum", "exact", "objectives",
+        "claims", "sample", "metrics", "train", "recipes", "series", "export", "widgets")
 NBVAL = ["-m", "pytest", "-q", "--nbval", "--nbval-current-env", "--nbval-cell-timeout=300",
          "--nbval-sanitize-with", str(ROOT / "tests" / "nbval.cfg"), "-o", "addopts=-p no:cacheprovider",
          "-o", "filterwarnings="]

@@ -103,3 +103,34 @@ def test_only_the_branches_of_a_row_get_a_gradient(pair):
     student = Branches(*(b.clone().requires_grad_() for b in pair()))
     total(terms_of(student, teacher), OBJECTIVES["cond_only"].lam, torch.ones(16)).backward()
     assert student.cond.grad.abs().sum() > 0 and (student.uncond.grad is None or student.uncond.grad.abs().sum() == 0)
+
+
+DEFINED = {     # as the paper writes them
+    "im + un + 0.1 an": ("dash", "dash_no_tirt", "dash_uniform", "dash_relearned", "dash_sliced"),
+    "un + 0.1 an": ("dash_no_im",), "im + 0.1 an": ("dash_no_un", "im_an_base"),
+    "im + un": ("dash_no_an", "im_un_base"),
+    "im": ("im_base", "cond_only", "cond_only_icg"), "im + gap": ("gap_match",),
+    "comp": ("multi_w", "composite"), "im + 0.1 hint": ("fitnets",), "guided": ("single_head",),
+    # label dropout in expectation: each share is the probability of its branch
+    "0.9 an + 0.1 an_un": ("scratch", "pruning", "slicing"), "0.5 im + 0.5 un_c": ("label_drop",),
+    "0.9 im + 0.1 un_c": ("label_drop_10",),
+}  # fmt: skip
+
+
+def test_every_arm_weights_its_terms_as_it_is_defined():
+    def parsed(formula):
+        return {part.split()[-1]: float(part.split()[0]) if " " in part else 1.0 for part in formula.split(" + ")}
+
+    defined = {arm: parsed(formula) for formula, arms in DEFINED.items() for arm in arms}
+    assert {arm: row.lam for arm, row in OBJECTIVES.items()} == defined
+    scales = {arm: row.w for arm, row in OBJECTIVES.items() if "comp" in row.lam}
+    assert scales == {"multi_w": (1, 2, 3, 4), "composite": (4,)}
+
+
+def test_arms_differ_in_what_their_names_say():
+    begun = {arm: row.student for arm, row in OBJECTIVES.items() if row.student != "new"}
+    assert begun == {"single_head": "single_head", "pruning": "pruned", "slicing": "sliced", "dash_sliced": "sliced"}
+    kinds = {arm: row.curriculum for arm, row in OBJECTIVES.items() if row.curriculum != "transferred"}
+    assert kinds == {"dash_uniform": "uniform", "dash_relearned": "relearned"} | dict.fromkeys(
+        ("dash_no_tirt", "im_un_base", "im_an_base", "im_base", "pruning", "slicing", "scratch"), "base")
+    assert {arm: row.reuses for arm, row in OBJECTIVES.items() if row.reuses} == {"cond_only_icg": "cond_only"}
