@@ -10,6 +10,7 @@
 # make sweep    train and measure every arm over many seeds, digits and exact teacher; goes on where it was stopped (JOBS=2)
 # make tune     choose each arm's learning rate on a validation split
 # make chaos    kill training, sweep, evaluation and series at random moments: is anything lost? (KILLS=50)
+# make fuzz     files from a stranger for every reader: the right answer or one clear error (CASES=10000)
 # make mutants  change the mathematics one operator at a time: do the tests notice?
 # make publish  ledger, cost and README from data/results and the last digits series
 #
@@ -24,7 +25,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export TQDM_MININTERVAL = 1
 
-.PHONY: series test lowest bench chaos mutants lab refresh stable browser editions site sweep tune publish doctor clean
+.PHONY: series test lowest bench chaos fuzz mutants lab refresh stable browser editions site sweep tune publish doctor clean
 
 series: $(VENV)/.ready
 	@$(BIN)/dashkit series --profile "$(PROFILE)" --seed "$(SEED)" --device "$(DEVICE)" --only "$(ONLY)" $(foreach s,$(SET),--set "$(s)")
@@ -62,6 +63,9 @@ bench: $(VENV)/.ready-test
 
 chaos: $(VENV)/.ready-test
 	@$(BIN)/python tests/chaos.py --kills $(or $(KILLS),50)
+
+fuzz: $(VENV)/.ready-test
+	@$(BIN)/python tests/fuzz.py --cases $(or $(CASES),10000) --seed $(or $(FUZZ_SEED),0)
 
 mutants: $(VENV)/.ready-test
 	@$(BIN)/python tests/mutants.py $(foreach m,$(subst $(comma), ,$(ONLY)),--only $(m))

@@ -52,7 +52,7 @@ def make_plan(run: Run, hours: float, *, fid_samples: int = 50_000) -> Plan:
         raise ValueError(f"hours must be in (0, 10000] and fid_samples at least 20, not {hours!r} and {fid_samples!r}")
     path = plan_path(run)
     if path.is_file():
-        saved = Plan(**runs.read_json(path)["plan"])
+        saved = _read_plan(run, path)
         if saved.hours != hours:
             raise ValueError(f"a campaign of {saved.hours:g} hours was begun: go on with --hours {saved.hours:g}, "
                              f"or delete {path} to plan anew")
@@ -74,6 +74,19 @@ def make_plan(run: Run, hours: float, *, fid_samples: int = 50_000) -> Plan:
             settings=p.asdict())})
     parallel.wait()                          # all have measured, together; what the main process wrote is the plan
     return make_plan(run, hours, fid_samples=fid_samples)
+
+
+def _read_plan(run: Run, path: Path) -> Plan:
+    """A plan made before; ValueError unless it is one of this run."""
+    found, p = runs.read_json(path, "plan")["plan"], run.profile
+    most = {"hours": 10_000, "teacher_steps": p.teacher_steps, "student_steps": p.student_steps,
+            "fid_samples": 10**9, "full_hours": 10**9}
+    whole = [k for k in most if not k.endswith("hours")]
+    if not isinstance(found, dict) or found.keys() != most.keys() or not all(
+            type(v) is int or (type(v) is float and k not in whole) for k, v in found.items()) or not all(
+            0 < v <= most[k] for k, v in found.items()):
+        raise ValueError(f"{path} holds no plan of {p.name}; delete it to plan anew")
+    return Plan(**found)
 
 
 def _fid_passes(run: Run, cost: budget.Rates) -> float:
@@ -187,8 +200,8 @@ def fid_parts(run: Run, plan: Plan, model: nn.Module, arm: str, seed: int, name:
                            recompute_eps=how.recompute_eps)
             runs.save_tensors(part, {"features": extract(to_uint8(x)).float().cpu()}, {"arm": arm, "name": name})
             yield
-    files = sorted(parts.glob("*.safetensors"))
-    features = torch.cat([runs.load_tensors(f).tensors["features"] for f in files])
+    files = [parts / f"{start:06d}.safetensors" for start in range(0, n, PART)]
+    features = torch.cat([_read_part(f, min(PART, n - i * PART), reference) for i, f in enumerate(files)])
     values = dict(zip(extract.distances, (fid.fid(features, reference), fid.kid(features, reference)), strict=True))
     found = [{"metric": f"{distance}@{name}", "value": value, "n": n} for distance, value in values.items()]
     if extract.classifier is not None:
@@ -197,6 +210,13 @@ def fid_parts(run: Run, plan: Plan, model: nn.Module, arm: str, seed: int, name:
     for file in files:
         file.unlink()
     parts.rmdir()
+
+
+def _read_part(path: Path, n: int, reference: fid.Statistics) -> Tensor:
+    features = runs.load_tensors(path).tensors.get("features", torch.empty(0))
+    if features.dtype != torch.float32 or features.shape != (n, len(reference.mean)):
+        raise ValueError(f"{path} does not hold the features of {n} images; delete it")
+    return features
 
 
 def table(run: Run, plan: Plan, extract: fid.Extractor, reference: fid.Statistics) -> pd.DataFrame:

@@ -92,10 +92,15 @@ def recall(name: str) -> Note:
     return Note(entry["answer"] if entry else f"No answer to {name} has been checked yet.")
 
 
+def _tries(entry: dict) -> int:
+    tries = entry.get("tries")
+    return tries if isinstance(tries, int) else 0
+
+
 def _outcome(entry: dict, *, passed: bool, answer: object) -> dict:
     """The entry of the journal after one more try; a passed exercise stays passed."""
     now = {"passed": passed, "answer": _source(answer), "checked": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
-    return (entry if entry.get("passed") and not passed else now) | {"tries": entry.get("tries", 0) + 1}
+    return (entry if entry.get("passed") and not passed else now) | {"tries": _tries(entry) + 1}
 
 
 def _source(answer: object) -> str:

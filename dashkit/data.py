@@ -2,6 +2,7 @@
 
 import io
 import math
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
@@ -17,6 +18,8 @@ from dashkit.runs import write_bytes
 DATASETS = ("digits", "digits_validation", "fashion_mnist", "cifar10", "cifar10_mirrored", "cifar100", "imagenet64")
 HELD_OUT, VALIDATION = 500, 300
 MAX_RATIO = 50           # how far an .npz may be compressed, beyond its first MiB
+MAX_PIXELS = 2**25       # of one image in a folder
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")      # not all of Pillow's: some call other programs
 
 
 @dataclass(frozen=True)
@@ -98,28 +101,34 @@ def load(name: str, *, cache: Path = Path("data/cache")) -> Images:
             f"{path} is not there: dashkit fetch {name}. Or make it from a folder or from arrays of your own "
             "(see data/README.md); the profiles smoke and digits need no file."
         )
-    return from_arrays(*_read_npz(path, ("pixels", "labels", "test_pixels", "test_labels")))
+    arrays = _read_npz(path, ("pixels", "labels", "test_pixels", "test_labels"))
+    try:
+        return from_arrays(*arrays)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 def _read_npz(path: Path, names: Sequence[str]) -> list[np.ndarray]:
     """The named arrays of an .npz; every header is held against its entry's size before anything is allocated."""
+    found = []
     try:
         with zipfile.ZipFile(path) as archive:
             for name in names:
                 entry = archive.getinfo(f"{name}.npy")
                 if entry.file_size > 2**20 + MAX_RATIO * entry.compress_size:
                     raise ValueError(f"{name} would grow from {entry.compress_size:,} to {entry.file_size:,} bytes")
-                with archive.open(entry) as file:
+                with archive.open(entry) as file:          # its name in full: np.load would prefer one without .npy
                     version = np.lib.format.read_magic(file)
                     header = np.lib.format.read_array_header_1_0 if version == (1, 0) else (
                         np.lib.format.read_array_header_2_0)
                     shape, _, kind = header(file)
                     if kind.hasobject or math.prod(shape) * kind.itemsize != entry.file_size - file.tell():
                         raise ValueError(f"{name} says {kind} {shape}, which its {entry.file_size:,} bytes are not")
-        with np.load(path, allow_pickle=False) as arrays:
-            return [arrays[name] for name in names]
-    except (ValueError, KeyError, EOFError, OSError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError,
-            OverflowError) as error:
+                with archive.open(entry) as file:
+                    found.append(np.lib.format.read_array(file, allow_pickle=False))
+        return found
+    except (LookupError, ValueError, EOFError, OSError, zipfile.BadZipFile, zlib.error, RuntimeError, ArithmeticError,
+            TypeError, AttributeError, SyntaxError, tokenize.TokenError) as error:      # numpy's header is Python
         raise ValueError(f"{path} is damaged or not what data/README.md asks for ({error})") from error
 
 
@@ -130,10 +139,10 @@ def from_arrays(pixels: np.ndarray, labels: np.ndarray, test_pixels: np.ndarray,
             raise ValueError(f"{part} pixels must be non-empty uint8 (N, C, H, W), not {p.dtype} {p.shape}")
         if y.shape != (len(p),) or not np.issubdtype(y.dtype, np.integer) or y.min() < 0:
             raise ValueError(f"{part} labels must be {len(p)} integers from 0, not {y.dtype} {y.shape}")
-    there = np.unique(labels)                    # not range(max): a stray label may be huge
-    gaps = np.flatnonzero(there != np.arange(len(there), dtype=there.dtype))
-    if len(gaps):
-        raise ValueError(f"no training image has label {gaps[0]}")
+    there = np.zeros(len(labels) + 1, dtype=bool)          # not labels.max(): a stray label may be huge
+    there[labels[labels < len(labels)]] = True
+    if (gap := there.argmin()) <= labels.max():
+        raise ValueError(f"no training image has label {gap}")
     if pixels.shape[1:] != test_pixels.shape[1:] or test_labels.max() > labels.max():
         raise ValueError("training and test images must have the same shape and the same classes")
     return Images(*(torch.from_numpy(np.ascontiguousarray(a)) for a in
@@ -171,11 +180,13 @@ def _read_image(file: Path, size: int, channels: int) -> np.ndarray:
     from PIL import Image, ImageOps
 
     try:
-        with Image.open(file) as image:
+        with Image.open(file, formats=FORMATS) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise ValueError(f"{file} has {image.width} x {image.height} pixels; make it smaller")
             if channels == 3 and image.mode in ("1", "L", "LA", "I", "I;16", "F"):
                 raise ValueError(f"{file} is grey ({image.mode}); convert it, or use channels=1")
             picture = ImageOps.exif_transpose(image).convert("RGB" if channels == 3 else "L")
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+    except Exception as error:                   # decoders fail in every way there is
         raise ValueError(f"{file} cannot be read as an image ({error})") from error
     if min(picture.size) < size:
         raise ValueError(f"{file} has {picture.width} x {picture.height} pixels, fewer than {size} x {size}")

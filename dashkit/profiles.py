@@ -54,6 +54,8 @@ class Profile:
             if isinstance(value, str) or not hasattr(value, "__iter__") or not tuple(value):
                 raise ValueError(f"{name} must be a non-empty tuple or list, not {value!r}")
             object.__setattr__(self, name, tuple(value))
+        if any(not isinstance(arm, str) for arm in self.arms):
+            raise ValueError(f"arms must be names, not {self.arms!r}")
         for w in self.ws:
             _check_number("ws", w, 0, 20)
         if self.w not in self.ws:
@@ -163,7 +165,7 @@ PROFILES |= {
 `cifar10_fast` is the campaign for half an hour of one GPU and `cifar10_proof` its rehearsal on a CPU; `exact` distils from the closed-form teacher of the digits, and `tuning` never sees the held-out digits."""
 
 
-def resolve(name: str = "auto", **overrides: object) -> Profile:
+def resolve(name: str = "auto", /, **overrides: object) -> Profile:
     """The profile called `name` with some settings replaced; None leaves a setting as it is.
 
     "auto" means the environment's DASHKIT_PROFILE, or digits.  ValueError names the profiles or settings there are.

@@ -59,7 +59,11 @@ def read(profile: str, root: Path = RESULTS) -> Results:
     manifest = runs.read_json(path.with_name("manifest.json"), "sha256", "device")
     if hashlib.sha256(path.read_bytes()).hexdigest() != manifest["sha256"]:
         raise ValueError(f"{path} was changed after it was written; restore it or run the sweep again")
-    table = claims.checked(runs.read_results(path))
+    table = runs.read_results(path)
+    try:
+        claims.checked(table)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
     if table.profile.iloc[0] != profile:
         raise ValueError(f"{path} holds results of {table.profile.iloc[0]}")
     seeds = table[~table.arm.isin(["real", "teacher"])].seed.nunique()
@@ -348,8 +352,13 @@ def _threads(rows: pd.DataFrame) -> str:
 
 def take_series(source: Path = BUILD / "digits", root: Path = RESULTS) -> None:
     """Keep the manifest and the minutes of a series that went well."""
-    series = runs.read_json(source / "series.json", "ok", "notebooks")
-    if not series["ok"] or any(n["status"] != "ok" for n in series["notebooks"]):
+    series = runs.read_json(source / "series.json", "ok", "notebooks", "seconds", "manifest")
+    notebooks, made, numbers = series["notebooks"], series["manifest"], (int, float)
+    if not (isinstance(notebooks, list) and isinstance(made, dict) and {"device", "commit"} <= made.keys() and all(
+            isinstance(n, dict) and isinstance(n.get("name"), str) and isinstance(n.get("seconds"), numbers)
+            for n in notebooks) and isinstance(series["seconds"], numbers)):
+        raise ValueError(f"{source / 'series.json'} is no report of a series; run it again")
+    if series["ok"] is not True or any(n.get("status") != "ok" for n in notebooks):
         raise ValueError(f"{source / 'series.json'}: only a whole series without failure is published")
     runs.write_json(root / "digits" / "series.json", series)
 

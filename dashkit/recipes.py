@@ -415,10 +415,13 @@ def _claimed(run, folder, token, learners, loss_fn, batches, steps, generator, s
                 mark = f"{name}/"
                 learner.load({k.removeprefix(mark): v for k, v in saved.tensors.items() if k.startswith(mark)})
             generator.set_state(saved.tensors["generator"])
-            history, spent = list(saved.tensors["history"]), float(saved.meta["seconds"])
-            if not all(len(history) == learner.done for learner in learners.values()):
-                raise ValueError(f"it holds the losses of {len(history)} steps")
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            losses, spent = saved.tensors["history"], float(saved.meta["seconds"])
+            if {(learner.done, len(learners)) for learner in learners.values()} != {tuple(losses.shape)}:
+                raise ValueError(f"it holds losses of shape {tuple(losses.shape)}")
+            if not losses.dtype == torch.float32 or len(losses) >= steps or not spent >= 0:
+                raise ValueError(f"it holds {len(losses)} of {steps} steps in {losses.dtype}, {spent:g} s")
+            history = list(losses)
+        except (KeyError, TypeError, ValueError, RuntimeError, OverflowError) as error:
             raise ValueError(f"{path} cannot be resumed ({error}); delete it to start afresh") from error
 
     def collect() -> None:                                # losses stay on a GPU for a while: to fetch one is to wait
@@ -485,7 +488,7 @@ def load_teacher(run: Run) -> Teacher:
         return Teacher(exact, run.base, pd.DataFrame({"step": [], "loss": []}))
     saved = _load_final(run, "teacher", run.seed)
     model = nn.ModuleDict({"net": UNet(run.profile.teacher), "tirt": curriculum.TIRT(run.base.cpu())})
-    _fill(model, saved, run.device, prefix="ema.")
+    _fill(run, model, "teacher", run.seed, saved, prefix="ema.")
     losses = saved.tensors["losses"]
     history = pd.DataFrame({"step": range(1, len(losses) + 1), "loss": losses.tolist()})
     return Teacher(model["net"], model["tirt"]().detach(), history)
@@ -497,13 +500,13 @@ def load_student(run: Run, arm: str, seed: int) -> nn.Module:
     if row.reuses:
         return rivals.IndependentCondition(load_student(run, row.reuses, seed)).to(run.device).eval()
     net = rivals.empty(row.student, run.profile.teacher, run.profile.student)
-    return _fill(net, _load_final(run, arm, seed), run.device, prefix="ema.net.")
+    return _fill(run, net, arm, seed, _load_final(run, arm, seed), prefix="ema.net.")
 
 
 def load_curriculum(run: Run, arm: str, seed: int) -> Tensor:
     """The curriculum (T,) that a student with `relearned` learned by itself."""
     tirt = curriculum.TIRT(run.base.cpu())
-    return _fill(tirt, _load_final(run, arm, seed), run.device, prefix="ema.tirt.")().detach()
+    return _fill(run, tirt, arm, seed, _load_final(run, arm, seed), prefix="ema.tirt.")().detach()
 
 
 def load_losses(run: Run, arm: str, seed: int) -> list[float]:
@@ -523,19 +526,20 @@ def _load_final(run: Run, arm: str, seed: int) -> runs.Saved:
     differing = [k for k in sorted(wanted | found) if wanted.get(k) != found.get(k)]
     if differing:
         raise ValueError(f"{path} is another network: its {', '.join(differing)} differ from this run's; delete it")
-    if "losses" not in saved.tensors:
+    losses = saved.tensors.get("losses", torch.empty(0))
+    if losses.ndim != 1 or not len(losses) or not losses.is_floating_point():
         raise ValueError(f"{path} lacks the losses of its training; delete it to start afresh")
     return saved
 
 
-def _fill(model: nn.Module, saved: runs.Saved, device: torch.device, *, prefix: str) -> nn.Module:
+def _fill(run: Run, model: nn.Module, arm: str, seed: int, saved: runs.Saved, *, prefix: str) -> nn.Module:
     weights = {k.removeprefix(prefix): v for k, v in saved.tensors.items() if k.startswith(prefix)}
     try:
         check_weights(model, weights)
     except ValueError as error:
-        raise ValueError(f"a checkpoint does not fit its network: {error}") from error
+        raise ValueError(f"{run.folder(arm, seed) / FINAL} does not fit its network: {error}") from error
     model.load_state_dict(weights)
-    model = model.to(device, memory_format=torch.channels_last)      # a fifth less time without gradients
+    model = model.to(run.device, memory_format=torch.channels_last)      # a fifth less time without gradients
     return model.eval().requires_grad_(False)
 
 
@@ -628,7 +632,7 @@ def _teacher_features(run: Run, teacher: Teacher) -> dict[str, Tensor]:
         runs.save_tensors(path, found, {"profile": run.profile.name, "seed": run.seed})
     features = runs.load_tensors(path, device=run.device).tensors
     wanted = {f"w={w:g}": (run.profile.samples, *run.judge.reference.shape[1:]) for w in run.profile.ws}
-    if {k: tuple(v.shape) for k, v in features.items()} != wanted:
+    if {k: tuple(v.shape) for k, v in features.items() if v.is_floating_point()} != wanted:
         raise ValueError(f"{path} does not hold the features of this profile's samples; delete it to draw them again")
     return features
 
@@ -641,7 +645,10 @@ def stale(run: Run, arm: str, seed: int) -> list[str]:
     wanted = _flat(run.teacher_settings() if arm == "teacher" else run.student_settings(arm, seed))
     differing: dict[str, None] = {}
     for path in sorted((run.root / run.profile.name).glob(f"{arm}-s{seed}-*/manifest.json")):
-        found = _flat(runs.read_json(path, "settings")["settings"])
+        settings = runs.read_json(path, "settings")["settings"]
+        if not isinstance(settings, dict):
+            raise ValueError(f"{path} is damaged: its settings are no object; delete it")
+        found = _flat(settings)
         if found == wanted:
             return []
         differing |= dict.fromkeys(k for k in sorted(wanted | found) if wanted.get(k) != found.get(k))

@@ -32,7 +32,8 @@ COLUMNS = ("profile", "arm", "seed", "metric", "value", "n", "device", "commit")
 """The columns of a tidy results table; `n` is how many samples or states a value comes from."""
 
 
-MAX_JSON = 16 * 2**20          # bytes; a manifest has a few thousand
+MAX_JSON, MAX_TABLE = 2**22, 2**26          # bytes; a manifest has a few thousand, the digits' table a million
+MAX_DEPTH = 32                              # of objects and lists in one another; a manifest has five
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -165,19 +166,51 @@ def write_json(path: Path, value: object) -> None:
 
 
 def read_json(path: Path, *required: str) -> dict:
-    """A JSON object from disk; ValueError if the file is damaged, larger than 16 MiB or lacks a `required` key."""
-    if path.stat().st_size > MAX_JSON:
-        raise ValueError(f"{path} has {path.stat().st_size:,} bytes, more than any manifest; it is not dashkit's")
+    """A JSON object from disk; ValueError if the file is damaged, larger than 4 MiB or lacks a `required` key."""
+    _check_size(path, MAX_JSON, "manifest")
     try:
-        value = json.loads(path.read_text())
-    except (ValueError, RecursionError) as error:            # not JSON, not UTF-8, a number too long, too deep
+        value = parse_json(path.read_text(encoding="utf-8"))
+    except ValueError as error:
         raise ValueError(f"{path} is damaged ({error}); delete it to start afresh") from error
-    if not isinstance(value, dict):
-        raise ValueError(f"{path} must hold a JSON object")
     missing = [k for k in required if k not in value]
     if missing:
         raise ValueError(f"{path} lacks {', '.join(missing)}; delete it to start afresh")
     return value
+
+
+def parse_json(text: str) -> dict:
+    """A JSON object; ValueError if it is not one, says a name twice, holds NaN or half a character, or nests deeply.
+
+    What it returns can be walked and written again without a second thought.
+    """
+    def once(pairs: list[tuple[str, object]]) -> dict:
+        if len(found := dict(pairs)) < len(pairs):
+            raise ValueError("it says a name twice")
+        return found
+
+    def refuse(constant: str) -> float:
+        raise ValueError(f"it holds {constant}")
+
+    try:
+        value = json.loads(text, object_pairs_hook=once, parse_constant=refuse)
+        json.dumps(value, ensure_ascii=False).encode()       # surrogates are no characters
+    except RecursionError:
+        raise ValueError("it nests too deeply") from None
+    if not isinstance(value, dict):
+        raise ValueError("it must hold a JSON object")
+    level, depth = [value], 0
+    while level := [inner for v in level if isinstance(v, dict | list)
+                    for inner in (v.values() if isinstance(v, dict) else v)]:
+        depth += 1
+        if depth > MAX_DEPTH:
+            raise ValueError("it nests too deeply")
+    return value
+
+
+def _check_size(path: Path, most: int, kind: str) -> None:
+    size = path.stat().st_size
+    if size > most:
+        raise ValueError(f"{path} has {size:,} bytes, more than any {kind}; it is not dashkit's")
 
 
 def write_table(path: Path, table: pd.DataFrame) -> None:
@@ -186,7 +219,8 @@ def write_table(path: Path, table: pd.DataFrame) -> None:
 
 def read_results(path: Path) -> pd.DataFrame:
     """Read a tidy results table; ValueError if its columns are not `COLUMNS`, a cell is missing or of the wrong kind,
-    or a row is there twice."""
+    a row is there twice, or the file is larger than 64 MiB."""
+    _check_size(path, MAX_TABLE, "table")
     try:
         table = pd.read_csv(path, dtype=dict.fromkeys(COLUMNS, str), keep_default_na=False, encoding_errors="strict")
     except ValueError as error:                              # pandas' parser errors are ValueErrors too
@@ -231,18 +265,23 @@ def load_tensors(path: Path, *, device: torch.device | str = "cpu") -> Saved:
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             facts = file.metadata() or {}
-            meta = json.loads(facts["dashkit"])
+            meta = parse_json(facts["dashkit"])
             tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118 (not a dict)
-        if not isinstance(meta, dict):
-            raise ValueError("its settings are no JSON object")
         if facts.get("sha256", "") not in ("", _digest(tensors, facts["dashkit"])):
             raise ValueError("its content does not match its checksum")
-        bad = [k for k, v in tensors.items() if v.is_floating_point() and not bool(v.isfinite().all())]
-        if bad:
-            raise ValueError(f"{bad[0]} holds NaN or infinity")
-    except (SafetensorError, KeyError, ValueError, OSError, RuntimeError, RecursionError) as error:
+        for name, value in tensors.items():
+            check_finite(name, value)
+    except (SafetensorError, KeyError, ValueError, OSError, RuntimeError) as error:
         raise ValueError(f"{path} is damaged or not dashkit's ({error}); delete it to start afresh") from error
     return Saved({k: v.to(device) for k, v in tensors.items()}, meta)
+
+
+def check_finite(name: str, value: Tensor) -> None:
+    """Raise ValueError if a tensor holds NaN or infinity; needs no memory of its size."""
+    if value.is_floating_point() or value.is_complex():
+        for part in value.reshape(-1).split(2**20):
+            if not bool(part.isfinite().all()):
+                raise ValueError(f"{name} holds NaN or infinity")
 
 
 def _digest(tensors: Mapping[str, Tensor], text: str) -> str:

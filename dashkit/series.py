@@ -54,9 +54,11 @@ def parse_settings(pairs: Sequence[str]) -> dict[str, object]:
         name, equals, text = pair.partition("=")
         if not equals or not name.isidentifier():
             raise ValueError(f"a setting looks like student_steps=100, not {pair!r}")
+        if name in ("profile", "seed", "device"):
+            raise ValueError(f"{name} is not a setting of a profile; say it with --{name}")
         try:
             settings[name] = ast.literal_eval(text)
-        except (ValueError, SyntaxError):
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
             settings[name] = text.split(",") if "," in text or name == "arms" else text
     return settings
 

@@ -104,13 +104,16 @@ class Learner:
         try:
             check_weights(self.model, part("model."))
             check_weights(self._ema, part("ema."))
-            slot, wanted = part("adam."), self.vector.shape
-            if {k: v.shape for k, v in slot.items()} != {"step": (), "exp_avg": wanted, "exp_avg_sq": wanted}:
-                raise ValueError("the optimiser's state is of another shape")
-            done, averaged = int(tensors["done"]), int(tensors["averaged"])
-            if not done == averaged > 0:
-                raise ValueError(f"{done} updates, but {averaged} of the average")
-        except (RuntimeError, KeyError, ValueError) as error:
+            slot, wanted = part("adam."), (torch.float32, self.vector.shape)
+            if {k: (v.dtype, v.shape) for k, v in slot.items()} != {
+                    "step": (torch.float32, ()), "exp_avg": wanted, "exp_avg_sq": wanted}:
+                raise ValueError("the optimiser's state is of another shape or type")
+            done, averaged, moved = (int(v) for v in (tensors["done"], tensors["averaged"], slot["step"]))
+            if not done == averaged == moved > 0:
+                raise ValueError(f"{done} updates, but {averaged} of the average and {moved} of the optimiser")
+            if bool((slot["exp_avg_sq"] < 0).any()):
+                raise ValueError("the optimiser's mean squares are negative")
+        except (RuntimeError, KeyError, ValueError, OverflowError) as error:
             raise ValueError(f"the checkpoint does not fit this model: {error}") from error
         self.model.load_state_dict(part("model."))
         self._ema.load_state_dict(part("ema."))

@@ -1,6 +1,7 @@
 import pytest
+import torch
 
-from dashkit import budget, campaign, cli, fid
+from dashkit import budget, campaign, cli, fid, runs
 
 
 @pytest.fixture
@@ -74,3 +75,25 @@ def test_only_fid_is_published(run, monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(cli, "_start", lambda options: run())
     assert cli.main(["campaign", "--publish", "--hours", "0.01"]) == 2
     assert "has no FID to publish" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("change", [
+    {"hours": "1"}, {"teacher_steps": 10**9}, {"teacher_steps": 1.5}, {"fid_samples": -1}, {"more": 1}, {"hours": []},
+])
+def test_a_plan_that_is_none_is_refused_and_named(run, change):
+    one = run()
+    plan = campaign.make_plan(one, 0.01, fid_samples=20)
+    runs.write_json(campaign.plan_path(one), {"plan": plan._asdict() | change})
+    with pytest.raises(ValueError, match=r"campaign-s1\.json holds no plan of smoke"):
+        campaign.make_plan(one, 0.01, fid_samples=20)
+
+
+@pytest.mark.parametrize("tensors", [{}, {"features": torch.ones(19, 64)}, {"features": torch.ones(20, 64).double()}])
+def test_features_of_fewer_images_are_not_taken_for_all(run, tensors, tmp_path):
+    one = run()
+    plan = campaign.make_plan(one, 10.0, fid_samples=20)
+    path = campaign.fid_path(one, plan, "dash", 1, "tag").with_suffix("") / "000000.safetensors"
+    runs.save_tensors(path, tensors, {})
+    parts = campaign.fid_parts(one, plan, None, "dash", 1, "tag", raw, fid.statistics(raw(one.images.test_pixels)))
+    with pytest.raises(ValueError, match=r"000000\.safetensors does not hold the features of 20 images"):
+        next(parts)

@@ -151,3 +151,28 @@ def test_every_flipped_byte_of_an_archive_is_the_right_answer_or_one_clear_error
         else:
             assert torch.equal(found.pixels, right.pixels) and torch.equal(found.labels, right.labels), at
     assert refused > 200
+
+
+def test_an_entry_without_its_suffix_does_not_take_the_place_of_a_checked_one(tmp_path):
+    path = tmp_path / "cifar10.npz"
+    np.savez(path, **arrays())
+    with zipfile.ZipFile(path, "a") as archive:
+        header = io.BytesIO()
+        np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": (10**13,)})
+        archive.writestr("pixels", header.getvalue())
+    assert data.load("cifar10", cache=tmp_path).shape == (3, 8, 8)
+
+
+@pytest.mark.parametrize("header", [b"(" * 300, b"{", b"'\n", b"  x\n y",
+                                    b"{'descr': (1,), 'fortran_order': 1, 'shape': ()}"])
+def test_a_header_that_is_no_header_is_one_clear_error(tmp_path, header):
+    with zipfile.ZipFile(tmp_path / "cifar10.npz", "w") as archive:
+        archive.writestr("pixels.npy", b"\x93NUMPY\x01\0" + len(header).to_bytes(2, "little") + header)
+    with pytest.raises(ValueError, match=r"cifar10\.npz is damaged"):
+        data.load("cifar10", cache=tmp_path)
+
+
+def test_wrong_arrays_in_a_file_name_the_file(tmp_path):
+    np.savez(tmp_path / "cifar10.npz", **arrays(labels=np.arange(5)))
+    with pytest.raises(ValueError, match=r"cifar10\.npz: training labels must be 6 integers"):
+        data.load("cifar10", cache=tmp_path)

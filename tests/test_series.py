@@ -99,3 +99,14 @@ def test_calibration_table_takes_means_over_seeds_and_divides_by_the_floor():
     table = recipes.calibration_table(pd.DataFrame(rows), w=1.0)
     assert table.fd["dash"] == 3.0 and table.sd["dash"] == pytest.approx(2**0.5)
     assert table.fd_best["dash"] == 1.5 and table.seeds["dash"] == 2
+
+
+@pytest.mark.parametrize("name", ["profile", "seed", "device"])
+def test_what_has_an_option_of_its_own_is_no_setting(name):
+    with pytest.raises(ValueError, match=f"say it with --{name}"):
+        series.parse_settings([f"{name}=1"])
+
+
+@pytest.mark.parametrize("text", ["{[]: 1}", "(" * 300, "-" * 9000 + "1"])
+def test_values_that_are_no_python_are_text(text):
+    assert series.parse_settings([f"base={text}"]) == {"base": text}

@@ -202,3 +202,17 @@ def test_a_batch_that_memory_cannot_hold_is_split_with_equal_results(capsys):
     assert "out of memory: batches of 7 go in 4 parts from step 1 on" in capsys.readouterr().out
     with pytest.raises(torch.OutOfMemoryError):
         list(fit({"a": learner()}, lambda *a: limited(*a, most=0), stream(), steps=1))
+
+
+@pytest.mark.parametrize("change", [
+    {"adam.exp_avg": lambda v: v.double()}, {"adam.exp_avg_sq": lambda v: v - 1}, {"adam.step": lambda v: v + 1},
+    {"done": lambda v: torch.tensor(float("inf"))},
+])
+def test_an_optimiser_state_of_another_kind_is_refused(change):
+    learner = Learner(nn.Linear(3, 1), lr=0.1, steps=5, ema=0.9)
+    learner.update(learner.model(torch.ones(2, 3)).sum())
+    (name, spoil), = change.items()
+    state = learner.tensors()
+    state[name] = spoil(state[name])
+    with pytest.raises(ValueError, match="does not fit this model"):
+        learner.load(state)
