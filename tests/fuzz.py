@@ -8,6 +8,7 @@ folder change or be left half-written, or memory grow by more than twice the fil
 
 import argparse
 import collections
+import copy
 import functools
 import importlib.util
 import io
@@ -26,7 +27,6 @@ import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import NamedTuple
 
 import hypothesis
@@ -139,7 +139,7 @@ def wrong_json(draw: Callable, value: object) -> bytes:
         for step in way:
             holder = holder[step]
         if draw(st.booleans()):
-            holder[last] = draw(WRONG)
+            holder[last] = copy.deepcopy(draw(WRONG))          # the next round may change it
         elif holder:
             del holder[last]
     text = json.dumps(value)
@@ -368,12 +368,17 @@ def write_parts(folder: Path) -> None:
         runs.save_tensors(path, {"features": features}, {"arm": "dash"})
 
 
+class Raw:
+    """The part of an extractor that is asked for where every feature is there."""
+
+    classifier, distances = None, ("fid", "kid")
+
+
 def read_parts(folder: Path) -> pd.DataFrame:
     run, plan = run_in(folder), campaign.make_plan(run_in(folder), 2.0)
     real = fid.statistics(torch.randn(30, 8, generator=torch.Generator().manual_seed(1)))
-    extract = SimpleNamespace(distances=("fid", "kid"), classifier=None)
     for name in campaign._guidances(run, "dash"):
-        for _ in campaign.fid_parts(run, plan, None, "dash", 1, name, extract, real):
+        for _ in campaign.fid_parts(run, plan, None, "dash", 1, name, Raw(), real):
             raise ValueError("a part was drawn again")
     paths = [campaign.fid_path(run, plan, "dash", 1, name) for name in campaign._guidances(run, "dash")]
     return pd.concat(map(runs.read_results, paths)).drop(columns="commit")
