@@ -114,7 +114,7 @@ def train_classifier(x: Tensor, y: Tensor, *, num_classes: int, seed: int, epoch
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = Classifier(tuple(x.shape[1:]), num_classes).to(x.device)
-        optimiser = torch.optim.AdamW(model.parameters(), lr=2e-3)
+        optimiser = torch.optim.AdamW(model.parameters())          # the schedule sets the rate
         steps = min(epochs * (len(x) // 64 + 1), 2000)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, max_lr=4e-3, total_steps=steps)
         for _ in range(steps):

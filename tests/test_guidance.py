@@ -1,7 +1,9 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
 
-from dashkit.guidance import branches, check_w, constant, drop_labels, guidance_table, interval, tag
+from dashkit.guidance import branches, check_labels, check_w, constant, drop_labels, guidance_table, interval, tag
 from dashkit.profiles import PROFILES
 from dashkit.unet import UNet
 
@@ -85,3 +87,11 @@ def test_no_label_is_dropped_on_a_draw_of_exactly_p(monkeypatch):
     monkeypatch.setattr(torch, "rand", lambda shape, **_: torch.full(shape, 0.5))
     y = torch.arange(4)
     assert torch.equal(drop_labels(y, 10, p=0.5, generator=torch.Generator()), y)
+
+
+def test_labels_are_classes_or_the_null_label():
+    model = SimpleNamespace(null_label=10)
+    check_labels(torch.tensor([0, 10]), model), check_labels(torch.tensor([], dtype=torch.long), model)
+    for label in (-1, 11):
+        with pytest.raises(ValueError, match="labels must be in 0 .. 9"):
+            check_labels(torch.tensor([3, label]), model)

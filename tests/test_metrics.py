@@ -3,16 +3,21 @@ import pytest
 import scipy.linalg
 import torch
 
-from dashkit import data
+from dashkit import data, profiles
 from dashkit.guidance import Branches
 from dashkit.metrics import (
     class_accuracy,
+    counted_passes,
+    flops,
     frechet_distance,
     gap_stats,
     gap_stats_by_timestep,
+    in_chunks,
+    peak_memory,
     real_floor,
     train_classifier,
 )
+from dashkit.unet import UNet
 
 
 def with_gap(gap):
@@ -96,3 +101,93 @@ def test_the_classifier_judges_and_real_digits_set_a_floor():
     assert len(floor) == 8 and floor.max() < noise / 5
     with pytest.raises(ValueError, match=r"n must be in 2 \.\. 1297"):
         real_floor(judge.features, images.x0, images.test_x0, 5000, seed=0)
+
+
+@pytest.mark.parametrize("scale", [1e-12, 1.0, 1e6])
+def test_ratios_do_not_depend_on_the_unit_and_all_are_plain_numbers(scale, generator):
+    s, t = torch.randn((2, 50, 1, 4, 4), generator=generator)
+    one, other = gap_stats(with_gap(s), with_gap(t)), gap_stats(with_gap(scale * s), with_gap(scale * t))
+    assert other[:4] == pytest.approx(one[:4], rel=1e-5) and other.mse == pytest.approx(scale**2 * one.mse, rel=1e-5)
+    assert all(type(v) is float for v in one)
+
+
+def test_a_gap_below_a_millionth_of_the_mean_has_no_direction(generator):
+    teacher = torch.randn((4, 1, 4, 4), generator=generator)
+    teacher[1] *= 1e-8
+    student = teacher.clone()
+    student[1] = -1.0
+    assert gap_stats(with_gap(student), with_gap(teacher)).cos == pytest.approx(1)
+
+
+def test_double_precision_where_floats_would_not_do(generator):
+    s, t = (1e-25 * torch.randn((20, 1, 4, 4), generator=generator) for _ in range(2))     # squares vanish in float32
+    assert gap_stats(with_gap(s), with_gap(t)).rho == pytest.approx(1, abs=0.3)
+    assert gap_stats(with_gap(t), with_gap(t)).slope == pytest.approx(1)
+
+
+def test_there_are_ten_bins_and_empty_ones_are_left_out(pair):
+    s, t = pair(batch=40), pair(batch=40)
+    whole = gap_stats_by_timestep(s, t, torch.arange(40) * 25, T=1000)
+    half = gap_stats_by_timestep(s, t, torch.arange(40) * 12, T=1000)
+    assert list(whole) == [50, 150, 250, 350, 450, 550, 650, 750, 850, 950] and list(half) == list(whole)[:5]
+
+
+def test_frechet_distance_needs_two_samples_and_finite_ones():
+    a = torch.tensor([[0.0, 1.0], [2.0, 0.0]])
+    assert frechet_distance(a, a + 1) == pytest.approx(2, abs=1e-6)
+    for bad in (a[:1], a[0], torch.zeros(2, 3)):
+        with pytest.raises(ValueError, match="N, M >= 2"):
+            frechet_distance(a, bad)
+    for first, second in ((a, a / 0), (a / 0, a)):
+        with pytest.raises(ValueError, match="must be finite"):
+            frechet_distance(first, second)
+
+
+def test_a_floor_needs_at_least_two_images_and_at_most_all(generator):
+    train, test = torch.randn((2, 12, 3), generator=generator)
+    state = torch.random.get_rng_state()
+    for n in (2, 12):
+        assert len(real_floor(lambda x: x, train, test, n, seed=0, draws=3)) == 3
+    assert torch.equal(torch.random.get_rng_state(), state)
+    for n in (1, 13):
+        with pytest.raises(ValueError, match=r"n must be in 2 \.\. 12, not"):
+            real_floor(lambda x: x, train, test, n, seed=0)
+
+
+def test_a_trained_classifier_is_frozen_and_knows_its_labels(generator):
+    x = torch.rand((8, 1, 4, 4), generator=generator)
+    y = torch.zeros(8, dtype=torch.long)
+    judge = train_classifier(x, y, num_classes=1, seed=0)                    # one class is enough
+    assert not judge.training and not any(p.requires_grad for p in judge.parameters())
+    accuracy = class_accuracy(judge, x, y)
+    assert accuracy == 1 and type(accuracy) is float
+    for label in (-1, 2):
+        with pytest.raises(ValueError, match=rf"labels must be in 0 \.\. 1, not .*{label}"):
+            train_classifier(x, y.index_fill(0, torch.tensor([3]), label), num_classes=2, seed=0)
+
+
+def test_chunks_are_of_the_size_asked_for():
+    sizes = []
+    assert torch.equal(in_chunks(lambda v: sizes.append(len(v)) or 2 * v, torch.arange(5), 2), 2 * torch.arange(5))
+    assert sizes == [2, 2, 1]
+
+
+def test_images_are_counted_inside_the_block_alone(capsys):
+    net = UNet(profiles.PROFILES["smoke"].student)
+    inputs = torch.zeros(3, 1, 8, 8), torch.zeros(3, dtype=torch.long), torch.zeros(3, dtype=torch.long)
+    with counted_passes(net) as passes:
+        net(*inputs), net(*inputs)
+    net(*inputs)
+    assert passes == [6]
+    assert flops(net) > 0 and capsys.readouterr().out == ""
+
+
+def test_peak_memory_is_what_is_held_at_once():
+    def work():
+        first = torch.ones(2**20)                            # 4 MiB
+        del first
+        second, third = torch.ones(2**19), torch.ones(2**19)
+        return second, third
+
+    peak = peak_memory(work)
+    assert 4 * 2**20 <= peak < 4.5 * 2**20

@@ -2,6 +2,7 @@ import pytest
 import torch
 from diffusers import DDIMScheduler
 
+from dashkit import schedule
 from dashkit.schedule import Schedule, cosine, noised
 
 
@@ -50,3 +51,24 @@ def test_impossible_tables_are_refused():
         Schedule(torch.tensor([0.5, 1.5]))
     with pytest.raises(ValueError, match="positive integer"):
         cosine(0)
+
+
+def test_snr_is_signal_over_noise_in_power(cosine):
+    t = torch.tensor([0, 10, 500, 999])
+    signal, noise = cosine.scales(t, torch.zeros(4))
+    torch.testing.assert_close(cosine.snr[t], signal**2 / noise**2, rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize("abar", [[1.0, 0.5], [0.5, 0.0], [0.5, -0.1], [1.1, 0.5]])
+def test_a_schedule_lies_strictly_between_0_and_1_and_stays(abar, cosine):
+    with pytest.raises(ValueError):
+        Schedule(torch.tensor(abar))
+    with pytest.raises(AttributeError):
+        cosine.alphas_cumprod = torch.ones(3)
+
+
+def test_a_thousand_timesteps_unless_told_and_at_least_one():
+    assert schedule.cosine().T == 1000 and schedule.cosine(1).T == 1
+    for T in (0, -3, 2.0):
+        with pytest.raises(ValueError, match="T must be a positive integer"):
+            schedule.cosine(T)
