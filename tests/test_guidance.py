@@ -93,5 +93,5 @@ def test_labels_are_classes_or_the_null_label():
     model = SimpleNamespace(null_label=10)
     check_labels(torch.tensor([0, 10]), model), check_labels(torch.tensor([], dtype=torch.long), model)
     for label in (-1, 11):
-        with pytest.raises(ValueError, match="labels must be in 0 .. 9"):
+        with pytest.raises(ValueError, match=r"labels must be in 0 \.\. 9"):
             check_labels(torch.tensor([3, label]), model)
