@@ -100,18 +100,22 @@ def _first_that_works(name: str, work: Path) -> object:
 
 
 def _packed(source: Source, work: Path) -> Path:
-    """The package's file, verified; a complete one from an earlier try is used again, a damaged one is deleted."""
+    """The package's file, verified; a whole one from an earlier try is used again, any other is deleted."""
     package = source.package
     work.mkdir(parents=True, exist_ok=True)
-    if not (there := sorted(work.glob(package.pattern))):
-        if shutil.which(package.command[0]) is None:
-            raise OSError(f"the command {package.command[0]} is not there")
-        with _growing(work):
-            ran = subprocess.run(package.command, cwd=work, capture_output=True, text=True, timeout=900,
-                                 env=_environment(work))
-        there = sorted(work.glob(package.pattern))
-        if ran.returncode or not there:
-            raise OSError((ran.stderr.strip().splitlines() or ["no file came"])[-1])
+    there = sorted(work.glob(package.pattern))
+    if there and package.sha256 and sha256(there[0]) == package.sha256:
+        return there[0]
+    for file in there:                         # a try that was killed may have left a part
+        file.unlink()
+    if shutil.which(package.command[0]) is None:
+        raise OSError(f"the command {package.command[0]} is not there")
+    with _growing(work):
+        ran = subprocess.run(package.command, cwd=work, capture_output=True, text=True, timeout=900,
+                             env=_environment(work))
+    there = sorted(work.glob(package.pattern))
+    if ran.returncode or not there:
+        raise OSError((ran.stderr.strip().splitlines() or ["no file came"])[-1])
     if package.sha256 and sha256(there[0]) != package.sha256:
         there[0].unlink()
         raise ValueError(f"{there[0].name} is not the pinned file (SHA-256 differs); it was deleted")

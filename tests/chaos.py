@@ -9,6 +9,7 @@ import argparse
 import contextlib
 import os
 import random
+import signal
 import subprocess
 import sys
 import tempfile
@@ -78,6 +79,7 @@ def kill(name: str, folder: Path, after: float) -> bool:
         process.wait(timeout=after)
     except subprocess.TimeoutExpired:
         family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+        os.killpg(process.pid, signal.SIGKILL)     # and what it started since; a kernel has its own group
         for member in family:
             with contextlib.suppress(psutil.NoSuchProcess):
                 member.kill()

@@ -72,6 +72,13 @@ def test_a_download_that_was_verified_is_not_repeated(tmp_path, source):
     assert fetch.fetch("cifar10", cache=tmp_path).is_file()
 
 
+def test_a_part_that_a_killed_try_left_is_downloaded_again(tmp_path, source):
+    (tmp_path / ".cifar10.part" / "package").mkdir(parents=True)
+    (tmp_path / ".cifar10.part" / "package" / "thing.bin").write_bytes(b"go")
+    source(b"good")
+    assert fetch.fetch("cifar10", cache=tmp_path).is_file()
+
+
 @pytest.mark.parametrize(("pin", "command", "message"), [
     ("0" * 64, None, "not the pinned file"),
     (None, ("sh", "-c", "printf goo > thing.bin"), "not the pinned file"),       # truncated
