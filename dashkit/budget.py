@@ -60,10 +60,11 @@ def rates(run: Run) -> Rates:
     shape = (n, p.teacher.channels, p.teacher.size, p.teacher.size)
     x0, y = torch.zeros(shape, device=device), torch.zeros(n, dtype=torch.long, device=device)
     batch = noised(run.schedule, x0, y, generator=generator)
-    teacher, student = (run.quick(recipes.seeded(0, lambda c=c: UNet(c)).to(device, memory_format=torch.channels_last))
-                        for c in (p.teacher, p.student))
+    nets = [recipes.seeded(0, lambda c=c: UNet(c)).to(device, memory_format=torch.channels_last)
+            for c in (p.teacher, p.student)]
+    teaching, learning = (Learner(net, lr=1e-6, steps=2, ema=0.9) for net in nets)
+    teacher, student = map(run.quick, nets)
     own = recipes.load_teacher(run).model if p.exact_bandwidth else teacher
-    learners = {net: Learner(net, lr=1e-6, steps=2, ema=0.9) for net in (teacher, student)}
 
     def both(model: Model) -> Branches:
         with torch.no_grad(), run.autocast():
@@ -74,13 +75,13 @@ def rates(run: Run) -> Rates:
     def teach() -> None:
         with run.autocast():
             eps = teacher(batch.x_t, batch.t, batch.y)
-        learners[teacher].update((eps - batch.eps).square().mean())
+        teaching.update((eps - batch.eps).square().mean())
 
     def distil() -> None:
         with run.autocast():
             pair = branches(student, batch.x_t, batch.t, batch.y)
         terms = distil_terms(pair, target, eps=batch.eps, w=1.0)
-        learners[student].update(total(terms, objective("dash").lam, torch.ones(n, device=device)))
+        learning.update(total(terms, objective("dash").lam, torch.ones(n, device=device)))
 
     def seconds(work: Callable[[], object], *, at_once: int = 1) -> float:
         cores = torch.get_num_threads()

@@ -47,7 +47,7 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument("--device", default="auto", help="auto (default), cpu or cuda")
         command.add_argument("--set", dest="settings", action="append", default=[], metavar="NAME=VALUE")
         if name in TOGETHER:
-            command.add_argument("--compile", action="store_true", help="by torch.compile; pays on a GPU")
+            command.add_argument("--compile", action="store_true", help="by torch.compile; meant for a GPU")
         if name == "export":
             command.add_argument("arm", metavar="ARM", help="teacher, dash, cond_only, …")
             command.add_argument("folder", metavar="FOLDER")
@@ -68,9 +68,9 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0 done, 1 failed, 2 bad input."""
-    options = parser().parse_args(arguments)
+    options, several = parser().parse_args(arguments), int(os.environ.get("WORLD_SIZE", "1")) > 1
     try:
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1 and options.command not in TOGETHER:
+        if several and options.command not in TOGETHER:
             raise ValueError(f"{options.command} is for one process; several can share {', '.join(TOGETHER)}")
         tasks = {"series": _series, "doctor": _doctor, "sweep": _sweep, "tune": _tune,
                  "fetch": _fetch, "campaign": _campaign, "export": _export}
@@ -84,15 +84,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("\ndashkit: stopped; the same command goes on from here", file=sys.stderr)
         return 130
     finally:
-        _leave()
+        if several:
+            from dashkit import parallel
 
-
-def _leave() -> None:
-    """Part from the other processes, if there are any."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        from dashkit import parallel
-
-        parallel.leave()
+            parallel.leave()
 
 
 def _start(options: argparse.Namespace, **settings: object) -> "recipes.Run":

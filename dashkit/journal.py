@@ -35,7 +35,7 @@ def update(kind: str, name: str, change: Callable[[dict], dict], path: Path | No
     path = path or PATH
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(path.with_suffix(".lock"), timeout=30, poll_interval=0.005):
+        with FileLock(path.with_suffix(".lock")).acquire(timeout=30, poll_interval=0.005):
             try:
                 everything = _read(path)
             except ValueError:

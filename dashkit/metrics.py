@@ -209,7 +209,7 @@ def peak_memory(work: Callable[[], object], *, device: torch.device | str = "cpu
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")      # the profiler's own notices would reach the notebook
     from torch.profiler import ProfilerActivity, profile
 
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as record:
         work()
     held = peak = 0
     for event in record.profiler.kineto_results.events():

@@ -120,11 +120,12 @@ def thread_rows(profile: str = "smoke") -> pd.DataFrame:
 
     With as many threads as before, everything is equal bit for bit; another number sums in another order.
     """
-    before, found = torch.get_num_threads(), []
+    before, found, devices = torch.get_num_threads(), [], []
     with tempfile.TemporaryDirectory() as folder:
         try:
             for threads in (1, 2):
                 torch.set_num_threads(threads)
+                devices.append(runs.device_name("cpu"))
                 run = recipes.Run(PROFILES[profile], root=Path(folder) / str(threads))
                 net = recipes.get_students(run, recipes.get_teacher(run), ["dash"])["dash", run.seed]
                 y, generator = torch.arange(20) % run.images.num_classes, torch.Generator().manual_seed(0)
@@ -138,7 +139,8 @@ def thread_rows(profile: str = "smoke") -> pd.DataFrame:
     rows = [{"what": k, "largest_difference": float((one[k] - two[k]).abs().max()),
              "typical_size": float(one[k].abs().mean())} for k in one]
     return pd.DataFrame(rows).assign(profile=profile, seed=run.seed, teacher_steps=run.profile.teacher_steps,
-                                     student_steps=run.profile.student_steps, commit=runs.commit())
+                                     student_steps=run.profile.student_steps, device=" and ".join(devices),
+                                     commit=runs.commit())
 
 
 def cost_ratios(cost: pd.DataFrame) -> pd.Series:
@@ -210,7 +212,7 @@ def blocks(root: Path = RESULTS) -> dict[str, str]:
         "notebooks": _notebooks(series),
         "size": _size(digits.table),
         "speed": _speed(root, series),
-        "rehearsal": _rehearsal(read("cifar10_proof", root)),
+        "rehearsal": _rehearsal(read("cifar10_proof", root), runs.read_json(root / "cifar10_proof" / "manifest.json")),
         "threads": _threads(pd.read_csv(root / "threads.csv")),
     }
 
@@ -327,7 +329,7 @@ def _speed(root: Path, series: dict) -> str:
     return "\n".join([*lines, "", facts])
 
 
-def _rehearsal(results: Results) -> str:
+def _rehearsal(results: Results, manifest: dict) -> str:
     """The campaign on real CIFAR-10 that a CPU manages in minutes."""
     card = campaign.summary(results.table).rename_axis(index=None)
     lines = ["| arm | parameters | N | FID, TAG | KID, TAG | rho |", "|---" * 6 + "|"]
@@ -336,8 +338,8 @@ def _rehearsal(results: Results) -> str:
         cells = ["" if pd.isna(v) else f"{v:.3g}" for v in values]
         size = "" if pd.isna(row.parameters) else f"{row.parameters:,.0f}"
         lines.append(f"| {arm} | {size} | {row.N:.0f} | {' | '.join(cells)} |")
-    plan = PROFILES["cifar10_proof"]
-    return "\n".join([*lines, "", f"{results.source[0].upper()}{results.source[1:]}; {plan.sample_steps} DDIM steps. "
+    steps = manifest["settings"]["sample_steps"]
+    return "\n".join([*lines, "", f"{results.source[0].upper()}{results.source[1:]}; {steps} DDIM steps. "
                       "`real`: one half of the reference images against the other."])
 
 
@@ -347,7 +349,7 @@ def _threads(rows: pd.DataFrame) -> str:
     first = rows.iloc[0]
     return ("The same seed gives the same bytes with the same number of threads. Two threads instead of one change, "
             f"after {first.teacher_steps} and {first.student_steps} steps of profile {first.profile}, at most: {said}. "
-            f"Commit {first.commit}.")
+            f"Seed {first.seed}, {first.device}, commit {first.commit}.")
 
 
 def take_series(source: Path = BUILD / "digits", root: Path = RESULTS) -> None:

@@ -128,7 +128,7 @@ class Run:
     seed: int = 42
     device: torch.device = CPU
     root: Path = RUNS
-    compile: bool = False    # torch.compile in training and FID's sampling: takes minutes, pays on a GPU
+    compile: bool = False    # torch.compile in training and FID's sampling: meant for a GPU, takes a while to begin
 
     def __post_init__(self) -> None:
         if isinstance(self.seed, bool) or not isinstance(self.seed, int) or not 0 <= self.seed < 2**31:

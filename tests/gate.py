@@ -16,6 +16,8 @@ import tomllib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from packaging.requirements import Requirement
+
 ROOT = Path(__file__).resolve().parent.parent
 WORK = ROOT / "build" / "test"
 ENVIRONMENT = {
@@ -25,6 +27,8 @@ ENVIRONMENT = {
 IGNORE, COMPARABLE = "nbval-ignore-output", ("text/plain", "text/html")
 SKIPPED = 77                          # browser.py's exit status where there is no browser
 BROWSED = ("01", "03", "05", "06")    # `make browser` opens the others, too
+CORE = ("schedule", "unet", "data", "profiles", "runs", "plots", "guidance", "curriculum", "exact", "objectives",
+        "claims", "sample", "metrics", "train", "recipes", "export", "journal", "checks", "fetch", "campaign")
 NBVAL = ["-m", "pytest", "-q", "--nbval", "--nbval-current-env", "--nbval-cell-timeout=300",
          "--nbval-sanitize-with", str(ROOT / "tests" / "nbval.cfg"), "-o", "addopts=-p no:cacheprovider",
          "-o", "filterwarnings="]
@@ -192,10 +196,16 @@ def dependencies() -> bool | None:
     return judged(report["dependencies"], _direct())
 
 
+def lowest() -> bool:
+    """The core on the lowest supported versions of the direct dependencies; `make lowest` runs every test so."""
+    tests = " ".join(f"tests/test_{name}.py" for name in CORE)
+    return subprocess.run(["make", "--no-print-directory", "lowest", f"TESTS={tests}"], cwd=ROOT).returncode == 0
+
+
 def _direct() -> set[str]:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     everything = [*project["dependencies"], *itertools.chain(*project["optional-dependencies"].values())]
-    return {re.split(r"[^A-Za-z0-9._-]", line)[0].lower() for line in everything}
+    return {Requirement(line).name.lower() for line in everything}
 
 
 def judged(entries: Sequence[dict], direct: set[str]) -> bool | None:
@@ -223,6 +233,7 @@ def judged(entries: Sequence[dict], direct: set[str]) -> bool | None:
 STAGES: dict[str, Callable[[], bool | None]] = {
     "lint": lint, "unit": unit, "series": series, "audit": audit, "regression": regression, "mutation": mutation,
     "stable": stable, "editions": editions, "site": site, "browser": browser, "dependencies": dependencies,
+    "lowest": lowest,
 }
 
 # -------------------------------------------------------------------------------------------------------- refresh

@@ -94,7 +94,7 @@ def test_weights_that_are_no_numbers_are_refused_and_half_precision_is_not(tmp_p
     model = net(PROFILES["smoke"].student)
     export.write(model, tmp_path)
     path = tmp_path / export.WEIGHTS
-    weights = load_file(path)
+    weights = {k: v.clone() for k, v in load_file(path).items()}       # not a view of the file that is written over
     save_file({k: v.half() for k, v in weights.items()}, path)
     assert export.read(tmp_path).conv_in.weight.dtype == torch.float32
     save_file(weights | {"conv_in.weight": spoil(weights["conv_in.weight"])}, path)

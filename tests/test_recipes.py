@@ -7,8 +7,9 @@ import pandas as pd
 import pytest
 import torch
 
-from dashkit import data, evaluate, plots, profiles, recipes, runs
+from dashkit import budget, data, evaluate, plots, profiles, recipes, runs
 from dashkit.guidance import branches
+from dashkit.sample import sample
 
 ARMS = ("dash", "cond_only", "multi_w")
 
@@ -430,6 +431,11 @@ def test_a_compiled_run_trains_as_a_plain_one(tiny, monkeypatch):
         recipes.get_students(run, recipes.get_teacher(run))
     for arm in ("teacher", "dash", "cond_only"):
         torch.testing.assert_close(final(plain, arm, 1), final(compiled, arm, 1), rtol=1e-3, atol=2e-5)
+    assert min(budget.rates(compiled)) > 0
+    net = recipes.load_student(plain, "dash", 1)
+    y, x_T = torch.arange(4), torch.randn((4, 1, 8, 8), generator=torch.Generator().manual_seed(0))
+    samples = [sample(one, plain.schedule, y, x_T=x_T, w=1.5, steps=3) for one in (net, compiled.quick(net))]
+    torch.testing.assert_close(*samples, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize(("tensors", "meta"), [
