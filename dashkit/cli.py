@@ -93,14 +93,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _start(options: argparse.Namespace, **settings: object) -> "recipes.Run":
     """The run that the options describe; `settings` are defaults that --set replaces."""
     from dashkit import recipes
-    from dashkit.series import parse_settings
+    from dashkit.profiles import parse_settings
 
     return recipes.start(options.profile, seed=options.seed, device=options.device,
                          compile=getattr(options, "compile", False), **settings | parse_settings(options.settings))
 
 
 def _series(options: argparse.Namespace) -> int:
-    from dashkit.series import parse_settings, run_series
+    from dashkit.profiles import parse_settings
+    from dashkit.series import run_series
 
     only = [n.strip() for n in options.only.split(",") if n.strip()]
     ok = run_series(options.profile, seed=options.seed, device=options.device, only=only,
@@ -161,8 +162,7 @@ def _doctor(options: argparse.Namespace) -> int:
 
 def _sweep(options: argparse.Namespace) -> int:
     from dashkit import recipes
-    from dashkit.profiles import ARMS, resolve
-    from dashkit.series import parse_settings
+    from dashkit.profiles import ARMS, parse_settings, resolve
 
     profile = resolve(options.profile, **parse_settings(options.settings))
     arms = profile.arms if profile.exact_bandwidth else ARMS

@@ -1,7 +1,9 @@
 """Profiles: every setting of a run, one row a setting.  Layer 0."""
 
+import ast
 import dataclasses
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dashkit.unet import UNetConfig
@@ -183,3 +185,23 @@ def resolve(name: str = "auto", /, **overrides: object) -> Profile:
     if unknown:
         raise ValueError(f"unknown setting {', '.join(unknown)}; choose from {', '.join(settings)}")
     return dataclasses.replace(profile, **{k: v for k, v in overrides.items() if v is not None})
+
+
+def parse_settings(pairs: Sequence[str]) -> dict[str, object]:
+    """`name=value` pairs, as the command takes them, to settings: numbers, True/False, lists; all else is a string.
+
+    >>> parse_settings(["student_steps=10", "arms=dash,scratch"])
+    {'student_steps': 10, 'arms': ['dash', 'scratch']}
+    """
+    settings: dict[str, object] = {}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        if not equals or not name.isidentifier():
+            raise ValueError(f"a setting looks like student_steps=100, not {pair!r}")
+        if name in ("profile", "seed", "device"):
+            raise ValueError(f"{name} is not a setting of a profile; say it with --{name}")
+        try:
+            settings[name] = ast.literal_eval(text)
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+            settings[name] = text.split(",") if "," in text or name == "arms" else text
+    return settings

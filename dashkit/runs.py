@@ -266,7 +266,8 @@ def load_tensors(path: Path, *, device: torch.device | str = "cpu") -> Saved:
         with safe_open(path, framework="pt", device="cpu") as file:
             facts = file.metadata() or {}
             meta = parse_json(facts["dashkit"])
-            tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118 (not a dict)
+            # copies: what safetensors returns is a view of the file, which changes, or kills us, if it is written over
+            tensors = {k: file.get_tensor(k).clone() for k in file.keys()}  # noqa: SIM118 (not a dict)
         if facts.get("sha256", "") not in ("", _digest(tensors, facts["dashkit"])):
             raise ValueError("its content does not match its checksum")
         for name, value in tensors.items():

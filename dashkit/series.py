@@ -3,7 +3,6 @@
 papermill alone passes a misspelled parameter, a notebook that leaves early and a bad value; three checks here do not.
 """
 
-import ast
 import html
 import re
 import sys
@@ -45,22 +44,6 @@ def notebook_paths(only: Sequence[str] = (), folder: Path = NOTEBOOKS) -> list[P
     if unknown or not found:
         raise ValueError(f"no notebook has number {', '.join(unknown) or '(none found)'}; there are {', '.join(found)}")
     return [p for n, p in found.items() if not only or n in only]
-
-
-def parse_settings(pairs: Sequence[str]) -> dict[str, object]:
-    """`name=value` pairs to profile settings: numbers, True/False, lists; anything else is a string."""
-    settings: dict[str, object] = {}
-    for pair in pairs:
-        name, equals, text = pair.partition("=")
-        if not equals or not name.isidentifier():
-            raise ValueError(f"a setting looks like student_steps=100, not {pair!r}")
-        if name in ("profile", "seed", "device"):
-            raise ValueError(f"{name} is not a setting of a profile; say it with --{name}")
-        try:
-            settings[name] = ast.literal_eval(text)
-        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-            settings[name] = text.split(",") if "," in text or name == "arms" else text
-    return settings
 
 
 def tagged(notebook: nbformat.NotebookNode, tag: str) -> list[int]:

@@ -38,7 +38,7 @@ from PIL import Image
 from safetensors.torch import save as as_safetensors
 from torch import nn
 
-from dashkit import campaign, data, export, fetch, fid, journal, profiles, publish, recipes, runs, series
+from dashkit import campaign, data, export, fetch, fid, journal, profiles, publish, recipes, runs
 from dashkit.unet import UNet
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -416,7 +416,7 @@ def take_series(folder: Path) -> dict:
 
 def settings(folder: Path) -> profiles.Profile:
     text = (folder / "settings.txt").read_bytes().decode(errors="surrogatepass")
-    return recipes.start("smoke", seed=1, device="cpu", **series.parse_settings(text.split("\n"))).profile
+    return recipes.start("smoke", seed=1, device="cpu", **profiles.parse_settings(text.split("\n"))).profile
 
 
 def cifar_members() -> dict[str, bytes]:

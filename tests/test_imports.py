@@ -32,3 +32,11 @@ def test_run_time_needs_neither_diffusers_nor_pickle_loading():
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
     banned = ("torch.load(", "import pickle", "allow_pickle=True")
     assert not [p.name for p in MODULES if any(b in p.read_text() for b in banned)]
+
+
+def test_training_needs_nothing_of_notebooks_and_pictures():
+    """They take longer to import than torch does."""
+    code = "import sys; from dashkit import cli; code = cli.main(['train', '--profile', 'tiny']); " \
+           "print(code, 'torch' in sys.modules, {'nbformat', 'papermill', 'matplotlib', 'IPython'} & {*sys.modules})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "2 True set()\n" and "unknown profile 'tiny'" in done.stderr

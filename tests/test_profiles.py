@@ -1,6 +1,6 @@
 import pytest
 
-from dashkit.profiles import PROFILES, Profile, resolve
+from dashkit.profiles import PROFILES, Profile, parse_settings, resolve
 from dashkit.recipes import Run, start
 
 
@@ -67,3 +67,21 @@ def test_a_profile_is_frozen():
 def test_settings_of_a_strange_kind_are_explained(settings, message):
     with pytest.raises(ValueError, match=message):
         resolve("smoke", **settings)
+
+
+def test_settings_are_read_as_numbers_lists_and_words():
+    read = parse_settings(["student_steps=10", "arms=dash", "ws=[1,1.5]", "base=uniform", "student_lr=1e-3"])
+    assert read == {"student_steps": 10, "arms": ["dash"], "ws": [1, 1.5], "base": "uniform", "student_lr": 1e-3}
+    with pytest.raises(ValueError, match="looks like student_steps=100"):
+        parse_settings(["student_steps"])
+
+
+@pytest.mark.parametrize("name", ["profile", "seed", "device"])
+def test_what_has_an_option_of_its_own_is_no_setting(name):
+    with pytest.raises(ValueError, match=f"say it with --{name}"):
+        parse_settings([f"{name}=1"])
+
+
+@pytest.mark.parametrize("text", ["{[]: 1}", "(" * 300, "-" * 9000 + "1"])
+def test_values_that_are_no_python_are_text(text):
+    assert parse_settings([f"base={text}"]) == {"base": text}

@@ -201,6 +201,25 @@ def test_one_flipped_bit_in_a_checkpoint_is_noticed(tmp_path, place):
         runs.load_tensors(path)
 
 
+WRITTEN_OVER = """
+import sys
+from pathlib import Path
+from dashkit import runs
+path = Path(sys.argv[1])
+tensors = runs.load_tensors(path).tensors
+path.write_bytes(bytes(len(path.read_bytes())))      # in place, as cp does; the same length, and then none
+print(tensors["a"].sum().item())
+path.write_bytes(b"")
+print(tensors["a"].sum().item())
+"""
+
+
+def test_what_was_read_stays_when_its_file_is_written_over(tmp_path):
+    path = saved(tmp_path, a=torch.ones(10_000))
+    done = subprocess.run([sys.executable, "-c", WRITTEN_OVER, str(path)], capture_output=True, text=True)
+    assert (done.returncode, done.stdout.split()) == (0, ["10000.0"] * 2)
+
+
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_weights_that_are_not_finite_are_never_loaded(tmp_path, bad):
     with pytest.raises(ValueError, match="w holds NaN or infinity"):

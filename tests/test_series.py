@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from dashkit import recipes, runs, series
-from dashkit.series import SeriesError, execute, notebook_paths, parse_settings
+from dashkit.series import SeriesError, execute, notebook_paths
 
 START = "from dashkit import recipes\nrecipes.start(profile, seed=seed)"
 
@@ -64,13 +64,6 @@ def test_only_picks_notebooks_and_refuses_unknown_numbers():
         notebook_paths(["77"])
 
 
-def test_settings_are_read_as_numbers_lists_and_words():
-    read = parse_settings(["student_steps=10", "arms=dash", "ws=[1,1.5]", "base=uniform", "student_lr=1e-3"])
-    assert read == {"student_steps": 10, "arms": ["dash"], "ws": [1, 1.5], "base": "uniform", "student_lr": 1e-3}
-    with pytest.raises(ValueError, match="looks like student_steps=100"):
-        parse_settings(["student_steps"])
-
-
 def test_a_failed_series_says_so_everywhere(tmp_path, monkeypatch, capsys):
     folder = tmp_path / "notebooks"
     folder.mkdir()
@@ -99,14 +92,3 @@ def test_calibration_table_takes_means_over_seeds_and_divides_by_the_floor():
     table = recipes.calibration_table(pd.DataFrame(rows), w=1.0)
     assert table.fd["dash"] == 3.0 and table.sd["dash"] == pytest.approx(2**0.5)
     assert table.fd_best["dash"] == 1.5 and table.seeds["dash"] == 2
-
-
-@pytest.mark.parametrize("name", ["profile", "seed", "device"])
-def test_what_has_an_option_of_its_own_is_no_setting(name):
-    with pytest.raises(ValueError, match=f"say it with --{name}"):
-        series.parse_settings([f"{name}=1"])
-
-
-@pytest.mark.parametrize("text", ["{[]: 1}", "(" * 300, "-" * 9000 + "1"])
-def test_values_that_are_no_python_are_text(text):
-    assert series.parse_settings([f"base={text}"]) == {"base": text}
