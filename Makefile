@@ -9,7 +9,7 @@
 # make bench    time this kit against diffusers (QUICK=1: two minutes; PUBLISH=1: keep it)
 # make sweep    train and measure every arm over many seeds, digits and exact teacher; goes on where it was stopped (JOBS=2)
 # make tune     choose each arm's learning rate on a validation split
-# make chaos    kill training, sweep, evaluation and series at random moments: is anything lost? (KILLS=50)
+# make chaos    kill training, sweep, evaluation, fetch and series; full disks, two at once: is anything lost? (KILLS=50)
 # make fuzz     files from a stranger for every reader: the right answer or one clear error (CASES=10000)
 # make mutants  change the mathematics one operator at a time: do the tests notice?
 # make publish  ledger, cost and README from data/results and the last digits series
@@ -65,6 +65,7 @@ chaos: $(VENV)/.ready-test
 	@$(BIN)/python tests/chaos.py --kills $(or $(KILLS),50)
 
 fuzz: $(VENV)/.ready-test
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --only-binary :all: atheris 2>/dev/null || true
 	@$(BIN)/python tests/fuzz.py --cases $(or $(CASES),10000) --seed $(or $(FUZZ_SEED),0)
 
 mutants: $(VENV)/.ready-test

@@ -152,9 +152,14 @@ def _campaign(options: argparse.Namespace) -> int:
 
 
 def _doctor(options: argparse.Namespace) -> int:
-    from dashkit import doctor, recipes
+    from dashkit import doctor
 
-    findings = list(doctor.examine(recipes.RUNS, recipes.ROOT / "build", device=options.device))
+    try:
+        from dashkit import recipes
+        folders = recipes.RUNS, recipes.ROOT / "build"
+    except Exception:                            # torch, or what it needs, is broken: the findings say how to mend it
+        folders = ()
+    findings = list(doctor.examine(*folders, device=options.device))
     for finding in findings:
         print(f"{'ok  ' if finding.ok else 'FAIL'}  {finding.what:8s} {finding.detail}")
     return 0 if all(f.ok for f in findings) else 1

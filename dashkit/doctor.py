@@ -19,12 +19,14 @@ class Finding(NamedTuple):
 
 
 def examine(*folders: Path, device: str = "auto") -> Iterator[Finding]:
-    """Check Python, torch with torchvision, every version, the GPU if `device` is cuda, the notebook kernel, and that
-    `folders` can be written; never raises."""
+    """Check Python, torch with torchvision, every version, every import, the GPU if `device` is cuda, the notebook
+    kernel, and that `folders` can be written; never raises."""
     yield _python(sys.version_info[:2])
-    yield _torch()
+    yield (torch := _torch())
     yield _versions()
-    if device == "cuda":
+    if torch.ok:
+        yield _imports()
+    if torch.ok and device == "cuda":
         yield _gpu()
     yield _kernel()
     for folder in folders:
@@ -75,6 +77,16 @@ def _versions() -> Finding:
     return Finding("versions", not wrong, f"{said}. {fix}" if wrong else f"{len(needs)} packages are as declared")
 
 
+def _imports() -> Finding:
+    """Everything that the kit itself imports: a package can be there as declared, and broken."""
+    try:
+        from dashkit import plots, recipes, widgets  # noqa: F401
+    except Exception as error:
+        return Finding("imports", False, f"the kit cannot be imported ({type(error).__name__}: {error}). "
+                                         "Fix: make the environment anew: rm -rf .venv && make doctor")
+    return Finding("imports", True, "all that the kit needs can be imported")
+
+
 def _gpu() -> Finding:
     import torch
 
@@ -90,7 +102,10 @@ def _gpu() -> Finding:
 
 
 def _kernel() -> Finding:
-    from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
+    try:
+        from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
+    except ImportError as error:
+        return Finding("kernel", False, f"Jupyter cannot be imported ({error}). Fix: pip install jupyterlab ipykernel")
 
     fix = f"Fix: {sys.executable} -m ipykernel install --sys-prefix --name python3"
     try:

@@ -214,7 +214,10 @@ def _check_size(path: Path, most: int, kind: str) -> None:
 
 
 def write_table(path: Path, table: pd.DataFrame) -> None:
-    write_bytes(path, table.to_csv(index=False).encode())
+    """Write a table as CSV; a file that holds just that is left alone, since it may be somebody else's to write."""
+    content = table.to_csv(index=False).encode()
+    if not (path.is_file() and path.read_bytes() == content):
+        write_bytes(path, content)
 
 
 def read_results(path: Path) -> pd.DataFrame:

@@ -1,21 +1,30 @@
-"""`make chaos`: kill the kit at random moments, and see that nothing is lost and nothing is wrong.
+"""`make chaos`: kill the kit at random moments, take its disk away, run it twice, and see that nothing is lost.
 
-Each scenario runs once undisturbed, and then in a folder of its own, killed by SIGKILL (children and all) until it has
-survived its share of kills; after each the same command goes on.  At the end every network's tensors and every table
-must equal those of the undisturbed run bit for bit, and no temporary file or lock may be left.
+Each scenario runs once undisturbed, and then in a folder of its own, killed by SIGKILL until it has survived its share
+of kills: half of them at a random time (children and all), half in front of a random file operation, since few moments
+fall between two of those.  After each the same command goes on.  Then, for scenarios without a kernel, the disk is full
+at random sizes, or read-only, or the same command is already running: each must end in one line that says so.  At the
+end every network's tensors, every table and every report must equal those of the undisturbed run bit for bit, and no
+temporary file or lock may be left.
 """
 
 import argparse
 import contextlib
+import json
 import os
 import random
+import re
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -24,10 +33,37 @@ import torch
 from safetensors.torch import load_file
 
 ROOT = Path(__file__).resolve().parent.parent
-TINY = "teacher_steps=150 student_steps=100 samples=40 states=60 sample_steps=4 batch=16 warmup=0 arms=dash,cond_only"
-COMMAND = "from dashkit import cli, recipes; recipes.CHECKPOINT_SECONDS = 0.2; import sys; sys.exit(cli.main({!r}))"
+TINY = "teacher_steps=80 student_steps=60 samples=40 states=60 sample_steps=4 batch=16 warmup=0 arms=dash,cond_only"
+PRELUDE = """
+import atexit, os, signal, sys
+root, last, seen = os.environ["DASHKIT_RUNS"], int(os.environ["CHAOS_LAST"]), 0
+
+def watch(event, arguments):                # Python tells of every file operation before it does it
+    global seen
+    writes = event == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR)
+    if (writes or event in ("os.rename", "os.remove", "os.mkdir", "os.rmdir")) and str(arguments[0]).startswith(root):
+        seen += 1
+        if seen == last:
+            os.killpg(0, signal.SIGKILL)
+
+sys.addaudithook(watch)
+atexit.register(lambda: print(f"{seen} file operations", file=sys.stderr))
+"""
+COMMAND = """
+from functools import partial
+from dashkit import cli, evaluate, recipes
+recipes.CHECKPOINT_SECONDS = 0.1
+evaluate.train_classifier = partial(evaluate.train_classifier, epochs=1)      # a poor judge is as good here
+sys.exit(cli.main({!r}))
+"""
+SERIES = """
+from pathlib import Path
+from dashkit.profiles import parse_settings
+from dashkit.series import run_series
+sys.exit(not run_series("smoke", seed=5, only=("02", "04"), settings=parse_settings({!r}), build=Path(root, "report")))
+"""
 FETCH = """
-import hashlib, os
+import hashlib
 from pathlib import Path
 import numpy as np
 from dashkit import fetch
@@ -40,43 +76,64 @@ pixels = np.random.default_rng(0).integers(0, 256, (4000, 32, 32, 3), dtype=np.u
 arrays = (pixels, np.arange(4000) % 10, pixels[:1000], np.arange(1000) % 10)
 package = fetch.Package(("sh", "-c", slowly), "thing", hashlib.sha256(bytes(3_000_000)).hexdigest())
 fetch.SOURCES["cifar10"] = fetch.Source(refuse, package, lambda path: arrays, (), 1, "")
-fetch.fetch("cifar10", cache=Path(os.environ["DASHKIT_RUNS"]))
+try:
+    fetch.fetch("cifar10", cache=Path(root))
+except OSError as error:
+    sys.exit(f"dashkit: {error}")
 """
-SCENARIOS = {   # what is run, a command or a program, and its share of the kills
-    "train": (["train"], 0.24),
-    "sweep": (["sweep", "--seeds", "2"], 0.36),
-    "evaluate": (["evaluate"], 0.2),
-    "fetch": (FETCH, 0.1),
-    "series": (["series", "--only", "02"], 0.1),
+KILLS = ("kills before a file operation", "kills at a random time")
+DISK = r"(No space left on device|the disk of .* is full|free some space|MB are needed)"
+READ_ONLY = r"Read-only file system"
+BUSY = r"is in use by process {} on"
+
+
+class Scenario(NamedTuple):
+    code: str          # the program
+    share: float       # of the kills
+    faults: bool       # whether the disk is taken away from it, too, and a second process started
+
+
+def program(*arguments: str) -> str:
+    settings = [s for pair in TINY.split() for s in ("--set", pair)]
+    return COMMAND.format([*arguments, "--profile", "smoke", "--seed", "5", *settings])
+
+
+SCENARIOS = {                # the longest first
+    "series": Scenario(SERIES.format(TINY.split()), 0.1, False),
+    "sweep": Scenario(program("sweep", "--seeds", "2"), 0.36, True),
+    "evaluate": Scenario(program("evaluate"), 0.2, True),
+    "train": Scenario(program("train"), 0.24, True),
+    "fetch": Scenario(FETCH, 0.1, True),
 }
 
 
-def start(name: str, folder: Path) -> subprocess.Popen:
-    """The scenario in a process group of its own, its runs and reports under `folder`."""
-    code, _ = SCENARIOS[name]
-    if isinstance(code, list):
-        settings = [s for pair in TINY.split() for s in ("--set", pair)]
-        code = COMMAND.format([*code, "--profile", "smoke", "--seed", "5", *settings])
+def start(name: str, folder: Path, last: int = 0) -> subprocess.Popen:
+    """The scenario in a process group of its own, all that it writes under `folder`; killed before operation `last`."""
     environment = {**os.environ, "DASHKIT_RUNS": str(folder), "DASHKIT_PROGRESS": "0", "OMP_NUM_THREADS": "1",
-                   "PYTHONPATH": str(ROOT)}
+                   "PYTHONPATH": str(ROOT), "CHAOS_LAST": str(last)}
     with folder.with_suffix(".log").open("ab") as log:
-        return subprocess.Popen([sys.executable, "-c", code], env=environment, cwd=ROOT, stdout=log, stderr=log,
-                                start_new_session=True)
+        return subprocess.Popen([sys.executable, "-c", PRELUDE + SCENARIOS[name].code], env=environment, cwd=ROOT,
+                                stdout=log, stderr=log, start_new_session=True)
+
+
+def said(folder: Path, since: int = 0) -> str:
+    log = folder.with_suffix(".log")
+    return log.read_bytes()[since:].decode(errors="replace") if log.is_file() else ""
 
 
 def run(name: str, folder: Path) -> float:
     """Run to the end; seconds.  SystemExit with the log's end if it fails."""
     began = time.monotonic()
     if start(name, folder).wait():
-        raise SystemExit(f"{name} failed:\n{folder.with_suffix('.log').read_text()[-3000:]}")
+        raise SystemExit(f"{name} failed:\n{said(folder)[-3000:]}")
     return time.monotonic() - began
 
 
-def kill(name: str, folder: Path, after: float) -> bool:
-    """Start, kill after some seconds; whether it was still running."""
-    process = start(name, folder)
+def kill(name: str, folder: Path, *, after: float = 1e6, last: int = 0) -> bool:
+    """Start, kill after some seconds or in front of a file operation; whether it was still running."""
+    process = start(name, folder, last)
     try:
-        process.wait(timeout=after)
+        return process.wait(timeout=after) == -signal.SIGKILL
     except subprocess.TimeoutExpired:
         family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
         os.killpg(process.pid, signal.SIGKILL)     # and what it started since; a kernel has its own group
@@ -86,11 +143,10 @@ def kill(name: str, folder: Path, after: float) -> bool:
         process.wait()
         psutil.wait_procs(family[1:], timeout=30)
         return True
-    return False
 
 
 def content(folder: Path) -> dict[str, object]:
-    """Everything that a run leaves, by name: tensors of networks, tables; not what says when and how long."""
+    """Everything that a run leaves, by name: tensors, tables, reports; not what says when and how long."""
     found: dict[str, object] = {}
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
         name = str(path.relative_to(folder))
@@ -101,6 +157,10 @@ def content(folder: Path) -> dict[str, object]:
                 found[name] = {k: torch.from_numpy(arrays[k]) for k in arrays}
         elif path.suffix == ".csv":
             found[name] = pd.read_csv(path).drop(columns="commit", errors="ignore")
+        elif path.name == "index.html":
+            found[name] = re.sub(r"<p>seed [^<]*</p>|<td>\d+ s</td>", "", path.read_text())
+        elif path.suffix == ".ipynb":
+            found[name] = [(c["source"], c.get("execution_count")) for c in json.loads(path.read_text())["cells"]]
         else:
             found[name] = None
     return found
@@ -108,16 +168,123 @@ def content(folder: Path) -> dict[str, object]:
 
 def differences(whole: dict, broken: dict) -> list[str]:
     odd = sorted(whole.keys() ^ broken.keys())
-    said = [f"{name} is {'missing' if name in whole else 'left over'}" for name in odd]
+    found = [f"{name} is {'missing' if name in whole else 'left over'}" for name in odd]
     for name in whole.keys() & broken.keys():
         a, b = whole[name], broken[name]
         if isinstance(a, dict):
             same = a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+        elif isinstance(a, pd.DataFrame):
+            same = a.equals(b)
         else:
-            same = a is None or a.equals(b)
+            same = a == b
         if not same:
-            said.append(f"{name} differs")
-    return said
+            found.append(f"{name} differs")
+    return found
+
+
+def killed(name: str, wanted: int, whole: Path, rng: random.Random, seconds: float) -> tuple[Counter, list[str]]:
+    """How often the scenario was killed, by kind, and every difference that was seen."""
+    broken, found, kills = whole.with_name("broken"), [], Counter()
+    operations = int(re.findall(r"(\d+) file operations", said(whole))[-1])
+    expected, lives = content(whole), 0
+    while kills.total() < wanted:
+        if rng.random() < 0.5 and SCENARIOS[name].faults:       # a notebook's files are its kernel's
+            kind, moment = KILLS[0], {"last": rng.randint(1, operations)}
+        else:                                      # most of a start is imports: look for the moments after them
+            kind, moment = KILLS[1], {"after": rng.uniform(0.3 * seconds, 1.05 * seconds)}
+        alive = kill(name, broken, **moment)
+        kills[kind] += alive
+        lives += 1
+        if not alive or lives == 5 or kills.total() == wanted:       # finished, or nearly: begin anew
+            run(name, broken)
+            found += differences(expected, content(broken))
+            shutil.rmtree(broken)
+            lives = 0
+    return kills, found
+
+
+@contextlib.contextmanager
+def small_disk(folder: Path) -> Iterator[None]:
+    """A file system of its own in `folder`; OSError where that is not allowed."""
+    folder.mkdir()
+    try:
+        mount = ("mount", "-t", "tmpfs", "-o", "size=1g", "none", str(folder))
+        if subprocess.run(mount, capture_output=True).returncode:
+            raise OSError("only root can mount a small file system")
+        try:
+            yield
+        finally:
+            subprocess.run(["umount", str(folder)], check=True)
+    finally:
+        folder.rmdir()
+
+
+def remount(folder: Path, option: str) -> None:
+    subprocess.run(["mount", "-o", f"remount,{option}", str(folder)], check=True)
+
+
+def refused(name: str, folder: Path, pattern: str) -> list[str]:
+    """Run while something is in the way: it ends well, or in one line that says what is."""
+    before = len(said(folder).encode())
+    code = start(name, folder).wait()
+    lines = [line for line in said(folder, before).splitlines() if not line.endswith("file operations")]
+    if code and not (code in (1, 2) and lines and lines[-1].startswith("dashkit: ") and re.search(pattern, lines[-1])
+                     and "Traceback" not in "\n".join(lines)):
+        return [f"{name} ended with {code}: {' '.join(lines[-3:])[:300]}"]
+    return [] if code else ["went through"]
+
+
+def disturbed(name: str, whole: Path, rng: random.Random) -> tuple[Counter, list[str]]:
+    """A disk too small at four random sizes, then read-only, then as it should be."""
+    broken, found, faults = whole.with_name("faults"), [], Counter()
+    size = sum(p.stat().st_size for p in whole.rglob("*") if p.is_file())
+    expected = content(whole)
+    with small_disk(broken):
+        for kind, pattern in [("disk full", DISK)] * 4 + [("read-only", READ_ONLY)]:
+            used = shutil.disk_usage(broken).used
+            remount(broken, f"size={used + rng.randint(0, size)}" if kind == "disk full" else "ro")
+            outcome = refused(name, broken, pattern)
+            remount(broken, "rw,size=1g")
+            faults[kind] += outcome == []
+            found += [line for line in outcome if line != "went through"]
+        run(name, broken)
+        found += differences(expected, content(broken))
+    return faults, found
+
+
+def doubled(name: str, whole: Path, rng: random.Random, seconds: float) -> tuple[Counter, list[str]]:
+    """The same command twice: the second is refused, naming the first, or waits, and the first is not disturbed."""
+    broken, found, refusals = whole.with_name("double"), [], Counter()
+    for _ in range(3):
+        first = start(name, broken)
+        time.sleep(rng.uniform(0, 0.3 * seconds))
+        outcome = refused(name, broken, BUSY.format(first.pid))
+        refusals["second process"] += outcome == []
+        found += [line for line in outcome if line != "went through"]
+        if first.wait():
+            found.append(f"the first {name} failed: {said(broken)[-300:]}")
+        found += differences(content(whole), content(broken))
+        shutil.rmtree(broken)
+    return refusals, found
+
+
+def endure(name: str, kills: int, seed: int) -> tuple[float, Counter, list[str]]:
+    """One scenario with all that happens to it: seconds undisturbed, how often each thing did, what went wrong."""
+    rng = random.Random(f"{seed} {name}")
+    with tempfile.TemporaryDirectory() as place:
+        whole = Path(place) / "whole"
+        seconds = run(name, whole)
+        counts, found = killed(name, max(1, round(kills * SCENARIOS[name].share)), whole, rng, seconds)
+        if SCENARIOS[name].faults:
+            more = [doubled(name, whole, rng, seconds)]
+            try:
+                more.append(disturbed(name, whole, rng))
+            except OSError as error:
+                counts[f"full disk: LEFT OUT, {error}"] = 0
+            for one, said_of_it in more:
+                counts.update(one)
+                found += said_of_it
+    return seconds, counts, found
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -126,30 +293,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", choices=SCENARIOS, action="append")
     options = parser.parse_args(arguments)
-    rng, failed, began, total = random.Random(options.seed), 0, time.monotonic(), 0
-    print(f"seed {options.seed}, {options.kills} kills")
-    for name in options.only or SCENARIOS:
-        with tempfile.TemporaryDirectory() as place:
-            whole, broken = Path(place) / "whole", Path(place) / "broken"
-            seconds = run(name, whole)
-            wanted, kills, rounds = max(1, round(options.kills * SCENARIOS[name][1])), 0, 0
-            while kills < wanted:
-                # most of a start is imports: look for the moments after them
-                kills += kill(name, broken, rng.uniform(0.3 * seconds, 1.05 * seconds))
-                rounds += 1
-                if rounds % 5 == 0 and kills < wanted:          # it was finished in between: begin anew
-                    run(name, broken)
-                    said = differences(content(whole), content(broken))
-                    failed += bool(said)
-                    print("\n".join(f"  {name}: {s}" for s in said), end="\n" if said else "")
-                    subprocess.run(["rm", "-rf", str(broken)], check=True)
-            run(name, broken)
-            said = differences(content(whole), content(broken))
-            failed += bool(said)
-            total += kills
-            print(f"{name:9s} {kills} kills, {seconds:.0f} s undisturbed: "
-                  f"{'equal, nothing left over' if not said else '; '.join(said)}", flush=True)
-    print(f"{total} kills, {failed} differences, {time.monotonic() - began:.0f} s")
+    began, total, failed = time.monotonic(), Counter(), 0
+    print(f"seed {options.seed}, {options.kills} kills", flush=True)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:               # each scenario computes in one thread
+        jobs = {pool.submit(endure, name, options.kills, options.seed): name for name in options.only or SCENARIOS}
+        for job in as_completed(jobs):
+            seconds, counts, found = job.result()
+            failed += len(found)
+            for kind, n in counts.items():
+                total["kills" if kind in KILLS else "refusals"] += n
+            print(f"{jobs[job]:9s} {seconds:3.0f} s undisturbed; {', '.join(f'{n} {k}' for k, n in counts.items())}: "
+                  f"{'; '.join(found) or 'equal, nothing left over'}", flush=True)
+    print(f"{total['kills']} kills, {total['refusals']} refusals, {failed} differences; "
+          f"{time.monotonic() - began:.0f} s")
     return 1 if failed else 0
 
 

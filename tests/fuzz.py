@@ -354,16 +354,18 @@ def sound_table(found: pd.DataFrame, content: bytes) -> bool:
             and not found.duplicated(["profile", "arm", "seed", "metric"]).any() if len(found) else True)
 
 
-def write_plan(folder: Path) -> campaign.Plan:
-    plan = campaign.Plan(2.0, 3, 3, 20, 40.0)
-    runs.write_json(campaign.plan_path(run_in(folder)), {"plan": plan._asdict(), "manifest": {"commit": "abc"}})
-    return plan
+PLAN = campaign.Plan(2.0, 3, 3, 20, 40.0)
+
+
+def write_plan(folder: Path) -> None:
+    runs.write_json(campaign.plan_path(run_in(folder)), {"plan": PLAN._asdict(), "manifest": {"commit": "abc"}})
 
 
 def write_parts(folder: Path) -> None:
-    run, plan = run_in(folder), write_plan(folder)
+    run = run_in(folder)
+    write_plan(folder)
     for name in campaign._guidances(run, "dash"):
-        path = campaign.fid_path(run, plan, "dash", 1, name).with_suffix("") / "000000.safetensors"
+        path = campaign.fid_path(run, PLAN, "dash", 1, name).with_suffix("") / "000000.safetensors"
         features = torch.randn(20, 8, generator=torch.Generator().manual_seed(0))
         runs.save_tensors(path, {"features": features}, {"arm": "dash"})
 
@@ -384,8 +386,7 @@ def read_parts(folder: Path) -> pd.DataFrame:
     return pd.concat(map(runs.read_results, paths)).drop(columns="commit")
 
 
-PART = str(campaign.fid_path(run_in(Path()), write_plan(Path(tempfile.mkdtemp())), "dash", 1, "tag").with_suffix("") /
-           "000000.safetensors")
+PART = str(campaign.fid_path(run_in(Path()), PLAN, "dash", 1, "tag").with_suffix("") / "000000.safetensors")
 SAMPLE = torch.arange(8 * 48, dtype=torch.uint8).reshape(8, 3, 4, 4)
 
 

@@ -1,11 +1,15 @@
 """The rules that every notebook of the series keeps."""
 
 import ast
+import os
 import re
+import subprocess
+import sys
 
 import nbformat
 import pytest
 
+from dashkit import recipes
 from dashkit.exercises import EXERCISES
 from dashkit.series import notebook_paths, tagged
 
@@ -117,3 +121,13 @@ def test_predictions_are_open_and_drawn_beside_the_result(notebook):
             drawn = [c for c in later[:again] if re.search(rf"\b{variable}\b", c.source)]
             assert drawn and ("plots.show(" in drawn[-1].source or "print(" in drawn[-1].source)
     assert len(set(made)) == len(made) >= 1
+
+
+def test_the_first_notebook_explains_a_broken_set_up_before_it_needs_it(tmp_path):
+    (tmp_path / "torchvision").mkdir()
+    (tmp_path / "torchvision" / "__init__.py").write_text("raise RuntimeError('operator torchvision::nms')")
+    first = next(c.source for c in nbformat.read(PATHS[0], as_version=4).cells if c.cell_type == "code")
+    done = subprocess.run([sys.executable, "-c", first], capture_output=True, text=True, cwd=PATHS[0].parent,
+                          env=os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(recipes.ROOT)])})
+    last = done.stderr.strip().splitlines()[-1]
+    assert done.returncode == 1 and last.startswith("- torch: ") and "Fix: pip uninstall -y torch torchvision" in last

@@ -1,7 +1,10 @@
 """Files beside the code agree with each other and with the results they quote."""
 
 import json
+import os
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -92,6 +95,25 @@ def test_doctor_explains_a_torchvision_built_for_another_torch(monkeypatch):
     finding = doctor._torch()
     assert not finding.ok
     assert "CPU-only torch beside a CUDA torchvision" in finding.detail and "pip install" in finding.detail
+
+
+@pytest.mark.parametrize(("package", "error", "message"), [
+    ("torch", "ImportError('libcudart.so: cannot open shared object file')",
+     r"FAIL  torch    cannot be imported \(libcudart.*reinstall with: pip install torch torchvision"),
+    ("torchvision", "RuntimeError('operator torchvision::nms does not exist')", "FAIL  torch .*CPU-only torch beside"),
+    ("jupyter_client", "ImportError('none')", "FAIL  kernel .*Fix: pip install jupyterlab ipykernel"),
+    ("pandas", "ImportError('numpy.core.multiarray failed to import')",
+     r"FAIL  imports .*ImportError: numpy.*rm -rf \.venv && make doctor"),
+    ("ipywidgets", "AttributeError('x')", r"FAIL  imports .*AttributeError: x"),
+])  # fmt: skip
+def test_doctor_answers_in_a_set_up_that_is_really_broken(tmp_path, package, error, message):
+    (tmp_path / package).mkdir()
+    (tmp_path / package / "__init__.py").write_text(f"raise {error}")
+    path = os.pathsep.join([str(tmp_path), str(ROOT)])
+    done = subprocess.run([sys.executable, "-m", "dashkit", "doctor"], capture_output=True, text=True,
+                          env=os.environ | {"PYTHONPATH": path})
+    assert done.returncode == 1 and not done.stderr and re.search(message, done.stdout)
+    assert len(done.stdout.splitlines()) >= 4
 
 
 @pytest.mark.parametrize(("package", "version", "message"), [

@@ -235,11 +235,27 @@ def test_results_are_tidy_complete_and_reused(trained):
     assert own.rho == pytest.approx(1) and own.cond_error == pytest.approx(0)
     again = recipes.measure(run, teacher.model, 1.5)       # drawn once for all, and told from the features alone
     assert own["frechet@w=1.5"] == pytest.approx(again.frechet) and own["accuracy@w=1.5"] == again.accuracy
-    assert recipes.get_results(run, teacher, students).equals(table) or len(recipes.read_results(run)) == len(table)
+    assert recipes.get_results(run, teacher, students).equals(table)
+    pd.testing.assert_frame_equal(recipes.read_results(run), table)
     card = recipes.calibration_table(table, w=1.5)
     assert list(card.index) == ["teacher", "dash", "cond_only"] and card.seeds.eq(1).all()
     for draw in (plots.plot_w_curve(table), plots.plot_calibration(card), plots.plot_by_timestep(table)):
         assert plots.png(draw.get_figure()).startswith(b"\x89PNG")
+
+
+def test_what_is_trained_and_measured_can_be_shared_by_those_who_may_not_write(trained, monkeypatch):
+    run, teacher = trained
+    table = recipes.get_results(run, teacher, recipes.get_students(run, teacher))
+
+    def refuse(path, content):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(runs, "write_bytes", refuse)
+    again = recipes.sweep(run)
+    assert again.equals(table)
+    recipes.results_path(run).unlink()
+    with pytest.raises(PermissionError, match="results-s"):
+        recipes.sweep(run)
 
 
 def test_calibration_is_measured_on_the_same_states(trained):
