@@ -1,11 +1,11 @@
 """`make chaos`: kill the kit at random moments, take its disk away, run it twice, and see that nothing is lost.
 
 Each scenario runs once undisturbed, and then in a folder of its own, killed by SIGKILL until it has survived its share
-of kills: half of them at a random time (children and all), half in front of a random file operation, since few moments
-fall between two of those.  After each the same command goes on.  Then, for scenarios without a kernel, the disk is full
-at random sizes, or read-only, or the same command is already running: each must end in one line that says so.  At the
-end every network's tensors, every table and every report must equal those of the undisturbed run bit for bit, and no
-temporary file or lock may be left.
+of kills: half of them at a random time (children and all), half at a random file operation, before it or within it,
+since few moments fall there by chance.  After each the same command goes on.  Then, for scenarios without a kernel, the
+disk is full at random sizes, or read-only, or the same command is already running: each must end in one line that says
+so.  At the end every network's tensors, every table and every report must equal those of the undisturbed run bit for
+bit, and no temporary file or lock may be left.
 """
 
 import argparse
@@ -36,14 +36,17 @@ ROOT = Path(__file__).resolve().parent.parent
 TINY = "teacher_steps=80 student_steps=60 samples=40 states=60 sample_steps=4 batch=16 warmup=0 arms=dash,cond_only"
 PRELUDE = """
 import atexit, os, signal, sys
-root, last, seen = os.environ["DASHKIT_RUNS"], int(os.environ["CHAOS_LAST"]), 0
+from threading import Timer
+root, last, delay, seen = os.environ["DASHKIT_RUNS"], int(os.environ["LAST"]), float(os.environ["DELAY"]), 0
 
 def watch(event, arguments):                # Python tells of every file operation before it does it
     global seen
     writes = event == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR)
     if (writes or event in ("os.rename", "os.remove", "os.mkdir", "os.rmdir")) and str(arguments[0]).startswith(root):
         seen += 1
-        if seen == last:
+        if seen == last and delay:
+            Timer(delay, os.killpg, (0, signal.SIGKILL)).start()
+        elif seen == last:
             os.killpg(0, signal.SIGKILL)
 
 sys.addaudithook(watch)
@@ -81,7 +84,8 @@ try:
 except OSError as error:
     sys.exit(f"dashkit: {error}")
 """
-KILLS = ("kills before a file operation", "kills at a random time")
+KILLS = ("kills at a file operation", "kills at a random time")
+TOO_SMALL, TWICE = 4, 3          # how often a disk is too small, and how often a second process starts
 DISK = r"(No space left on device|the disk of .* is full|free some space|MB are needed)"
 READ_ONLY = r"Read-only file system"
 BUSY = r"is in use by process {} on"
@@ -107,10 +111,13 @@ SCENARIOS = {                # the longest first
 }
 
 
-def start(name: str, folder: Path, last: int = 0) -> subprocess.Popen:
-    """The scenario in a process group of its own, all that it writes under `folder`; killed before operation `last`."""
+def start(name: str, folder: Path, last: int = 0, delay: float = 0) -> subprocess.Popen:
+    """The scenario in a process group of its own, all that it writes under `folder`.
+
+    It is killed before its file operation number `last`, or some seconds of `delay` later.
+    """
     environment = {**os.environ, "DASHKIT_RUNS": str(folder), "DASHKIT_PROGRESS": "0", "OMP_NUM_THREADS": "1",
-                   "PYTHONPATH": str(ROOT), "CHAOS_LAST": str(last)}
+                   "PYTHONPATH": str(ROOT), "LAST": str(last), "DELAY": str(delay)}
     with folder.with_suffix(".log").open("ab") as log:
         return subprocess.Popen([sys.executable, "-c", PRELUDE + SCENARIOS[name].code], env=environment, cwd=ROOT,
                                 stdout=log, stderr=log, start_new_session=True)
@@ -129,9 +136,9 @@ def run(name: str, folder: Path) -> float:
     return time.monotonic() - began
 
 
-def kill(name: str, folder: Path, *, after: float = 1e6, last: int = 0) -> bool:
-    """Start, kill after some seconds or in front of a file operation; whether it was still running."""
-    process = start(name, folder, last)
+def kill(name: str, folder: Path, *, after: float = 1e6, last: int = 0, delay: float = 0) -> bool:
+    """Start, kill after some seconds or at a file operation; whether it was still running."""
+    process = start(name, folder, last, delay)
     try:
         return process.wait(timeout=after) == -signal.SIGKILL
     except subprocess.TimeoutExpired:
@@ -189,7 +196,8 @@ def killed(name: str, wanted: int, whole: Path, rng: random.Random, seconds: flo
     expected, lives = content(whole), 0
     while kills.total() < wanted:
         if rng.random() < 0.5 and SCENARIOS[name].faults:       # a notebook's files are its kernel's
-            kind, moment = KILLS[0], {"last": rng.randint(1, operations)}
+            kind = KILLS[0]
+            moment = {"last": rng.randint(1, operations), "delay": rng.choice([0, rng.uniform(0, 0.005)])}
         else:                                      # most of a start is imports: look for the moments after them
             kind, moment = KILLS[1], {"after": rng.uniform(0.3 * seconds, 1.05 * seconds)}
         alive = kill(name, broken, **moment)
@@ -235,12 +243,12 @@ def refused(name: str, folder: Path, pattern: str) -> list[str]:
 
 
 def disturbed(name: str, whole: Path, rng: random.Random) -> tuple[Counter, list[str]]:
-    """A disk too small at four random sizes, then read-only, then as it should be."""
+    """A disk too small at several random sizes, then read-only, then as it should be."""
     broken, found, faults = whole.with_name("faults"), [], Counter()
     size = sum(p.stat().st_size for p in whole.rglob("*") if p.is_file())
     expected = content(whole)
     with small_disk(broken):
-        for kind, pattern in [("disk full", DISK)] * 4 + [("read-only", READ_ONLY)]:
+        for kind, pattern in [("disk full", DISK)] * TOO_SMALL + [("read-only", READ_ONLY)]:
             used = shutil.disk_usage(broken).used
             remount(broken, f"size={used + rng.randint(0, size)}" if kind == "disk full" else "ro")
             outcome = refused(name, broken, pattern)
@@ -255,7 +263,7 @@ def disturbed(name: str, whole: Path, rng: random.Random) -> tuple[Counter, list
 def doubled(name: str, whole: Path, rng: random.Random, seconds: float) -> tuple[Counter, list[str]]:
     """The same command twice: the second is refused, naming the first, or waits, and the first is not disturbed."""
     broken, found, refusals = whole.with_name("double"), [], Counter()
-    for _ in range(3):
+    for _ in range(TWICE):
         first = start(name, broken)
         time.sleep(rng.uniform(0, 0.3 * seconds))
         outcome = refused(name, broken, BUSY.format(first.pid))
