@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from reprlib import repr as short
 from typing import NamedTuple
 
 import pandas as pd
@@ -46,17 +47,14 @@ def make_plan(run: Run, hours: float, *, fid_samples: int = 50_000) -> Plan:
     """The plan of this run: the one begun before, or a new one from rates measured now.
 
     Steps fill their share of the time, but are never more than the profile's; so is the number of samples, up to
-    `fid_samples`.  ValueError for another number of hours than that of a campaign already begun.
+    `fid_samples`.  The run is the one before `planned`.  ValueError for other hours, `fid_samples` or settings than
+    those of a campaign already begun.
     """
     if not 0 < hours <= 10_000 or fid_samples < 20:
         raise ValueError(f"hours must be in (0, 10000] and fid_samples at least 20, not {hours!r} and {fid_samples!r}")
     path = plan_path(run)
     if path.is_file():
-        saved = _read_plan(run, path)
-        if saved.hours != hours:
-            raise ValueError(f"a campaign of {saved.hours:g} hours was begun: go on with --hours {saved.hours:g}, "
-                             f"or delete {path} to plan anew")
-        return saved
+        return _read_plan(run, path, hours, fid_samples)
     p, cost = run.profile, budget.rates(run)
     seconds = {stage: share * hours * 3600 for stage, share in SHARES.items()}
     lockstep = p.seeds * (cost.teacher_pass + len(p.arms) * cost.student_update)
@@ -69,20 +67,28 @@ def make_plan(run: Run, hours: float, *, fid_samples: int = 50_000) -> Plan:
         published_hours(run),
     )
     if parallel.is_main():
-        runs.write_json(path, {"plan": plan._asdict(), "manifest": runs.manifest(
+        runs.write_json(path, {"plan": plan._asdict(), "fid_samples": fid_samples, "manifest": runs.manifest(
             profile=p.name, seed=run.seed, device=runs.device_name(run.device), processes=parallel.size(),
             settings=p.asdict())})
     parallel.wait()                          # all have measured, together; what the main process wrote is the plan
     return make_plan(run, hours, fid_samples=fid_samples)
 
 
-def _read_plan(run: Run, path: Path) -> Plan:
-    """A plan made before; ValueError unless it is one of this run."""
-    found, p = runs.read_json(path, "plan")["plan"], run.profile
+def _read_plan(run: Run, path: Path, hours: float, fid_samples: int) -> Plan:
+    """A plan made before; ValueError unless it is one of this run, and of what is asked for now."""
+    saved, p = runs.read_json(path, "plan", "fid_samples", "manifest"), run.profile
+    found, manifest = saved["plan"], saved["manifest"]
+    settings = manifest.get("settings") if isinstance(manifest, dict) else None
+    if isinstance(found, dict) and isinstance(settings, dict):
+        asked = recipes.flat(p.asdict()) | {"hours": hours, "fid_samples": fid_samples}
+        begun = recipes.flat(settings) | {"hours": found.get("hours"), "fid_samples": saved["fid_samples"]}
+        if differing := [k for k in sorted(begun | asked) if begun.get(k) != asked.get(k)]:
+            what = ", ".join(f"{k[:40]} {short(begun.get(k))}, not {short(asked.get(k))}" for k in differing[:5])
+            raise ValueError(f"{path} plans another campaign ({what}): go on with the same, or delete it to plan anew")
     most = {"hours": 10_000, "teacher_steps": p.teacher_steps, "student_steps": p.student_steps,
-            "fid_samples": 10**9, "full_hours": 10**9}
+            "fid_samples": fid_samples, "full_hours": 10**9}
     whole = [k for k in most if not k.endswith("hours")]
-    if not isinstance(found, dict) or found.keys() != most.keys() or not all(
+    if not isinstance(settings, dict) or not isinstance(found, dict) or found.keys() != most.keys() or not all(
             type(v) is int or (type(v) is float and k not in whole) for k, v in found.items()) or not all(
             0 < v <= most[k] for k, v in found.items()):
         raise ValueError(f"{path} holds no plan of {p.name}; delete it to plan anew")
@@ -171,9 +177,20 @@ def _n(plan: Plan, arm: str) -> int:
     return plan.fid_samples if arm in MAIN else max(20, plan.fid_samples // 5)
 
 
-def fid_path(run: Run, plan: Plan, arm: str, seed: int, name: str) -> Path:
-    key = runs.fingerprint([name, _n(plan, arm), run.profile.sample_steps])
-    return run.folder(arm, seed) / f"fid-{key}.csv"
+def parts_path(run: Run, plan: Plan, arm: str, seed: int, name: str) -> Path:
+    """Where features of samples wait for the last of them; drawn in another way they are in another folder."""
+    w, recompute_eps = _guidances(run, arm)[name]
+    key = [name, w.tolist() if isinstance(w, Tensor) else w, recompute_eps, _n(plan, arm), run.profile.sample_steps]
+    return run.folder(arm, seed) / f"fid-{runs.fingerprint(key)}"
+
+
+def fid_path(run: Run, plan: Plan, arm: str, seed: int, name: str, reference: fid.Statistics) -> Path:
+    """The results from those samples; against another reference they are another file."""
+    # The small classifier is trained anew in every turn and process, and with other threads it is another one: if its
+    # mean counted, finished results would never be found again.  Its n must do: `judge` takes the same n images always.
+    mean = reference.mean.tolist() if run.profile.teacher.channels == 3 else None
+    parts = parts_path(run, plan, arm, seed, name)
+    return parts.with_name(f"{parts.name}-{runs.fingerprint([reference.n, mean])}.csv")
 
 
 def fid_parts(run: Run, plan: Plan, model: nn.Module, arm: str, seed: int, name: str, extract: fid.Extractor,
@@ -184,10 +201,9 @@ def fid_parts(run: Run, plan: Plan, model: nn.Module, arm: str, seed: int, name:
     All models get the same labels and noise.
     """
     n, how = _n(plan, arm), _guidances(run, arm)[name]
-    path = fid_path(run, plan, arm, seed, name)
+    path, parts = fid_path(run, plan, arm, seed, name, reference), parts_path(run, plan, arm, seed, name)
     if path.is_file():
         return
-    parts = path.with_suffix("")
     for start in range(0, n, PART):
         part = parts / f"{start:06d}.safetensors"
         if not part.is_file():
@@ -224,7 +240,8 @@ def table(run: Run, plan: Plan, extract: fid.Extractor, reference: fid.Statistic
     teacher = recipes.load_teacher(run)
     models = {(a, s): recipes.load_student(run, a, s) for s in run.seeds for a in run.profile.arms}
     keys = [("teacher", run.seed), *models]
-    found = [runs.read_results(fid_path(run, plan, a, s, name)) for a, s in keys for name in _guidances(run, a)]
+    found = [runs.read_results(fid_path(run, plan, a, s, name, reference))
+             for a, s in keys for name in _guidances(run, a)]
     floor = recipes.tidy(run, "real", run.seed, [{"metric": extract.distances[0], "value": reference.floor,
                                                    "n": reference.n // 2}])
     return pd.concat([recipes.evaluate_all(run, teacher, models), floor, *found], ignore_index=True)
@@ -265,18 +282,20 @@ class SmallFeatures:
 def judge(run: Run, n: int | None = None) -> tuple[fid.Extractor, fid.Statistics]:
     """What FID is of, and the statistics of n training images of the data set, mirrored ones left out.
 
-    Grey images get `SmallFeatures`.
+    Fewer than all are a random selection, always the same one.  Grey images get `SmallFeatures`.
     """
     cache = recipes.ROOT / "data" / "cache"
     pixels = data.load(run.profile.dataset.removesuffix("_mirrored"), cache=cache).pixels
     if n is not None and not 4 <= n <= len(pixels):
         raise ValueError(f"the reference must be 4 to {len(pixels)} images, not {n!r}")
+    if n is not None and n < len(pixels):    # at random: the first n of a data set stored class by class are one class
+        pixels = pixels[torch.randperm(len(pixels), generator=torch.Generator().manual_seed(0))[:n]]
     if run.profile.teacher.channels != 3:
         extract = SmallFeatures(run)
-        return extract, fid.statistics(extract(pixels[:n]))
+        return extract, fid.statistics(extract(pixels))
     extract = fid.Inception(cache / fetch.INCEPTION, run.device)
     with parallel.main_first():
-        return extract, fid.reference(pixels[:n], lambda: extract, cache)
+        return extract, fid.reference(pixels, lambda: extract, cache)
 
 
 def summary(results: pd.DataFrame) -> pd.DataFrame:

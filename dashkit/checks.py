@@ -58,7 +58,7 @@ def check(name: str, answer: object) -> Result:
     except Fault as fault:
         result = Result(False, str(fault))
     except Exception as error:                    # whatever a learner's function does, the answer is a sentence
-        result = Result(False, f"Your function raised {type(error).__name__}: {error}")
+        result = Result(False, _said(error))
     trouble = journal.update(journal.ANSWERS, name, partial(_outcome, passed=result.ok, answer=answer))
     return Result(result.ok, f"{result.message} ({trouble})" if trouble else result.message)
 
@@ -123,8 +123,16 @@ class _Stopped(BaseException):
     """Raised inside a learner's function that takes too long."""
 
 
+def _said(error: BaseException) -> str:
+    """That a learner's function raised an error: its type and text, or the type alone where the text raises, too."""
+    try:
+        return f"Your function raised {type(error).__name__}: {error}"
+    except BaseException:
+        return f"Your function raised {type(error).__name__}."
+
+
 def _within(seconds: float, work: Callable[[], None]) -> None:
-    """Do `work()`, and raise what it raises; Fault if it does not come back in time.
+    """Do `work()`; Fault says what it raised, or that it does not come back in time.
 
     It runs in a thread of its own, so that the check goes on even if nothing can stop it: all but a single call into C
     that lets no other thread run.
@@ -134,8 +142,10 @@ def _within(seconds: float, work: Callable[[], None]) -> None:
     def run() -> None:
         try:
             work()
+        except Fault as fault:
+            raised.append(fault)
         except BaseException as error:            # also SystemExit and KeyboardInterrupt: nothing may leave the thread
-            raised.append(error)
+            raised.append(Fault(_said(error)))    # said here: the text of a learner's error may take for ever, too
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
@@ -145,7 +155,7 @@ def _within(seconds: float, work: Callable[[], None]) -> None:
         ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(_Stopped))
         raise Fault(f"No answer after {seconds:g} seconds. Is there a loop without an end?")
     for error in raised:
-        raise error if isinstance(error, Exception) else Fault(f"Your function raised {type(error).__name__}: {error}")
+        raise error
 
 
 def _compare(exercise: Exercise, answer: object) -> None:

@@ -171,7 +171,8 @@ def _sweep(options: argparse.Namespace) -> int:
 
     profile = resolve(options.profile, **parse_settings(options.settings))
     arms = profile.arms if profile.exact_bandwidth else ARMS
-    run = _start(options, seeds=options.seeds or max(profile.seeds, 8), arms=arms)
+    seeds = max(profile.seeds, 8) if options.seeds is None else options.seeds
+    run = _start(options, seeds=seeds, arms=arms)
     results = recipes.sweep(run, jobs=options.jobs)
     print(recipes.calibration_table(results, w=run.profile.w).to_string(float_format="{:.3g}".format))
     print(recipes.results_path(run))
@@ -185,7 +186,7 @@ def _publish(options: argparse.Namespace, run: "recipes.Run", table: "pd.DataFra
 
         folder = publish.RESULTS / run.profile.name
         publish.write(table, runs.manifest(settings=run.profile.asdict(), seed=run.seed,
-                                           device=runs.device_name(run.device)), folder)
+                                           device=publish.devices(table)), folder)
         print(folder / "results.csv")
 
 

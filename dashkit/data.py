@@ -77,6 +77,11 @@ def to_uint8(x: Tensor) -> Tensor:
     return ((x.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
 
 
+def source(name: str, cache: Path) -> Path | None:
+    """The file that a data set is read from; None for the digits, which scikit-learn ships."""
+    return None if name.startswith("digits") else cache / f"{name.removesuffix('_mirrored')}.npz"
+
+
 def load(name: str, *, cache: Path = Path("data/cache")) -> Images:
     """The data set called `name`.
 
@@ -95,7 +100,7 @@ def load(name: str, *, cache: Path = Path("data/cache")) -> Images:
         return replace(plain, pixels=torch.cat([plain.pixels, plain.pixels.flip(3)]), labels=plain.labels.repeat(2))
     if name not in DATASETS:
         raise ValueError(f"unknown data set {name!r}; choose from {', '.join(DATASETS)}")
-    path = cache / f"{name}.npz"
+    path = source(name, cache)
     if not path.is_file():
         raise FileNotFoundError(
             f"{path} is not there: dashkit fetch {name}. Or make it from a folder or from arrays of your own "
@@ -153,7 +158,8 @@ def from_folder(folder: Path, *, size: int, channels: int = 3, held_out: float =
     """Images of your own: one subfolder a class, in the order of their names; a fixed share of each is held out.
 
     Each image is cropped to its central square and reduced to `size` pixels.  ValueError for a class with fewer than
-    two images and for a file that cannot be read, is smaller than `size`, or is grey where `channels` is 3.
+    two images and for a file that cannot be read, is smaller than `size`, is grey of more than 8 bits, or is grey where
+    `channels` is 3.
     """
     classes = sorted(p for p in Path(folder).iterdir() if p.is_dir())
     if not classes:
@@ -183,7 +189,9 @@ def _read_image(file: Path, size: int, channels: int) -> np.ndarray:
         with Image.open(file, formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise ValueError(f"{file} has {image.width} x {image.height} pixels; make it smaller")
-            if channels == 3 and image.mode in ("1", "L", "LA", "I", "I;16", "F"):
+            if image.mode.startswith(("I", "F")):            # convert would clip them to 255
+                raise ValueError(f"{file} has more than 8 bits ({image.mode}); save it with 8 bits a channel")
+            if channels == 3 and image.mode in ("1", "L", "LA"):
                 raise ValueError(f"{file} is grey ({image.mode}); convert it, or use channels=1")
             picture = ImageOps.exif_transpose(image).convert("RGB" if channels == 3 else "L")
     except Exception as error:                   # decoders fail in every way there is

@@ -52,7 +52,9 @@ def read(folder: Path) -> UNet:
     """The network that `write`, or diffusers, wrote; ValueError if it is not of this family, or its weights are not."""
     config = runs.read_json(folder / CONFIG)
     for key, value in _FIXED.items():
-        if config.get(key, value) != value:
+        if key not in config:
+            raise ValueError(f"{folder}: {key} is missing, and diffusers' own default need not be {value!r}, as here")
+        if config[key] != value:
             raise ValueError(f"{folder}: {key} is {config[key]!r}, but networks of this kit have {value!r}")
     if not (folder / WEIGHTS).is_file():
         raise FileNotFoundError(f"there are no weights at {folder / WEIGHTS}")

@@ -3,6 +3,7 @@
 import contextlib
 import gzip
 import hashlib
+import http.client
 import io
 import json
 import lzma
@@ -18,6 +19,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import NamedTuple
 
 import numpy as np
@@ -91,7 +93,8 @@ def _first_that_works(name: str, work: Path) -> object:
             if source.pins:
                 _verify(found, source.pins)
             return found
-        except (OSError, RuntimeError, ValueError, subprocess.SubprocessError, *_DAMAGED) as error:
+        except (OSError, RuntimeError, ValueError, subprocess.SubprocessError, http.client.HTTPException,
+                *_DAMAGED) as error:           # HTTPException: a proxy that answers garbage
             if getattr(error, "errno", None) == 28:
                 raise OSError(28, f"the disk of {work.parent} is full; free {source.megabytes} MB") from error
             lines = str(error).strip().splitlines() or [type(error).__name__]
@@ -271,20 +274,26 @@ def _fashion_package(path: Path) -> Arrays:
     return tuple(found)
 
 
+def _fidelity() -> ModuleType:
+    """torch-fidelity's module of Inception; ImportError says what to install."""
+    try:
+        from torch_fidelity import feature_extractor_inceptionv3
+    except ImportError as error:
+        raise ImportError("FID needs torch-fidelity: pip install 'dashkit[scale]'") from error
+    return feature_extractor_inceptionv3
+
+
 def inception_network(weights: Path) -> torch.nn.Module:
     """torch-fidelity's network of 2048 features, with weights from a file that is its own or was verified."""
-    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
-
-    return FeatureExtractorInceptionV3("inception", ["2048"], feature_extractor_weights_path=str(weights))
+    return _fidelity().FeatureExtractorInceptionV3("inception", ["2048"], feature_extractor_weights_path=str(weights))
 
 
 def _own_inception(work: Path) -> dict[str, Tensor]:
     """torch-fidelity's own file, opened by torch-fidelity once its SHA-256 is the pinned one."""
-    from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
-
+    url = _fidelity().URL_INCEPTION_V3
     work.mkdir(parents=True, exist_ok=True)
     with _impatient():
-        torch.hub.download_url_to_file(URL_INCEPTION_V3, str(work / "inception.pth"), hash_prefix=_OWN_INCEPTION,
+        torch.hub.download_url_to_file(url, str(work / "inception.pth"), hash_prefix=_OWN_INCEPTION,
                                        progress=False)
         return inception_network(work / "inception.pth").state_dict()
 
@@ -308,13 +317,12 @@ def from_convolutions(theirs: list[Tensor]) -> dict[str, Tensor]:
     """torch-fidelity's state from weight, beta, mean and variance of each convolution, in the order of definition."""
     from unittest.mock import patch
 
-    from torch_fidelity.feature_extractor_inceptionv3 import BasicConv2d, FeatureExtractorInceptionV3
-
+    module = _fidelity()
     state: dict[str, Tensor] = {}
-    with (patch("torch_fidelity.feature_extractor_inceptionv3.load_state_dict_from_url", return_value={}),
-          patch.object(FeatureExtractorInceptionV3, "load_state_dict")):
-        net = FeatureExtractorInceptionV3("inception", ["2048"])
-    blocks = [(name, m) for name, m in net.named_modules() if isinstance(m, BasicConv2d)]
+    with (patch.object(module, "load_state_dict_from_url", return_value={}),
+          patch.object(module.FeatureExtractorInceptionV3, "load_state_dict")):
+        net = module.FeatureExtractorInceptionV3("inception", ["2048"])
+    blocks = [(name, m) for name, m in net.named_modules() if isinstance(m, module.BasicConv2d)]
     if len(theirs) != 4 * len(blocks):
         raise ValueError(f"{len(blocks)} convolutions need {4 * len(blocks)} tensors, not {len(theirs)}")
     for i, (name, block) in enumerate(blocks):

@@ -43,6 +43,11 @@ class Results(NamedTuple):
     source: str
 
 
+def devices(table: pd.DataFrame) -> str:
+    """What a table was measured on, whatever it is published on."""
+    return ", ".join(sorted(table.device.unique()))
+
+
 def write(table: pd.DataFrame, manifest: dict, folder: Path) -> None:
     """Write `results.csv` with six digits and `manifest.json`, which holds the table's SHA-256."""
     content = table.to_csv(index=False, float_format="%.6g").encode()
@@ -56,7 +61,7 @@ def read(profile: str, root: Path = RESULTS) -> Results:
     if not path.is_file():
         there = ", ".join(sorted(p.parent.name for p in root.glob("*/results.csv"))) or "none"
         raise FileNotFoundError(f"there are no published results of {profile} (published: {there})")
-    manifest = runs.read_json(path.with_name("manifest.json"), "sha256", "device")
+    manifest = runs.read_json(path.with_name("manifest.json"), "sha256")
     if hashlib.sha256(path.read_bytes()).hexdigest() != manifest["sha256"]:
         raise ValueError(f"{path} was changed after it was written; restore it or run the sweep again")
     table = runs.read_results(path)
@@ -68,7 +73,7 @@ def read(profile: str, root: Path = RESULTS) -> Results:
         raise ValueError(f"{path} holds results of {table.profile.iloc[0]}")
     seeds = table[~table.arm.isin(["real", "teacher"])].seed.nunique()
     return Results(table, f"published results of {claims.source(table)}: {table.arm.nunique() - 2} students, "
-                          f"{seeds} training seeds, on {manifest['device']}")
+                          f"{seeds} training seeds, on {devices(table)}")
 
 
 def get(run: recipes.Run, *, recompute: bool = False) -> Results:

@@ -2,6 +2,7 @@
 
 import copy
 import os
+import shutil
 import threading
 import time
 from collections import deque
@@ -13,15 +14,17 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
 
 from dashkit import curriculum, data, evaluate, guidance, parallel, rivals, runs
 from dashkit.exact import ExactTeacher
+from dashkit.fetch import sha256
 from dashkit.guidance import W_MAX, Branches, branches, check_eval, drop_labels
 from dashkit.metrics import counted_passes, flops, gap_stats
-from dashkit.objectives import Objective, distil_terms, objective, per_sample, pick_w, total
+from dashkit.objectives import OBJECTIVES, Objective, distil_terms, objective, per_sample, pick_w, total
 from dashkit.profiles import Profile, resolve
 from dashkit.schedule import Noised, Schedule, cosine, noised
 from dashkit.train import Learner, Step, batch_size, check_weights, fit, samples_of, split
@@ -29,7 +32,9 @@ from dashkit.unet import UNet, n_parameters
 
 ROOT = Path(__file__).resolve().parent.parent
 RUNS = Path(os.environ.get("DASHKIT_RUNS") or ROOT / "data" / "runs")
+CACHE = ROOT / "data" / "cache"
 CHECKPOINT, FINAL = "checkpoint.safetensors", "final.safetensors"
+MEASURED = ("evaluation-*", "tuning-*", "features-*", "fid-*")        # what is kept beside weights, and true of them
 CHECKPOINT_SECONDS = 60.0
 SAMPLING_SEED = 1234        # the same noise and labels for every model, so that differences are paired
 _CURRICULA = {"uniform": lambda schedule, gamma: curriculum.uniform(schedule),
@@ -134,6 +139,7 @@ class Run:
         if isinstance(self.seed, bool) or not isinstance(self.seed, int) or not 0 <= self.seed < 2**31:
             raise ValueError(f"seed must be an integer in [0, {2**31}), not {self.seed!r}")
         parallel.own_slice(self.profile.batch)
+        runs.commit()                            # what runs is this one, whatever is committed meanwhile
         for arm in self.profile.arms:            # refuses an unknown arm here, before any work
             row = objective(arm)
             if self.profile.exact_bandwidth and (row.student in ("pruned", "sliced") or "hint" in row.lam):
@@ -147,13 +153,19 @@ class Run:
 
     @cached_property
     def images(self) -> data.Images:
-        images = data.load(self.profile.dataset, cache=ROOT / "data" / "cache").to(self.device)
+        images = data.load(self.profile.dataset, cache=CACHE).to(self.device)
         net = self.profile.teacher
         if images.shape != (net.channels, net.size, net.size) or images.num_classes != net.num_classes:
             expected = (net.channels, net.size, net.size)
             raise ValueError(f"{self.profile.dataset} has images {images.shape} in {images.num_classes} classes, but "
                              f"the profile's networks expect {expected} in {net.num_classes}")
         return images
+
+    @cached_property
+    def data_digest(self) -> str:
+        """SHA-256 of the file that the images come from; nothing for the digits, which scikit-learn ships."""
+        path = data.source(self.profile.dataset, CACHE)
+        return sha256(path) if path and path.is_file() else ""
 
     @cached_property
     def judge(self) -> evaluate.Judge:
@@ -181,7 +193,8 @@ class Run:
         names = ("dataset", "teacher", "exact_bandwidth", "T", "base", "gamma", "label_dropout", "batch",
                  "teacher_steps", "teacher_lr", "teacher_ema", "warmup", "clip", "precision")
         settings = self.profile.asdict()
-        return {k: settings[k] for k in names} | {"seed": self.seed}
+        own = {"data": self.data_digest} if self.data_digest else {}
+        return {k: settings[k] for k in names} | own | {"seed": self.seed}
 
     def student_settings(self, arm: str, seed: int) -> dict:
         names = ("student", "student_steps", "student_lr", "student_ema")
@@ -255,7 +268,9 @@ def _dropout(run: Run, step: int) -> Iterator[None]:
         yield
         return
     with torch.random.fork_rng(devices=[run.device] if run.device.type == "cuda" else []):
-        torch.manual_seed((run.seed << 32) + step * parallel.size() + parallel.rank())
+        # mixed, since a CPU's generator takes no more than 32 bits of a seed
+        mixed = np.random.SeedSequence([run.seed, step, parallel.rank()]).generate_state(1)
+        torch.manual_seed(int(mixed[0]))
         yield
 
 
@@ -406,6 +421,7 @@ def _resumable(run, folder, learners, loss_fn, batches, steps, generator, settin
 
 def _claimed(run, folder, token, learners, loss_fn, batches, steps, generator, settings, homes) -> Iterator[Step]:
     path, history, fresh, began, spent = folder / CHECKPOINT, [], [], time.monotonic(), 0.0
+    columns = sorted(learners)                            # of the history, in whichever order the arms were named
     if path.is_file():
         saved = runs.load_tensors(path)
         try:
@@ -442,7 +458,7 @@ def _claimed(run, folder, token, learners, loss_fn, batches, steps, generator, s
     last = began
     try:
         for step in fit(learners, loss_fn, batches, steps=steps):
-            fresh.append(torch.stack([step.losses[name] for name in learners]))
+            fresh.append(torch.stack([step.losses[name] for name in columns]))
             if len(fresh) == 100:
                 collect()
             if parallel.is_main() and step.number < steps and time.monotonic() - last > CHECKPOINT_SECONDS:
@@ -451,8 +467,8 @@ def _claimed(run, folder, token, learners, loss_fn, batches, steps, generator, s
             if parallel.is_main() and step.number == steps:
                 collect()
                 seconds = spent + time.monotonic() - began
-                for i, (name, learner) in enumerate(learners.items()):
-                    _finish(run, homes[name], name, learner, torch.stack(history)[:, i], settings[name], seconds)
+                for name, losses in zip(columns, torch.stack(history).T, strict=True):
+                    _finish(run, homes[name], name, learners[name], losses, settings[name], seconds)
                 path.unlink(missing_ok=True)
             yield step
     except GeneratorExit:                                 # the caller stopped between two steps
@@ -463,7 +479,13 @@ def _claimed(run, folder, token, learners, loss_fn, batches, steps, generator, s
 
 
 def _finish(run: Run, home: Path, name: str, learner: Learner, losses: Tensor, settings: dict, seconds: float) -> None:
-    """Write manifest, then averaged weights and losses: a folder with weights is a finished one."""
+    """Write manifest, then averaged weights and losses: a folder with weights is a finished one.
+
+    What was measured of earlier weights in their place goes first.
+    """
+    others = [run.folder(arm, settings["seed"]) for arm, row in OBJECTIVES.items() if row.reuses == name]
+    for path in [p for place in (home, *others) for pattern in MEASURED for p in place.glob(pattern)]:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
     tensors = {"losses": losses, **{f"ema.{k}": v for k, v in learner.ema.state_dict().items()}}
     runs.write_json(home / "manifest.json", runs.manifest(
         profile=run.profile.name, arm=name, seed=settings["seed"], device=runs.device_name(run.device),
@@ -521,8 +543,8 @@ def _load_final(run: Run, arm: str, seed: int) -> runs.Saved:
         raise FileNotFoundError(f"{arm} of profile {run.profile.name}, seed {seed}, is not trained yet (no {path.name} "
                                 f"in {path.parent.name}): run notebook {notebook}")
     saved = runs.load_tensors(path)
-    wanted = _flat(run.teacher_settings() if arm == "teacher" else run.student_settings(arm, seed))
-    found = _flat(saved.meta)
+    wanted = flat(run.teacher_settings() if arm == "teacher" else run.student_settings(arm, seed))
+    found = flat(saved.meta)
     differing = [k for k in sorted(wanted | found) if wanted.get(k) != found.get(k)]
     if differing:
         raise ValueError(f"{path} is another network: its {', '.join(differing)} differ from this run's; delete it")
@@ -607,7 +629,19 @@ def evaluate_all(run: Run, teacher: Teacher, students: Mapping[tuple[str, int], 
         n = table.commit.isin(others).sum()
         print(f"{n} of {len(table)} measurements were made at commit {', '.join(others)}, this is {runs.commit()}; "
               f"to make them again, delete {run.root / run.profile.name}/*/evaluation-{_evaluation_key(run)}.csv")
+    trained = _training_commits(run, list(keys))
+    older = sorted(set(trained) - {runs.commit()})
+    if older:
+        n = sum(c in older for c in trained)
+        print(f"{n} of {len(trained)} networks were trained at commit {', '.join(older)}, this is {runs.commit()}")
     return table
+
+
+def _training_commits(run: Run, keys: Sequence[tuple[str, int]]) -> list[str]:
+    """The commit that each trained network's manifest names."""
+    homes = dict.fromkeys(run.folder(arm if arm == "teacher" else objective(arm).reuses or arm, s) for arm, s in keys)
+    paths = [home / "manifest.json" for home in homes]
+    return [str(runs.read_json(path, "commit")["commit"]) for path in paths if path.is_file()]
 
 
 def _read_evaluation(run: Run, arm: str, seed: int, path: Path) -> pd.DataFrame:
@@ -642,27 +676,28 @@ def stale(run: Run, arm: str, seed: int) -> list[str]:
 
     Such a network is neither used nor deleted; the caller tells the user why training starts again.
     """
-    wanted = _flat(run.teacher_settings() if arm == "teacher" else run.student_settings(arm, seed))
+    wanted = flat(run.teacher_settings() if arm == "teacher" else run.student_settings(arm, seed))
     differing: dict[str, None] = {}
     for path in sorted((run.root / run.profile.name).glob(f"{arm}-s{seed}-*/manifest.json")):
         settings = runs.read_json(path, "settings")["settings"]
         if not isinstance(settings, dict):
             raise ValueError(f"{path} is damaged: its settings are no object; delete it")
-        found = _flat(settings)
+        found = flat(settings)
         if found == wanted:
             return []
         differing |= dict.fromkeys(k for k in sorted(wanted | found) if wanted.get(k) != found.get(k))
     return list(differing)
 
 
-def _flat(settings: Mapping, prefix: str = "") -> dict[str, object]:
-    flat: dict[str, object] = {}
+def flat(settings: Mapping, prefix: str = "") -> dict[str, object]:
+    """Settings by name, those of a network as `teacher.ch`, with lists for tuples, as JSON gives them back."""
+    found: dict[str, object] = {}
     for key, value in settings.items():
         if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{key}.")
+            found |= flat(value, f"{prefix}{key}.")
         else:
-            flat[f"{prefix}{key}"] = list(value) if isinstance(value, tuple) else value
-    return flat
+            found[f"{prefix}{key}"] = list(value) if isinstance(value, tuple) else value
+    return found
 
 
 def sweep(run: Run, *, jobs: int = 1) -> pd.DataFrame:
@@ -783,7 +818,8 @@ def _evaluate(run: Run, arm: str, seed: int, model: nn.Module, teacher: Teacher,
 
     guidances: dict[str, float | Tensor] = {f"w={w:g}": w for w in p.ws}
     slope = max(calibration.gap.slope, 1e-6)
-    guidances["corrected"] = min(1 + (max(p.ws) - 1) / slope, W_MAX)     # what a pure error of magnitude would need
+    wanted = 1 + (max(p.ws) - 1) / slope                 # what a pure error of magnitude would need
+    guidances["corrected"] = min(max(wanted, 0.0), W_MAX)
     found.append({"metric": "w_corrected", "value": guidances["corrected"], "n": p.states})
     if arm in ("teacher", "dash"):
         guidances |= matched_tables(p.T)

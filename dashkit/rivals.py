@@ -191,19 +191,20 @@ def _cut(tensor: Tensor, name: str, index: dict[int, Tensor | None]) -> Tensor:
 
 
 class IndependentCondition(nn.Module):
-    """A model whose null label is a random class, drawn anew for each image at each call.
+    """A model whose null label is a random class, drawn anew for each image and timestep.
 
     Independent condition guidance (Sadat et al., 2025): it needs no trained null row, and averages to the
-    unconditional prediction only as far as classes are alike.  The draws follow `seed`.
+    unconditional prediction only as far as classes are alike.  The draws follow `seed`, the first timestep of the batch
+    and an image's place in it, whatever was asked before.
     """
 
     def __init__(self, net: nn.Module, *, seed: int = 0) -> None:
         super().__init__()
-        self.net, self.config, self.null_label = net, net.config, net.null_label
-        self._generator = torch.Generator().manual_seed(seed)
+        self.net, self.config, self.null_label, self.seed = net, net.config, net.null_label, seed
 
     def forward(self, x_t: Tensor, t: Tensor, y: Tensor) -> Tensor:
-        other = torch.randint(self.null_label, y.shape, generator=self._generator).to(y.device)
+        generator = torch.Generator().manual_seed((self.seed << 16) + int(t[0]))      # a CPU's takes 32 bits
+        other = torch.randint(self.null_label, y.shape, generator=generator).to(y.device)
         return self.net(x_t, t, torch.where(y == self.null_label, other, y))
 
 

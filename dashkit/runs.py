@@ -1,6 +1,7 @@
 """Runs on disk: safetensors and JSON, written whole or not at all.  Layer 0."""
 
 import errno
+import functools
 import glob
 import hashlib
 import importlib.metadata
@@ -63,9 +64,7 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def _temporary(path: Path) -> IO:
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    os.close(handle)
-    return Path(name).open("r+b")
+    return tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp", delete=False)
 
 
 def _explained(error: OSError, path: Path) -> OSError:
@@ -108,7 +107,12 @@ class Busy(RuntimeError):
     """Another process works in the run folder; the message names it."""
 
 
-_claims: dict[Path, object] = {}
+class _Claim(NamedTuple):
+    token: object     # of the latest claim on the folder
+    file: IO          # the locked one
+
+
+_claims: dict[Path, _Claim] = {}
 
 
 @contextmanager
@@ -119,24 +123,25 @@ def claim(folder: Path) -> Iterator[object]:
     one process a later claim takes over from an earlier one (the loop of an interrupted notebook cell): `holds` tells.
     """
     path, token = folder / ".lock", object()
-    file = None
-    if path not in _claims:
+    if path in _claims:
+        file = _claims[path].file
+    else:
         file = _open_lock(path)
         remove_leftovers(folder)
-    _claims[path] = token
+    _claims[path] = _Claim(token, file)
     try:
         yield token
     finally:
-        if _claims.get(path) is token:
+        if holds(folder, token):                  # or a later one still works here
             del _claims[path]
-        if file is not None:
             path.unlink(missing_ok=True)          # still locked: nobody can have taken it over
             file.close()
 
 
 def holds(folder: Path, token: object) -> bool:
     """Whether a claim of this process has not been taken over by a later one."""
-    return _claims.get(folder / ".lock") is token
+    claimed = _claims.get(folder / ".lock")
+    return claimed is not None and claimed.token is token
 
 
 def _open_lock(path: Path) -> IO:
@@ -303,11 +308,16 @@ def fingerprint(settings: object) -> str:
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
 
 
+@functools.cache
 def commit() -> str:
-    """The project's commit, with "+" if tracked files were changed since; "unknown" outside a clone."""
+    """The project's commit when this process first asked, with "+" if tracked files were changed since that commit.
+
+    "unknown" outside a clone, also where a folder above is a clone of something else.
+    """
     here = Path(__file__).resolve().parent.parent
     git = ["git", "-C", str(here)]
     try:
+        subprocess.run([*git, "ls-files", "--error-unmatch", __file__], capture_output=True, check=True)
         head = subprocess.run([*git, "rev-parse", "--short=10", "HEAD"], capture_output=True, text=True, check=True)
         dirty = subprocess.run([*git, "diff", "--quiet", "HEAD", "--", "dashkit"], capture_output=True).returncode
     except (OSError, subprocess.CalledProcessError):

@@ -1,4 +1,5 @@
 import os
+from functools import partial
 
 os.environ["DASHKIT_PROGRESS"] = "0"
 os.environ.setdefault("MPLBACKEND", "agg")
@@ -6,7 +7,7 @@ os.environ.setdefault("MPLBACKEND", "agg")
 import pytest
 import torch
 
-from dashkit import journal, profiles, recipes, schedule
+from dashkit import evaluate, journal, profiles, recipes, schedule
 from dashkit.guidance import Branches
 
 torch.set_num_threads(1)      # small networks: quicker, and kind to a busy machine
@@ -41,8 +42,9 @@ def pair(generator):
 
 
 @pytest.fixture
-def tiny(tmp_path):
-    """Makes a run of a few steps that lives in a temporary folder."""
+def tiny(tmp_path, monkeypatch):
+    """Makes a run of a few steps that lives in a temporary folder; its judge learns for one epoch, and is as poor."""
+    monkeypatch.setattr(evaluate, "train_classifier", partial(evaluate.train_classifier, epochs=1))
 
     def make(root="runs", seed=1, **settings):
         small = {"teacher_steps": 6, "student_steps": 6, "samples": 20, "states": 40, "sample_steps": 2,

@@ -358,14 +358,16 @@ PLAN = campaign.Plan(2.0, 3, 3, 20, 40.0)
 
 
 def write_plan(folder: Path) -> None:
-    runs.write_json(campaign.plan_path(run_in(folder)), {"plan": PLAN._asdict(), "manifest": {"commit": "abc"}})
+    run = run_in(folder)
+    manifest = {"commit": "abc", "settings": run.profile.asdict()}
+    runs.write_json(campaign.plan_path(run), {"plan": PLAN._asdict(), "fid_samples": 50_000, "manifest": manifest})
 
 
 def write_parts(folder: Path) -> None:
     run = run_in(folder)
     write_plan(folder)
     for name in campaign._guidances(run, "dash"):
-        path = campaign.fid_path(run, PLAN, "dash", 1, name).with_suffix("") / "000000.safetensors"
+        path = campaign.parts_path(run, PLAN, "dash", 1, name) / "000000.safetensors"
         features = torch.randn(20, 8, generator=torch.Generator().manual_seed(0))
         runs.save_tensors(path, {"features": features}, {"arm": "dash"})
 
@@ -382,11 +384,11 @@ def read_parts(folder: Path) -> pd.DataFrame:
     for name in campaign._guidances(run, "dash"):
         for _ in campaign.fid_parts(run, plan, None, "dash", 1, name, Raw(), real):
             raise ValueError("a part was drawn again")
-    paths = [campaign.fid_path(run, plan, "dash", 1, name) for name in campaign._guidances(run, "dash")]
+    paths = [campaign.fid_path(run, plan, "dash", 1, name, real) for name in campaign._guidances(run, "dash")]
     return pd.concat(map(runs.read_results, paths)).drop(columns="commit")
 
 
-PART = str(campaign.fid_path(run_in(Path()), PLAN, "dash", 1, "tag").with_suffix("") / "000000.safetensors")
+PART = str(campaign.parts_path(run_in(Path()), PLAN, "dash", 1, "tag") / "000000.safetensors")
 SAMPLE = torch.arange(8 * 48, dtype=torch.uint8).reshape(8, 3, 4, 4)
 
 

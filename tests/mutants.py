@@ -176,6 +176,7 @@ def main() -> int:
         raise SystemExit("dashkit must not be loaded before its mutants are")
     torch.set_num_threads(1)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"           # nbval's takes seconds to import, in every child
     unchanged = [Mutant(m, 1, "nothing", (ROOT / "dashkit" / f"{m}.py").read_text()) for m in options.only or TESTS]
     broken = [mutant.module for mutant, fate in run(unchanged, 1) if fate != "survived"]
     if broken:                                    # or every mutant would count as killed

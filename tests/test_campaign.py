@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -27,7 +29,7 @@ def test_a_plan_is_made_once_and_never_exceeds_the_profile(run):
     first = campaign.make_plan(run(), 0.01, fid_samples=20)
     assert campaign.make_plan(run(), 0.01, fid_samples=20) == first
     assert first.teacher_steps <= run().profile.teacher_steps and first.fid_samples == 20
-    with pytest.raises(ValueError, match=r"a campaign of 0\.01 hours was begun"):
+    with pytest.raises(ValueError, match=r"campaign-s1\.json plans another campaign \(hours 0\.01, not 1\.0\)"):
         campaign.make_plan(run(), 1.0, fid_samples=20)
     with pytest.raises(ValueError, match="hours must be in"):
         campaign.make_plan(run(root="other"), 0.0)
@@ -77,22 +79,119 @@ def test_only_fid_is_published(run, monkeypatch, tmp_path, capsys):
     assert "has no FID to publish" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("settings", "told"), [
+    ({"student_lr": 0.007}, r"student_lr [\d.e-]+, not 0\.007"), ({"teacher_steps": 2}, "teacher_steps 6, not 2"),
+    ({"ws": (1.0, 1.5, 3.0)}, r"ws \[1\.0, 1\.5\], not \[1\.0, 1\.5, 3\.0\]"),
+    ({"arms": ("dash",)}, r"arms \['dash', 'cond_only'\], not \['dash'\]"),
+])
+def test_a_plan_made_for_other_settings_is_refused(run, settings, told):
+    first = campaign.make_plan(run(), 10.0, fid_samples=20)
+    with pytest.raises(ValueError, match=rf"campaign-s1\.json plans another campaign \({told}.*go on .*or delete it"):
+        campaign.make_plan(run(**settings), 10.0, fid_samples=20)
+    assert campaign.make_plan(run(), 10.0, fid_samples=20) == first
+
+
+def test_a_plan_made_for_another_network_or_number_of_samples_is_refused(run):
+    one = run()
+    plan = campaign.make_plan(one, 0.01, fid_samples=1000)
+    assert plan.fid_samples < 1000                          # it is what was asked that counts, not what fits the hours
+    wider = replace(one, profile=replace(one.profile, teacher=replace(one.profile.teacher, ch=24)))
+    with pytest.raises(ValueError, match=r"\(teacher\.ch \d+, not 24\)"):
+        campaign.make_plan(wider, 0.01, fid_samples=1000)
+    with pytest.raises(ValueError, match=r"\(fid_samples 1000, not 50000\): go on with the same, or delete it"):
+        campaign.make_plan(one, 0.01)
+
+
 @pytest.mark.parametrize("change", [
-    {"hours": "1"}, {"teacher_steps": 10**9}, {"teacher_steps": 1.5}, {"fid_samples": -1}, {"more": 1}, {"hours": []},
+    {"teacher_steps": 10**9}, {"teacher_steps": 1.5}, {"fid_samples": -1}, {"fid_samples": 21}, {"more": 1},
 ])
 def test_a_plan_that_is_none_is_refused_and_named(run, change):
     one = run()
-    plan = campaign.make_plan(one, 0.01, fid_samples=20)
-    runs.write_json(campaign.plan_path(one), {"plan": plan._asdict() | change})
+    campaign.make_plan(one, 0.01, fid_samples=20)
+    saved = runs.read_json(path := campaign.plan_path(one))
+    runs.write_json(path, saved | {"plan": saved["plan"] | change})
     with pytest.raises(ValueError, match=r"campaign-s1\.json holds no plan of smoke"):
         campaign.make_plan(one, 0.01, fid_samples=20)
+
+
+@pytest.mark.parametrize("wrong", [{"plan": []}, {"manifest": 1}, {"manifest": {}}, {"manifest": {"settings": [1]}}])
+def test_a_file_without_plan_or_settings_is_refused_and_named(run, wrong):
+    one = run()
+    campaign.make_plan(one, 0.01, fid_samples=20)
+    saved = runs.read_json(path := campaign.plan_path(one))
+    runs.write_json(path, saved | wrong)
+    with pytest.raises(ValueError, match=r"campaign-s1\.json holds no plan of smoke"):
+        campaign.make_plan(one, 0.01, fid_samples=20)
+    for name in wrong:
+        runs.write_json(path, {k: v for k, v in saved.items() if k != name})
+        with pytest.raises(ValueError, match=rf"campaign-s1\.json lacks {name}"):
+            campaign.make_plan(one, 0.01, fid_samples=20)
+
+
+def test_fid_under_other_guidance_is_measured_again(run):
+    """`tag` follows the largest of ws, and a kept eps is another way to sample: neither name says so."""
+    one, other = run(), run(ws=(1.0, 1.5, 4.0))
+    plan, real = campaign.make_plan(one, 10.0, fid_samples=20), fid.statistics(raw(one.images.test_pixels))
+    assert one.folder("dash", 1) == other.folder("dash", 1)
+    drawn, zero = [], torch.nn.Module()
+    zero.forward, zero.null_label = (lambda x, t, y: drawn.append(0) or 0.1 * x * (1 + y.view(-1, 1, 1, 1))), 10
+    values = []
+    for made in (one, other, one):
+        drawn.clear()
+        list(campaign.fid_parts(made, plan, zero.eval(), "dash", 1, "tag", raw, real))
+        path = campaign.fid_path(made, plan, "dash", 1, "tag", real)
+        values.append((runs.read_results(path).value[0], bool(drawn)))
+    assert values[0][0] == values[2][0] != values[1][0] and [new for _, new in values] == [True, True, False]
+    for part in (campaign.parts_path, lambda *a: campaign.fid_path(*a, real)):
+        assert part(one, plan, "dash", 1, "w=1.5") == part(other, plan, "dash", 1, "w=1.5")
+
+
+def test_the_key_of_samples_holds_how_eps_is_made(run, monkeypatch):
+    one = run()
+    plan, found = campaign.make_plan(one, 10.0, fid_samples=20), set()
+    for how in (campaign.Guidance(1.5), campaign.Guidance(1.5, recompute_eps=False), campaign.Guidance(2.0)):
+        monkeypatch.setattr(campaign, "_guidances", lambda run, arm, how=how: {"own": how})
+        found.add(campaign.parts_path(one, plan, "dash", 1, "own"))
+    assert len(found) == 3
+
+
+def test_fid_against_another_reference_is_another_file_of_the_same_samples(run):
+    one = run()
+    plan, features = campaign.make_plan(one, 10.0, fid_samples=20), raw(one.images.pixels)
+    colour = replace(one, profile=replace(one.profile, teacher=replace(one.profile.teacher, channels=3)))
+    all_of_them, fewer, others = (fid.statistics(features[i:j]) for i, j in ((0, 400), (0, 200), (200, 400)))
+
+    def files(made, *references):
+        return [campaign.fid_path(made, plan, "dash", 1, "tag", real) for real in references]
+    assert len(set(files(colour, all_of_them, fewer, others))) == 3
+    assert files(colour, fewer) == files(colour, fid.statistics(features[:200].clone()))
+    parts = campaign.parts_path(one, plan, "dash", 1, "tag")
+    assert all(p.name.startswith(parts.name + "-") for p in files(one, all_of_them, fewer))
+    # The small classifier is another one in each turn, and so is the mean; what was measured must be found again.
+    assert len(set(files(one, all_of_them, fewer))) == 2 and len(set(files(one, fewer, others))) == 1
+
+
+def test_a_small_reference_is_of_all_classes_also_where_images_are_stored_class_by_class(run, monkeypatch):
+    one = run()
+    order = one.images.labels.argsort(stable=True)
+    images = replace(one.images, pixels=one.images.pixels[order], labels=one.images.labels[order])
+    monkeypatch.setattr(campaign.data, "load", lambda *a, **k: images)
+    seen = []
+    monkeypatch.setattr(campaign, "SmallFeatures", lambda run: lambda x: seen.append(x) or raw(x))
+    for n in (130, 130, len(order), None):
+        campaign.judge(one, n)
+    few, again, full, default = seen
+    assert len(few) == 130 and few.equal(again) and full.equal(default) and full.equal(images.pixels)
+    same = (few.flatten(1)[:, None] == images.pixels.flatten(1)[None]).all(-1)
+    found = images.labels[same.float().argmax(1)]
+    assert same.any(1).all() and (found.bincount(minlength=10) > 4).all()
 
 
 @pytest.mark.parametrize("tensors", [{}, {"features": torch.ones(19, 64)}, {"features": torch.ones(20, 64).double()}])
 def test_features_of_fewer_images_are_not_taken_for_all(run, tensors, tmp_path):
     one = run()
     plan = campaign.make_plan(one, 10.0, fid_samples=20)
-    path = campaign.fid_path(one, plan, "dash", 1, "tag").with_suffix("") / "000000.safetensors"
+    path = campaign.parts_path(one, plan, "dash", 1, "tag") / "000000.safetensors"
     runs.save_tensors(path, tensors, {})
     parts = campaign.fid_parts(one, plan, None, "dash", 1, "tag", raw, fid.statistics(raw(one.images.test_pixels)))
     with pytest.raises(ValueError, match=r"000000\.safetensors does not hold the features of 20 images"):

@@ -264,6 +264,26 @@ def test_a_function_without_an_end_is_left_behind(answer, monkeypatch):
     assert check("01.2", RIGHT["01.2"][0])
 
 
+def unspeakable(kind, said):
+    """A function that raises a `kind` of error, whose text is made by `said`."""
+    def answer(*_):
+        raise type("Odd", (kind,), {"__str__": said})
+
+    return answer
+
+
+@pytest.mark.parametrize("kind", [Exception, BaseException])
+@pytest.mark.parametrize(("said", "message"), [
+    (bad, "Your function raised Odd"), (lambda _: sys.exit(), "Your function raised Odd"),
+    (lambda _: None, "Your function raised Odd"), (sleeps, "No answer after 0.2 seconds")])  # fmt: skip
+def test_an_error_that_cannot_be_shown_is_named_all_the_same(kind, said, message, monkeypatch):
+    monkeypatch.setattr(checks, "PATIENCE", 0.2)
+    try:
+        assert check("01.2", unspeakable(kind, said)).message.startswith(message)
+    finally:
+        STOP.set(), STOP.clear()
+
+
 def test_a_mistake_is_named_though_the_answer_changes_its_inputs():
     def careless(s, t, eps, omega_t):
         out = total(distil_terms(s, t, eps=eps, w=1.0), OBJECTIVES["dash"].lam, 1.0)

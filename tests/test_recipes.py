@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -48,14 +49,15 @@ def test_a_stopped_teacher_goes_on_bit_for_bit(tiny):
     assert [p.name for p in broken.folder("teacher", 1).iterdir() if "checkpoint" in p.name] == []
 
 
-def test_stopped_students_go_on_bit_for_bit(trained, tiny):
+@pytest.mark.parametrize("order", [1, -1])
+def test_stopped_students_go_on_bit_for_bit_in_whichever_order_they_are_named(trained, order):
     run, teacher = trained
     other = dataclasses.replace(run, root=run.root.with_name("other"))
     list(recipes.distil(run, teacher, ARMS, 1))
     for step in recipes.distil(other, teacher, ARMS, 1):
         if step.number == 3:
             break
-    assert len(list(recipes.distil(other, teacher, ARMS, 1))) == 3
+    assert len(list(recipes.distil(other, teacher, ARMS[::order], 1))) == 3
     assert all(equal(final(run, a, 1), final(other, a, 1)) for a in ARMS)
 
 
@@ -341,10 +343,52 @@ def test_measurements_of_another_commit_arm_or_seed_are_noticed(trained, capsys)
     runs.write_table(path, own.assign(commit="0123456789"))
     recipes.get_results(run, teacher, students)
     assert f"{len(own)} of {len(table)} measurements were made at commit 0123456789" in capsys.readouterr().out
+    made = run.folder("cond_only", 1) / "manifest.json"
+    runs.write_json(made, runs.read_json(made) | {"commit": "9876543210"})
+    recipes.get_results(run, teacher, students)
+    assert "1 of 3 networks were trained at commit 9876543210, this is" in capsys.readouterr().out
     for change in ({"arm": "cond_only"}, {"seed": 2}, {"profile": "digits"}):
         runs.write_table(path, own.assign(**change))
         with pytest.raises(ValueError, match="must hold measurements of dash, seed 1, of smoke alone"):
             recipes.get_results(run, teacher, students)
+
+
+def test_what_was_measured_of_weights_goes_with_them(tiny):
+    run = tiny(arms=("cond_only", "cond_only_icg"))
+    teacher = recipes.get_teacher(run)
+    recipes.get_results(run, teacher, recipes.get_students(run, teacher))
+    kept = {p for p in run.root.rglob("*-*.*") if p.is_file() and p.parent.parent != run.root}
+    assert {p.name.split("-")[0] for p in kept} == {"evaluation", "features"} and len(kept) == 4
+    (run.folder("cond_only", 1) / "fid-1").mkdir()
+    for arm, left in (("cond_only", {"teacher"}), ("teacher", set())):
+        (run.folder(arm, 1) / recipes.FINAL).unlink()
+        assert run.folder(arm, 1).is_dir() and {p.parent.name.split("-")[0] for p in kept if p.is_file()} >= left
+        recipes.get_students(run, recipes.get_teacher(run), ["cond_only"])
+        assert {p.parent.name.split("-")[0] for p in kept if p.is_file()} == left
+    assert not (run.folder("cond_only", 1) / "fid-1").exists()
+
+
+def test_networks_of_another_data_file_are_not_taken(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(recipes, "CACHE", tmp_path)
+    digits, path = data.load("digits"), tmp_path / "cifar10.npz"
+    names = ("pixels", "labels", "test_pixels", "test_labels")
+    profile = dataclasses.replace(tiny().profile, dataset="cifar10_mirrored")
+    folders = []
+    for change in (lambda pixels: pixels, lambda pixels: 255 - pixels):
+        arrays = {name: getattr(digits, name).numpy() for name in names}
+        np.savez(path, **arrays | {"pixels": change(arrays["pixels"])})
+        run = recipes.Run(profile, seed=1, root=tmp_path / "runs")
+        assert not run.is_trained("teacher", 1)
+        recipes.get_teacher(run)
+        folders += [run.folder("teacher", 1), run.folder("dash", 1)]
+        assert recipes.stale(run, "teacher", 1) == []
+    assert len(set(folders)) == 4 and "data" not in tiny().teacher_settings()
+
+
+def test_a_scale_below_one_is_measured_too(tiny):
+    run = tiny(w=0.5, ws=(0.5,), arms=("dash",))
+    table = recipes.sweep(run)
+    assert table[table.metric == "w_corrected"].value.between(0, 1).all()
 
 
 def test_a_death_between_two_final_files_loses_and_leaves_nothing(trained, monkeypatch):
@@ -402,6 +446,14 @@ def test_dropout_follows_the_seed_and_a_stopped_teacher_goes_on_bit_for_bit(tiny
     list(recipes.train_teacher(plain))
     assert equal(final(whole, "teacher", 1), final(broken, "teacher", 1))
     assert not torch.equal(final(whole, "teacher", 1)["losses"], final(plain, "teacher", 1)["losses"])
+
+
+def test_dropout_masks_are_anothers_for_another_seed_and_step(tiny):
+    drawn = []
+    for seed, step in ((1, 3), (2, 3), (1, 4), (1 + 2**30, 3), (1, 3 + 2**32)):
+        with recipes._dropout(with_dropout(tiny(seed=seed)), step):
+            drawn.append(tuple(torch.rand(4).tolist()))
+    assert len(set(drawn)) == 5
 
 
 def test_bfloat16_trains_float32_weights_with_nearly_the_same_losses(tiny):

@@ -101,6 +101,9 @@ def test_independent_conditions_replace_only_the_null_label(inputs):
         null = torch.full((600,), net.null_label)
         drawn = icg(x[:1].expand(600, -1, -1, -1), t[:1].expand(600), null)
         classes = net(x[:1].expand(10, -1, -1, -1), t[:1].expand(10), torch.arange(10))
+        again, earlier = icg(x[:1].expand(600, -1, -1, -1), t[:1].expand(600), null), icg(x, t - 1, y * 0 + 10)
+    assert torch.equal(again, drawn)                 # whatever was asked before
+    assert not torch.equal(rivals.IndependentCondition(net, seed=1)(x, t - 1, y * 0 + 10), earlier)
     nearest = torch.cdist(drawn.flatten(1), classes.flatten(1)).argmin(1)
     assert (torch.bincount(nearest, minlength=10) > 30).all()
 

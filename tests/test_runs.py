@@ -2,6 +2,7 @@ import json
 import multiprocessing
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -131,6 +132,53 @@ def test_a_later_claim_of_one_process_takes_over(tmp_path):
         assert runs.holds(tmp_path, first)
         with runs.claim(tmp_path) as second:
             assert runs.holds(tmp_path, second) and not runs.holds(tmp_path, first)
+
+
+def test_the_lock_stays_while_a_later_claim_works(tmp_path):
+    first, second = runs.claim(tmp_path), runs.claim(tmp_path)
+    first.__enter__()
+    token = second.__enter__()
+    first.__exit__(None, None, None)              # the loop of an interrupted notebook cell ends at last
+    assert runs.holds(tmp_path, token)
+    with (tmp_path / ".lock").open("a+") as file:
+        assert not runs._lock(file)
+    second.__exit__(None, None, None)
+    assert list(tmp_path.iterdir()) == [] and not runs.holds(tmp_path, token)
+
+
+MANY_WRITES = """
+import sys
+from pathlib import Path
+from dashkit import runs
+for i in range(1500):
+    runs.write_bytes(Path(sys.argv[1]), b"x" * 100)
+"""
+
+
+def test_many_writers_of_one_file_do_not_trip_over_each_other(tmp_path):
+    code = MANY_WRITES.replace("from dashkit import runs", "from dashkit import runs; runs.os.fsync = lambda _: None")
+    writers = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "x")], stderr=subprocess.PIPE, text=True)
+               for _ in range(3)]
+    assert [(w.communicate()[1], w.returncode) for w in writers] == [("", 0)] * 3
+    assert [(p.name, p.read_bytes()) for p in tmp_path.iterdir()] == [("x", b"x" * 100)]
+
+
+def test_a_commit_made_while_the_process_runs_is_not_taken_for_its_own(monkeypatch):
+    own = runs.commit()
+    monkeypatch.setattr(runs.subprocess, "run", lambda *a, **k: pytest.fail("git was asked again"))
+    assert runs.commit() == own
+
+
+def test_the_clone_of_something_else_above_has_no_commit_for_us(tmp_path):
+    place = tmp_path / "other" / "lib"
+    place.mkdir(parents=True)
+    shutil.copytree(Path(runs.__file__).parent, place / "dashkit")
+    git = ["git", "-C", str(tmp_path / "other"), "-c", "user.name=x", "-c", "user.email=x@x"]
+    subprocess.run([*git, "init", "-q"], check=True)
+    subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "x"], check=True)
+    done = subprocess.run([sys.executable, "-c", "from dashkit import runs; print(runs.commit(), runs.__file__)"],
+                          capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(place)}, cwd=tmp_path)
+    assert done.stdout.split() == ["unknown", str(place / "dashkit" / "runs.py")]
 
 
 def test_a_write_removes_what_a_killed_writer_of_the_same_file_left(tmp_path):
