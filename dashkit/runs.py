@@ -258,7 +258,7 @@ class Saved(NamedTuple):
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], meta: Mapping) -> None:
     """Write tensors and JSON-able `meta` into one safetensors file, with a checksum over both."""
-    flat = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
+    flat = {k: v.detach().cpu().clone(memory_format=torch.contiguous_format) for k, v in tensors.items()}
     text = json.dumps(meta, sort_keys=True)
     write_bytes(path, save(flat, metadata={"dashkit": text, "sha256": _digest(flat, text)}))
 

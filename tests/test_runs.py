@@ -16,7 +16,8 @@ from dashkit import runs
 
 
 def test_tensors_and_settings_travel_in_one_file(tmp_path):
-    tensors = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.tensor(3), "view": torch.arange(8)[::2]}
+    tensors = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.tensor(3), "view": torch.arange(8)[::2],
+               "one of several": torch.ones(1, 7).T[0]}
     runs.save_tensors(tmp_path / "new" / "x.safetensors", tensors, {"seed": 1})
     saved = runs.load_tensors(tmp_path / "new" / "x.safetensors")
     assert saved.meta == {"seed": 1} and all(torch.equal(saved.tensors[k], v) for k, v in tensors.items())
