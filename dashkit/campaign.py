@@ -40,15 +40,15 @@ class Plan(NamedTuple):
 
 
 def plan_path(run: Run) -> Path:
-    return run.root / run.profile.name / f"campaign-s{run.seed}.json"
+    """Where the plan for exactly these settings is kept; the run is the one before `planned`."""
+    return run.root / run.profile.name / f"campaign-s{run.seed}-{runs.fingerprint(run.profile.asdict())}.json"
 
 
 def make_plan(run: Run, hours: float, *, fid_samples: int = 50_000) -> Plan:
     """The plan of this run: the one begun before, or a new one from rates measured now.
 
     Steps fill their share of the time, but are never more than the profile's; so is the number of samples, up to
-    `fid_samples`.  The run is the one before `planned`.  ValueError for other hours, `fid_samples` or settings than
-    those of a campaign already begun.
+    `fid_samples`.  ValueError for other hours or `fid_samples` than those of a campaign already begun.
     """
     if not 0 < hours <= 10_000 or fid_samples < 20:
         raise ValueError(f"hours must be in (0, 10000] and fid_samples at least 20, not {hours!r} and {fid_samples!r}")
@@ -76,22 +76,18 @@ def make_plan(run: Run, hours: float, *, fid_samples: int = 50_000) -> Plan:
 
 def _read_plan(run: Run, path: Path, hours: float, fid_samples: int) -> Plan:
     """A plan made before; ValueError unless it is one of this run, and of what is asked for now."""
-    saved, p = runs.read_json(path, "plan", "fid_samples", "manifest"), run.profile
-    found, manifest = saved["plan"], saved["manifest"]
-    settings = manifest.get("settings") if isinstance(manifest, dict) else None
-    if isinstance(found, dict) and isinstance(settings, dict):
-        asked = recipes.flat(p.asdict()) | {"hours": hours, "fid_samples": fid_samples}
-        begun = recipes.flat(settings) | {"hours": found.get("hours"), "fid_samples": saved["fid_samples"]}
-        if differing := [k for k in sorted(begun | asked) if begun.get(k) != asked.get(k)]:
-            what = ", ".join(f"{k[:40]} {short(begun.get(k))}, not {short(asked.get(k))}" for k in differing[:5])
-            raise ValueError(f"{path} plans another campaign ({what}): go on with the same, or delete it to plan anew")
+    saved, p = runs.read_json(path, "plan", "fid_samples"), run.profile
+    found = saved["plan"]
     most = {"hours": 10_000, "teacher_steps": p.teacher_steps, "student_steps": p.student_steps,
-            "fid_samples": fid_samples, "full_hours": 10**9}
+            "fid_samples": 10**9, "full_hours": 10**9}
     whole = [k for k in most if not k.endswith("hours")]
-    if not isinstance(settings, dict) or not isinstance(found, dict) or found.keys() != most.keys() or not all(
+    if not isinstance(found, dict) or found.keys() != most.keys() or not all(
             type(v) is int or (type(v) is float and k not in whole) for k, v in found.items()) or not all(
             0 < v <= most[k] for k, v in found.items()):
         raise ValueError(f"{path} holds no plan of {p.name}; delete it to plan anew")
+    if (found["hours"], saved["fid_samples"]) != (hours, fid_samples):
+        raise ValueError(f"{path} plans {found['hours']:g} hours and at most {short(saved['fid_samples'])} samples, "
+                         f"not {hours:g} and {fid_samples}: go on with the same, or delete it to plan anew")
     return Plan(**found)
 
 

@@ -543,8 +543,8 @@ def _load_final(run: Run, arm: str, seed: int) -> runs.Saved:
         raise FileNotFoundError(f"{arm} of profile {run.profile.name}, seed {seed}, is not trained yet (no {path.name} "
                                 f"in {path.parent.name}): run notebook {notebook}")
     saved = runs.load_tensors(path)
-    wanted = flat(run.teacher_settings() if arm == "teacher" else run.student_settings(arm, seed))
-    found = flat(saved.meta)
+    wanted = _flat(run.teacher_settings() if arm == "teacher" else run.student_settings(arm, seed))
+    found = _flat(saved.meta)
     differing = [k for k in sorted(wanted | found) if wanted.get(k) != found.get(k)]
     if differing:
         raise ValueError(f"{path} is another network: its {', '.join(differing)} differ from this run's; delete it")
@@ -676,25 +676,25 @@ def stale(run: Run, arm: str, seed: int) -> list[str]:
 
     Such a network is neither used nor deleted; the caller tells the user why training starts again.
     """
-    wanted = flat(run.teacher_settings() if arm == "teacher" else run.student_settings(arm, seed))
+    wanted = _flat(run.teacher_settings() if arm == "teacher" else run.student_settings(arm, seed))
     differing: dict[str, None] = {}
     for path in sorted((run.root / run.profile.name).glob(f"{arm}-s{seed}-*/manifest.json")):
         settings = runs.read_json(path, "settings")["settings"]
         if not isinstance(settings, dict):
             raise ValueError(f"{path} is damaged: its settings are no object; delete it")
-        found = flat(settings)
+        found = _flat(settings)
         if found == wanted:
             return []
         differing |= dict.fromkeys(k for k in sorted(wanted | found) if wanted.get(k) != found.get(k))
     return list(differing)
 
 
-def flat(settings: Mapping, prefix: str = "") -> dict[str, object]:
+def _flat(settings: Mapping, prefix: str = "") -> dict[str, object]:
     """Settings by name, those of a network as `teacher.ch`, with lists for tuples, as JSON gives them back."""
     found: dict[str, object] = {}
     for key, value in settings.items():
         if isinstance(value, Mapping):
-            found |= flat(value, f"{prefix}{key}.")
+            found |= _flat(value, f"{prefix}{key}.")
         else:
             found[f"{prefix}{key}"] = list(value) if isinstance(value, tuple) else value
     return found

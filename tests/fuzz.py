@@ -358,9 +358,8 @@ PLAN = campaign.Plan(2.0, 3, 3, 20, 40.0)
 
 
 def write_plan(folder: Path) -> None:
-    run = run_in(folder)
-    manifest = {"commit": "abc", "settings": run.profile.asdict()}
-    runs.write_json(campaign.plan_path(run), {"plan": PLAN._asdict(), "fid_samples": 50_000, "manifest": manifest})
+    runs.write_json(campaign.plan_path(run_in(folder)), {
+        "plan": PLAN._asdict(), "fid_samples": 50_000, "manifest": {"commit": "abc"}})
 
 
 def write_parts(folder: Path) -> None:
@@ -565,8 +564,8 @@ KINDS = {
     "report of a series": Kind("series.json", take_series, write_series, objects, lambda *_: True, leaves="results/"),
     "manifest of a run": Kind(home("manifest.json"), lambda f: recipes.stale(run_in(f), "teacher", 1), train, objects,
                               lambda found, content: all(isinstance(k, str) for k in found)),
-    "plan of a campaign": Kind("smoke/campaign-s1.json", lambda f: campaign.make_plan(run_in(f), 2.0), write_plan,
-                               objects, plan_of),
+    "plan of a campaign": Kind(str(campaign.plan_path(run_in(Path()))), lambda f: campaign.make_plan(run_in(f), 2.0),
+                               write_plan, objects, plan_of),
     "journal": Kind("work.json", keep_journal, keep_journal, objects, lambda *_: True, leaves=r"work\.", share=0.5),
     "settings": Kind("settings.txt", settings, lambda f: (f / "settings.txt").write_text("student_steps=100"), words,
                      lambda found, content: isinstance(found, profiles.Profile), named=" "),

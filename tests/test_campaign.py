@@ -29,7 +29,7 @@ def test_a_plan_is_made_once_and_never_exceeds_the_profile(run):
     first = campaign.make_plan(run(), 0.01, fid_samples=20)
     assert campaign.make_plan(run(), 0.01, fid_samples=20) == first
     assert first.teacher_steps <= run().profile.teacher_steps and first.fid_samples == 20
-    with pytest.raises(ValueError, match=r"campaign-s1\.json plans another campaign \(hours 0\.01, not 1\.0\)"):
+    with pytest.raises(ValueError, match=r"campaign-s1-\w+\.json plans 0\.01 hours and at most 20 samples, not 1 "):
         campaign.make_plan(run(), 1.0, fid_samples=20)
     with pytest.raises(ValueError, match="hours must be in"):
         campaign.make_plan(run(root="other"), 0.0)
@@ -79,52 +79,45 @@ def test_only_fid_is_published(run, monkeypatch, tmp_path, capsys):
     assert "has no FID to publish" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("settings", "told"), [
-    ({"student_lr": 0.007}, r"student_lr [\d.e-]+, not 0\.007"), ({"teacher_steps": 2}, "teacher_steps 6, not 2"),
-    ({"ws": (1.0, 1.5, 3.0)}, r"ws \[1\.0, 1\.5\], not \[1\.0, 1\.5, 3\.0\]"),
-    ({"arms": ("dash",)}, r"arms \['dash', 'cond_only'\], not \['dash'\]"),
-])
-def test_a_plan_made_for_other_settings_is_refused(run, settings, told):
+@pytest.mark.parametrize("settings", [{"student_lr": 0.007}, {"teacher_steps": 2}, {"ws": (1.0, 1.5, 3.0)}])
+def test_other_settings_have_a_plan_of_their_own(run, settings):
     first = campaign.make_plan(run(), 10.0, fid_samples=20)
-    with pytest.raises(ValueError, match=rf"campaign-s1\.json plans another campaign \({told}.*go on .*or delete it"):
-        campaign.make_plan(run(**settings), 10.0, fid_samples=20)
+    other = run(**settings)
+    assert campaign.plan_path(other) != campaign.plan_path(run()) and not campaign.plan_path(other).exists()
+    assert campaign.make_plan(other, 5.0, fid_samples=30).hours == 5
     assert campaign.make_plan(run(), 10.0, fid_samples=20) == first
 
 
-def test_a_plan_made_for_another_network_or_number_of_samples_is_refused(run):
-    one = run()
-    plan = campaign.make_plan(one, 0.01, fid_samples=1000)
+def test_a_plan_made_for_another_number_of_samples_is_refused(run):
+    plan = campaign.make_plan(run(), 0.01, fid_samples=1000)
     assert plan.fid_samples < 1000                          # it is what was asked that counts, not what fits the hours
-    wider = replace(one, profile=replace(one.profile, teacher=replace(one.profile.teacher, ch=24)))
-    with pytest.raises(ValueError, match=r"\(teacher\.ch \d+, not 24\)"):
-        campaign.make_plan(wider, 0.01, fid_samples=1000)
-    with pytest.raises(ValueError, match=r"\(fid_samples 1000, not 50000\): go on with the same, or delete it"):
-        campaign.make_plan(one, 0.01)
+    with pytest.raises(ValueError, match=r"at most 1000 samples, not 0\.01 and 50000: go on .* or delete it"):
+        campaign.make_plan(run(), 0.01)
 
 
 @pytest.mark.parametrize("change", [
-    {"teacher_steps": 10**9}, {"teacher_steps": 1.5}, {"fid_samples": -1}, {"fid_samples": 21}, {"more": 1},
+    {"teacher_steps": 10**9}, {"teacher_steps": 1.5}, {"fid_samples": -1}, {"more": 1}, {"hours": "x"},
 ])
 def test_a_plan_that_is_none_is_refused_and_named(run, change):
     one = run()
     campaign.make_plan(one, 0.01, fid_samples=20)
     saved = runs.read_json(path := campaign.plan_path(one))
     runs.write_json(path, saved | {"plan": saved["plan"] | change})
-    with pytest.raises(ValueError, match=r"campaign-s1\.json holds no plan of smoke"):
+    with pytest.raises(ValueError, match=r"campaign-s1-\w+\.json holds no plan of smoke"):
         campaign.make_plan(one, 0.01, fid_samples=20)
 
 
-@pytest.mark.parametrize("wrong", [{"plan": []}, {"manifest": 1}, {"manifest": {}}, {"manifest": {"settings": [1]}}])
-def test_a_file_without_plan_or_settings_is_refused_and_named(run, wrong):
+@pytest.mark.parametrize("wrong", [{"plan": []}, {"plan": {}}])
+def test_a_file_without_plan_is_refused_and_named(run, wrong):
     one = run()
     campaign.make_plan(one, 0.01, fid_samples=20)
     saved = runs.read_json(path := campaign.plan_path(one))
     runs.write_json(path, saved | wrong)
-    with pytest.raises(ValueError, match=r"campaign-s1\.json holds no plan of smoke"):
+    with pytest.raises(ValueError, match=r"campaign-s1-\w+\.json holds no plan of smoke"):
         campaign.make_plan(one, 0.01, fid_samples=20)
     for name in wrong:
         runs.write_json(path, {k: v for k, v in saved.items() if k != name})
-        with pytest.raises(ValueError, match=rf"campaign-s1\.json lacks {name}"):
+        with pytest.raises(ValueError, match=rf"campaign-s1-\w+\.json lacks {name}"):
             campaign.make_plan(one, 0.01, fid_samples=20)
 
 
