@@ -197,13 +197,13 @@ def killed(name: str, wanted: int, whole: Path, rng: random.Random, seconds: flo
     while kills.total() < wanted:
         if rng.random() < 0.5 and SCENARIOS[name].faults:       # a notebook's files are its kernel's
             kind = KILLS[0]
-            moment = {"last": rng.randint(1, operations), "delay": rng.choice([0, rng.uniform(0, 0.005)])}
-        else:                                      # most of a start is imports: look for the moments after them
-            kind, moment = KILLS[1], {"after": rng.uniform(0.3 * seconds, 1.05 * seconds)}
+            moment = {"last": rng.randint(1, max(1, operations // 3)), "delay": rng.choice([0, rng.uniform(0, 0.005)])}
+        else:                                      # much of a start is imports: look for the moments after them
+            kind, moment = KILLS[1], {"after": rng.uniform(0.3 * seconds, 0.6 * seconds)}
         alive = kill(name, broken, **moment)
         kills[kind] += alive
         lives += 1
-        if not alive or lives == 5 or kills.total() == wanted:       # finished, or nearly: begin anew
+        if not alive or lives == 6 or kills.total() == wanted:       # finished, or nearly: begin anew
             run(name, broken)
             found += differences(expected, content(broken))
             shutil.rmtree(broken)
