@@ -44,8 +44,6 @@ class Inception:
             torch.save(state, path)
             try:
                 network = fetch.inception_network(path)
-            except ImportError as error:
-                raise ImportError("FID needs torch-fidelity: pip install 'dashkit[scale]'") from error
             except RuntimeError as error:
                 said = " ".join(str(error).split())[:160]
                 raise ValueError(f"{weights} does not fit Inception ({said} …); delete it and fetch it") from error
