@@ -76,7 +76,7 @@ lowest: $(VENV)/.ready-test
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 	@test -x $(VENV)-lowest/bin/python || $(BIN)/uv venv --quiet --python $(BIN)/python $(VENV)-lowest
 	@$(BIN)/uv pip install --quiet --python $(VENV)-lowest/bin/python --resolution lowest-direct '.[test]'
-	@PYTHONPATH="$(CURDIR)" PATH="$(CURDIR)/$(VENV)-lowest/bin:$$PATH" $(VENV)-lowest/bin/python -m pytest -q $(TESTS)
+	@PYTHONPATH="$(CURDIR)" PATH="$(CURDIR)/$(VENV)-lowest/bin:$$PATH" $(VENV)-lowest/bin/python -m pytest -q -n auto $(TESTS)
 
 lab: $(VENV)/.ready
 	@$(BIN)/jupyter lab --ServerApp.ip=127.0.0.1 notebooks

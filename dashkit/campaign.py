@@ -173,20 +173,21 @@ def _n(plan: Plan, arm: str) -> int:
     return plan.fid_samples if arm in MAIN else max(20, plan.fid_samples // 5)
 
 
-def parts_path(run: Run, plan: Plan, arm: str, seed: int, name: str) -> Path:
-    """Where features of samples wait for the last of them; drawn in another way they are in another folder."""
-    w, recompute_eps = _guidances(run, arm)[name]
-    key = [name, w.tolist() if isinstance(w, Tensor) else w, recompute_eps, _n(plan, arm), run.profile.sample_steps]
-    return run.folder(arm, seed) / f"fid-{runs.fingerprint(key)}"
-
-
 def fid_path(run: Run, plan: Plan, arm: str, seed: int, name: str, reference: fid.Statistics) -> Path:
-    """The results from those samples; against another reference they are another file."""
-    # The small classifier is trained anew in every turn and process, and with other threads it is another one: if its
-    # mean counted, finished results would never be found again.  Its n must do: `judge` takes the same n images always.
-    mean = reference.mean.tolist() if run.profile.teacher.channels == 3 else None
-    parts = parts_path(run, plan, arm, seed, name)
-    return parts.with_name(f"{parts.name}-{runs.fingerprint([reference.n, mean])}.csv")
+    """Where the results of one model and guidance are kept; those of other weights or samples are elsewhere."""
+    w, recompute_eps = _guidances(run, arm)[name]
+    key = [name, w.tolist() if isinstance(w, Tensor) else w, recompute_eps, _n(plan, arm), run.profile.sample_steps,
+           run.weights(arm, seed), reference.n]           # of n images: `judge` always takes the same ones
+    return run.folder(arm, seed) / f"fid-{runs.fingerprint(key)}.csv"
+
+
+def parts_path(path: Path, reference: fid.Statistics) -> Path:
+    """Where features wait for the last of the samples whose results belong in `path`.
+
+    Those of another extractor are elsewhere: the small classifier is trained in every turn, and with another number of
+    threads it is another one.
+    """
+    return path.with_name(f"{path.stem}-{runs.fingerprint(reference.mean.tolist())}")
 
 
 def fid_parts(run: Run, plan: Plan, model: nn.Module, arm: str, seed: int, name: str, extract: fid.Extractor,
@@ -197,9 +198,10 @@ def fid_parts(run: Run, plan: Plan, model: nn.Module, arm: str, seed: int, name:
     All models get the same labels and noise.
     """
     n, how = _n(plan, arm), _guidances(run, arm)[name]
-    path, parts = fid_path(run, plan, arm, seed, name, reference), parts_path(run, plan, arm, seed, name)
+    path = fid_path(run, plan, arm, seed, name, reference)
     if path.is_file():
         return
+    parts = parts_path(path, reference)
     for start in range(0, n, PART):
         part = parts / f"{start:06d}.safetensors"
         if not part.is_file():
@@ -280,8 +282,7 @@ def judge(run: Run, n: int | None = None) -> tuple[fid.Extractor, fid.Statistics
 
     Fewer than all are a random selection, always the same one.  Grey images get `SmallFeatures`.
     """
-    cache = recipes.ROOT / "data" / "cache"
-    pixels = data.load(run.profile.dataset.removesuffix("_mirrored"), cache=cache).pixels
+    pixels = data.load(run.profile.dataset.removesuffix("_mirrored"), cache=recipes.CACHE).pixels
     if n is not None and not 4 <= n <= len(pixels):
         raise ValueError(f"the reference must be 4 to {len(pixels)} images, not {n!r}")
     if n is not None and n < len(pixels):    # at random: the first n of a data set stored class by class are one class
@@ -289,9 +290,9 @@ def judge(run: Run, n: int | None = None) -> tuple[fid.Extractor, fid.Statistics
     if run.profile.teacher.channels != 3:
         extract = SmallFeatures(run)
         return extract, fid.statistics(extract(pixels))
-    extract = fid.Inception(cache / fetch.INCEPTION, run.device)
+    extract = fid.Inception(recipes.CACHE / fetch.INCEPTION, run.device)
     with parallel.main_first():
-        return extract, fid.reference(pixels, lambda: extract, cache)
+        return extract, fid.reference(pixels, lambda: extract, recipes.CACHE)
 
 
 def summary(results: pd.DataFrame) -> pd.DataFrame:

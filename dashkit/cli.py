@@ -113,7 +113,7 @@ def _fetch(options: argparse.Namespace) -> int:
     from dashkit import fetch, recipes
 
     for name in options.names:
-        print(fetch.fetch(name, cache=recipes.ROOT / "data" / "cache"))
+        print(fetch.fetch(name, cache=recipes.CACHE))
     return 0
 
 

@@ -80,7 +80,7 @@ def _versions() -> Finding:
 def _imports() -> Finding:
     """Everything that the kit itself imports: a package can be there as declared, and broken."""
     try:
-        from dashkit import plots, recipes, widgets  # noqa: F401
+        from dashkit import publish, series, widgets  # noqa: F401
     except Exception as error:
         return Finding("imports", False, f"the kit cannot be imported ({type(error).__name__}: {error}). "
                                          "Fix: make the environment anew: rm -rf .venv && make doctor")
@@ -104,7 +104,7 @@ def _gpu() -> Finding:
 def _kernel() -> Finding:
     try:
         from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
-    except ImportError as error:
+    except Exception as error:
         return Finding("kernel", False, f"Jupyter cannot be imported ({error}). Fix: pip install jupyterlab ipykernel")
 
     fix = f"Fix: {sys.executable} -m ipykernel install --sys-prefix --name python3"

@@ -68,14 +68,15 @@ def fetch(name: str, *, cache: Path = Path("data/cache")) -> Path:
     if name not in SOURCES:
         raise ValueError(f"there is nothing to fetch called {name!r}; choose from {', '.join(SOURCES)}")
     path = cache / (INCEPTION if name == "inception" else f"{name}.npz")
-    if path.is_file():
+    work = cache / f".{name}.part"
+    if path.is_file() and not work.is_dir():
         return path
     cache.mkdir(parents=True, exist_ok=True)
     with FileLock(cache / f".{name}.lock"):
         if not path.is_file():
             _require_space(cache, SOURCES[name].megabytes)
-            _store(path, _first_that_works(name, cache / f".{name}.part"))
-            shutil.rmtree(cache / f".{name}.part", ignore_errors=True)
+            _store(path, _first_that_works(name, work))
+        shutil.rmtree(work, ignore_errors=True)           # also what a process left that died just before this
     return path
 
 

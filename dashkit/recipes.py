@@ -2,7 +2,6 @@
 
 import copy
 import os
-import shutil
 import threading
 import time
 from collections import deque
@@ -10,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -24,7 +23,7 @@ from dashkit.exact import ExactTeacher
 from dashkit.fetch import sha256
 from dashkit.guidance import W_MAX, Branches, branches, check_eval, drop_labels
 from dashkit.metrics import counted_passes, flops, gap_stats
-from dashkit.objectives import OBJECTIVES, Objective, distil_terms, objective, per_sample, pick_w, total
+from dashkit.objectives import Objective, distil_terms, objective, per_sample, pick_w, total
 from dashkit.profiles import Profile, resolve
 from dashkit.schedule import Noised, Schedule, cosine, noised
 from dashkit.train import Learner, Step, batch_size, check_weights, fit, samples_of, split
@@ -34,7 +33,6 @@ ROOT = Path(__file__).resolve().parent.parent
 RUNS = Path(os.environ.get("DASHKIT_RUNS") or ROOT / "data" / "runs")
 CACHE = ROOT / "data" / "cache"
 CHECKPOINT, FINAL = "checkpoint.safetensors", "final.safetensors"
-MEASURED = ("evaluation-*", "tuning-*", "features-*", "fid-*")        # what is kept beside weights, and true of them
 CHECKPOINT_SECONDS = 60.0
 SAMPLING_SEED = 1234        # the same noise and labels for every model, so that differences are paired
 _CURRICULA = {"uniform": lambda schedule, gamma: curriculum.uniform(schedule),
@@ -153,19 +151,30 @@ class Run:
 
     @cached_property
     def images(self) -> data.Images:
+        return self._read[0]
+
+    @cached_property
+    def _read(self) -> tuple[data.Images, str]:
+        """The images, and the digest of the file that they are from."""
+        digest = self._digest()
         images = data.load(self.profile.dataset, cache=CACHE).to(self.device)
+        if self._digest() != digest:
+            raise ValueError(f"{data.source(self.profile.dataset, CACHE)} was changed while it was read; start again")
         net = self.profile.teacher
         if images.shape != (net.channels, net.size, net.size) or images.num_classes != net.num_classes:
             expected = (net.channels, net.size, net.size)
             raise ValueError(f"{self.profile.dataset} has images {images.shape} in {images.num_classes} classes, but "
                              f"the profile's networks expect {expected} in {net.num_classes}")
-        return images
+        return images, digest
 
-    @cached_property
+    @property
     def data_digest(self) -> str:
         """SHA-256 of the file that the images come from; nothing for the digits, which scikit-learn ships."""
+        return self._read[1] if "_read" in vars(self) else self._digest()
+
+    def _digest(self) -> str:
         path = data.source(self.profile.dataset, CACHE)
-        return sha256(path) if path and path.is_file() else ""
+        return _sha256(path, path.stat().st_mtime_ns, path.stat().st_size) if path and path.is_file() else ""
 
     @cached_property
     def judge(self) -> evaluate.Judge:
@@ -201,20 +210,33 @@ class Run:
         settings = self.profile.asdict()
         row = objective(arm)
         weights = objective(row.reuses) if row.reuses else row
-        return {k: settings[k] for k in names} | {"teacher": self.teacher_settings(), "seed": seed,
-                                                  "objective": weights._asdict() | {"reuses": row.reuses}}
+        return {k: settings[k] for k in names} | {
+            "teacher": self.teacher_settings(), "teacher_weights": self.weights("teacher", self.seed), "seed": seed,
+            "objective": weights._asdict() | {"reuses": row.reuses}}
 
     def folder(self, arm: str, seed: int) -> Path:
         """Where one trained network lives; another setting is another folder, so results never mix."""
         settings = self.teacher_settings() if arm == "teacher" else self.student_settings(arm, seed)
         return self.root / self.profile.name / f"{arm}-s{seed}-{runs.fingerprint(settings)}"
 
+    def _final(self, arm: str, seed: int) -> Path:
+        """The file of an arm's trained weights, which may be those of another arm."""
+        return self.folder(arm if arm == "teacher" else objective(arm).reuses or arm, seed) / FINAL
+
     def is_trained(self, arm: str, seed: int) -> bool:
         """Whether the network of one arm and seed is finished, with exactly these settings."""
-        if arm == "teacher" and self.profile.exact_bandwidth:
-            return True
-        weights = arm if arm == "teacher" else objective(arm).reuses or arm
-        return (self.folder(weights, seed) / FINAL).is_file()
+        return (arm == "teacher" and bool(self.profile.exact_bandwidth)) or self._final(arm, seed).is_file()
+
+    def weights(self, arm: str, seed: int) -> str:
+        """The checksum of the trained weights: what is distilled or measured is kept under it.  Nothing if there are
+        none, as of an exact teacher."""
+        path = self._final(arm, seed)
+        return runs.checksum(path) if path.is_file() else ""
+
+
+@lru_cache(maxsize=16)
+def _sha256(path: Path, changed: int, size: int) -> str:
+    return sha256(path)
 
 
 def start(profile: str = "auto", *, seed: int = 42, device: str = "auto", compile: bool = False,
@@ -373,7 +395,9 @@ def _clear(folder: Path) -> None:
     """Remove the checkpoint of a finished training, and the folder if nothing else is in it."""
     if not parallel.is_main():
         return
-    (folder / CHECKPOINT).unlink(missing_ok=True)
+    runs.remove_leftovers(folder)
+    if (folder / CHECKPOINT).is_file():          # a folder that may be read alone is not touched
+        (folder / CHECKPOINT).unlink()
     if folder.is_dir() and not any(folder.iterdir()):
         folder.rmdir()
 
@@ -479,13 +503,9 @@ def _claimed(run, folder, token, learners, loss_fn, batches, steps, generator, s
 
 
 def _finish(run: Run, home: Path, name: str, learner: Learner, losses: Tensor, settings: dict, seconds: float) -> None:
-    """Write manifest, then averaged weights and losses: a folder with weights is a finished one.
-
-    What was measured of earlier weights in their place goes first.
-    """
-    others = [run.folder(arm, settings["seed"]) for arm, row in OBJECTIVES.items() if row.reuses == name]
-    for path in [p for place in (home, *others) for pattern in MEASURED for p in place.glob(pattern)]:
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    """Write manifest, then averaged weights and losses: a folder with weights is a finished one, and stays as it is."""
+    if (home / FINAL).is_file():
+        return
     tensors = {"losses": losses, **{f"ema.{k}": v for k, v in learner.ema.state_dict().items()}}
     runs.write_json(home / "manifest.json", runs.manifest(
         profile=run.profile.name, arm=name, seed=settings["seed"], device=runs.device_name(run.device),
@@ -602,6 +622,8 @@ def evaluate_all(run: Run, teacher: Teacher, students: Mapping[tuple[str, int], 
     """Quality, calibration and cost of the teacher and every student, as a tidy table; finished rows stay on disk."""
     paths = {(arm, seed): _evaluation_path(run, arm, seed) for arm, seed in students}
     own = _evaluation_path(run, "teacher", run.seed)
+    for path in (own, *paths.values()):
+        runs.remove_leftovers(path.parent)               # a process may have died between the table and its lock
     missing = [key for key, path in paths.items() if not path.is_file()]
     if missing or not own.is_file():
         states = evaluate.held_out_states(run.schedule, run.images, run.profile.states, seed=SAMPLING_SEED)
@@ -628,7 +650,7 @@ def evaluate_all(run: Run, teacher: Teacher, students: Mapping[tuple[str, int], 
     if others:
         n = table.commit.isin(others).sum()
         print(f"{n} of {len(table)} measurements were made at commit {', '.join(others)}, this is {runs.commit()}; "
-              f"to make them again, delete {run.root / run.profile.name}/*/evaluation-{_evaluation_key(run)}.csv")
+              f"to make them again, delete {run.root / run.profile.name}/*/evaluation-*.csv")
     trained = _training_commits(run, list(keys))
     older = sorted(set(trained) - {runs.commit()})
     if older:
@@ -639,8 +661,7 @@ def evaluate_all(run: Run, teacher: Teacher, students: Mapping[tuple[str, int], 
 
 def _training_commits(run: Run, keys: Sequence[tuple[str, int]]) -> list[str]:
     """The commit that each trained network's manifest names."""
-    homes = dict.fromkeys(run.folder(arm if arm == "teacher" else objective(arm).reuses or arm, s) for arm, s in keys)
-    paths = [home / "manifest.json" for home in homes]
+    paths = dict.fromkeys(run._final(*key).with_name("manifest.json") for key in keys)
     return [str(runs.read_json(path, "commit")["commit"]) for path in paths if path.is_file()]
 
 
@@ -659,7 +680,7 @@ def _kind(model: nn.Module) -> tuple:
 
 def _teacher_features(run: Run, teacher: Teacher) -> dict[str, Tensor]:
     """Features of the teacher's samples at every scale, sampled once and kept beside its weights."""
-    path = run.folder("teacher", run.seed) / f"features-{_evaluation_key(run)}.safetensors"
+    path = run.folder("teacher", run.seed) / f"features-{_evaluation_key(run, 'teacher', run.seed)}.safetensors"
     if not path.is_file():
         scales = progress(run.profile.ws, total=len(run.profile.ws), title="the teacher's samples")
         found = {f"w={w:g}": measure(run, teacher.model, w).features for w in scales}
@@ -725,6 +746,7 @@ def sweep(run: Run, *, jobs: int = 1) -> pd.DataFrame:
 
 def _one_seed(run: Run, seed: int, threads: int) -> int:
     """One seed of a sweep in a worker process: results stay on disk."""
+    runs.commit()                                # what runs is this one: a Run that arrives here asked elsewhere
     os.environ["DASHKIT_PROGRESS"] = "0"
     torch.set_num_threads(threads)
     teacher = load_teacher(run)
@@ -749,7 +771,8 @@ def tune(run: Run) -> pd.DataFrame:
     side_by_side(run, jobs, at_once=len(jobs), ticks=len(jobs) * p.student_steps, title="students")
 
     def path(f: float, arm: str) -> Path:
-        return variants[f].folder(arm, run.seed) / f"tuning-{_evaluation_key(run)}.csv"
+        variant = variants[f]
+        return variant.folder(arm, run.seed) / f"tuning-{_evaluation_key(variant, arm, run.seed)}.csv"
 
     def score(f: float, arm: str) -> Iterator[None]:
         if not path(f, arm).is_file():
@@ -768,30 +791,42 @@ def tune(run: Run) -> pd.DataFrame:
 
 
 def results_path(run: Run) -> Path:
-    """Where the tidy table of a run's profile, seed and settings is kept."""
-    return run.root / run.profile.name / f"results-s{run.seed}-{runs.fingerprint(run.profile.asdict())}.csv"
+    """Where the tidy table of a run's profile, seed, settings and weights is kept."""
+    weights = [run.weights("teacher", run.seed)] + [run.weights(a, s) for a in run.profile.arms for s in run.seeds]
+    key = runs.fingerprint([run.profile.asdict(), weights])
+    return run.root / run.profile.name / f"results-s{run.seed}-{key}.csv"
 
 
 def get_results(run: Run, teacher: Teacher, students: Mapping[tuple[str, int], nn.Module]) -> pd.DataFrame:
-    """`evaluate_all`, kept in the run's results file for the other notebooks and the report."""
-    results = evaluate_all(run, teacher, students)
+    """`evaluate_all`, kept in the run's results file for the other notebooks and the report.
+
+    A file that holds the same measurements stays: `real` alone is measured anew each time, in as many threads as there
+    are, and the file may be somebody else's to write.
+    """
+    results, kept = evaluate_all(run, teacher, students), read_results(run)
+    if kept is not None and _measured(kept) == _measured(results):
+        return kept
     runs.write_table(results_path(run), results)
     return results
 
 
+def _measured(results: pd.DataFrame) -> str:
+    return results[results.arm != "real"].to_csv(index=False)
+
+
 def read_results(run: Run) -> pd.DataFrame | None:
-    """The table that `get_results` wrote for exactly these settings, or None."""
+    """The table that `get_results` wrote for exactly these settings and weights, or None."""
     path = results_path(run)
     return runs.read_results(path) if path.is_file() else None
 
 
-def _evaluation_key(run: Run) -> str:
+def _evaluation_key(run: Run, arm: str, seed: int) -> str:
     p = run.profile
-    return runs.fingerprint([p.w, p.ws, p.samples, p.sample_steps, p.states, SAMPLING_SEED])
+    return runs.fingerprint([p.w, p.ws, p.samples, p.sample_steps, p.states, SAMPLING_SEED, run.weights(arm, seed)])
 
 
 def _evaluation_path(run: Run, arm: str, seed: int) -> Path:
-    return run.folder(arm, seed) / f"evaluation-{_evaluation_key(run)}.csv"
+    return run.folder(arm, seed) / f"evaluation-{_evaluation_key(run, arm, seed)}.csv"
 
 
 def is_measured(run: Run, arm: str, seed: int) -> bool:

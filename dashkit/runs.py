@@ -74,8 +74,8 @@ def _explained(error: OSError, path: Path) -> OSError:
 
 
 def remove_leftovers(folder: Path, name: str = "*") -> None:
-    """Delete the temporary files that killed writers left in a folder, all or those of one file."""
-    for path in folder.glob(f".{name}.*.tmp"):
+    """Delete what killed processes left in a folder: temporary files and the lock, or the temporary files of one."""
+    for path in (*folder.glob(f".{name}.*.tmp"), *([folder / ".lock"] if name == "*" else [])):
         with suppress(OSError), path.open("rb") as file:
             if _lock(file):
                 path.unlink()
@@ -148,7 +148,7 @@ def _open_lock(path: Path) -> IO:
     """The lock file of a run folder, locked, with this process's name in it."""
     def make() -> IO:
         file = path.open("a+")
-        if not _lock(file):
+        if not _lock(file) and not (time.sleep(0.05) or _lock(file)):         # or was it only being removed?
             file.seek(0)
             holder = file.read().strip() or "another process"
             file.close()
@@ -283,6 +283,18 @@ def load_tensors(path: Path, *, device: torch.device | str = "cpu") -> Saved:
     except (SafetensorError, KeyError, ValueError, OSError, RuntimeError) as error:
         raise ValueError(f"{path} is damaged or not dashkit's ({error}); delete it to start afresh") from error
     return Saved({k: v.to(device) for k, v in tensors.items()}, meta)
+
+
+def checksum(path: Path) -> str:
+    """The SHA-256 that `save_tensors` wrote into a file, without reading its tensors; ValueError if it is damaged.
+
+    Nothing for a file that has none.
+    """
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            return (file.metadata() or {}).get("sha256", "")
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path} is damaged or not dashkit's ({error}); delete it to start afresh") from error
 
 
 def check_finite(name: str, value: Tensor) -> None:

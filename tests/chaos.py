@@ -4,13 +4,12 @@ Each scenario runs once undisturbed, and then in a folder of its own, killed by 
 of kills: half of them at a random time (children and all), half at a random file operation, before it or within it,
 since few moments fall there by chance.  After each the same command goes on.  Then, for scenarios without a kernel, the
 disk is full at random sizes, or read-only, or the same command is already running: each must end in one line that says
-so.  At the end every network's tensors, every table and every report must equal those of the undisturbed run bit for
-bit, and no temporary file or lock may be left.
+so.  At the end every network's tensors, every table, the report's first page and every output of a notebook that is
+regression-tested must equal those of the undisturbed run bit for bit, and no temporary file or lock may be left.
 """
 
 import argparse
 import contextlib
-import json
 import os
 import random
 import re
@@ -26,10 +25,12 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import NamedTuple
 
+import nbformat
 import numpy as np
 import pandas as pd
 import psutil
 import torch
+from gate import stripped
 from safetensors.torch import load_file
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -111,21 +112,24 @@ SCENARIOS = {                # the longest first
 }
 
 
-def start(name: str, folder: Path, last: int = 0, delay: float = 0) -> subprocess.Popen:
-    """The scenario in a process group of its own, all that it writes under `folder`.
+class Unmountable(Exception):
+    """Here nobody may mount a small file system."""
+
+
+def start(name: str, folder: Path, last: int = 0, delay: float = 0, log: str = ".log") -> subprocess.Popen:
+    """The scenario in a process group of its own, all that it writes under `folder`, what it says in a `log` beside.
 
     It is killed before its file operation number `last`, or some seconds of `delay` later.
     """
     environment = {**os.environ, "DASHKIT_RUNS": str(folder), "DASHKIT_PROGRESS": "0", "OMP_NUM_THREADS": "1",
                    "PYTHONPATH": str(ROOT), "LAST": str(last), "DELAY": str(delay)}
-    with folder.with_suffix(".log").open("ab") as log:
+    with folder.with_suffix(log).open("ab") as file:
         return subprocess.Popen([sys.executable, "-c", PRELUDE + SCENARIOS[name].code], env=environment, cwd=ROOT,
-                                stdout=log, stderr=log, start_new_session=True)
+                                stdout=file, stderr=file, start_new_session=True)
 
 
-def said(folder: Path, since: int = 0) -> str:
-    log = folder.with_suffix(".log")
-    return log.read_bytes()[since:].decode(errors="replace") if log.is_file() else ""
+def said(folder: Path, log: str = ".log") -> str:
+    return folder.with_suffix(log).read_text(errors="replace")
 
 
 def run(name: str, folder: Path) -> float:
@@ -136,20 +140,19 @@ def run(name: str, folder: Path) -> float:
     return time.monotonic() - began
 
 
-def kill(name: str, folder: Path, *, after: float = 1e6, last: int = 0, delay: float = 0) -> bool:
-    """Start, kill after some seconds or at a file operation; whether it was still running."""
+def kill(name: str, folder: Path, *, after: float = 1e6, last: int = 0, delay: float = 0) -> int:
+    """Start, kill after some seconds or at a file operation; how it ended: -9, or of itself before."""
     process = start(name, folder, last, delay)
     try:
-        return process.wait(timeout=after) == -signal.SIGKILL
+        return process.wait(timeout=after)
     except subprocess.TimeoutExpired:
         family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
         os.killpg(process.pid, signal.SIGKILL)     # and what it started since; a kernel has its own group
         for member in family:
             with contextlib.suppress(psutil.NoSuchProcess):
                 member.kill()
-        process.wait()
         psutil.wait_procs(family[1:], timeout=30)
-        return True
+        return process.wait()
 
 
 def content(folder: Path) -> dict[str, object]:
@@ -167,7 +170,7 @@ def content(folder: Path) -> dict[str, object]:
         elif path.name == "index.html":
             found[name] = re.sub(r"<p>seed [^<]*</p>|<td>\d+ s</td>", "", path.read_text())
         elif path.suffix == ".ipynb":
-            found[name] = [(c["source"], c.get("execution_count")) for c in json.loads(path.read_text())["cells"]]
+            found[name] = [(c.source, c.get("outputs")) for c in stripped(nbformat.read(path, as_version=4)).cells]
         else:
             found[name] = None
     return found
@@ -195,15 +198,18 @@ def killed(name: str, wanted: int, whole: Path, rng: random.Random, seconds: flo
     operations = int(re.findall(r"(\d+) file operations", said(whole))[-1])
     expected, lives = content(whole), 0
     while kills.total() < wanted:
+        early = rng.random() < 0.5                 # so that one undisturbed run's work takes several lives
         if rng.random() < 0.5 and SCENARIOS[name].faults:       # a notebook's files are its kernel's
-            kind = KILLS[0]
-            moment = {"last": rng.randint(1, max(1, operations // 3)), "delay": rng.choice([0, rng.uniform(0, 0.005)])}
+            last = rng.randint(1, max(1, operations // 3 if early else operations))
+            kind, moment = KILLS[0], {"last": last, "delay": rng.choice([0, rng.uniform(0, 0.005)])}
         else:                                      # much of a start is imports: look for the moments after them
-            kind, moment = KILLS[1], {"after": rng.uniform(0.3 * seconds, 0.6 * seconds)}
-        alive = kill(name, broken, **moment)
-        kills[kind] += alive
+            kind, moment = KILLS[1], {"after": rng.uniform(0.3, 0.6 if early else 1) * seconds}
+        status = kill(name, broken, **moment)
+        kills[kind] += status == -signal.SIGKILL
+        if status not in (0, -signal.SIGKILL):
+            found.append(f"{name} ended with {status}: {said(broken)[-300:]}")
         lives += 1
-        if not alive or lives == 6 or kills.total() == wanted:       # finished, or nearly: begin anew
+        if status == 0 or lives == 6 or kills.total() == wanted:       # finished, or nearly: begin anew
             run(name, broken)
             found += differences(expected, content(broken))
             shutil.rmtree(broken)
@@ -213,12 +219,12 @@ def killed(name: str, wanted: int, whole: Path, rng: random.Random, seconds: flo
 
 @contextlib.contextmanager
 def small_disk(folder: Path) -> Iterator[None]:
-    """A file system of its own in `folder`; OSError where that is not allowed."""
+    """A file system of its own in `folder`; Unmountable where that is not allowed."""
     folder.mkdir()
     try:
         mount = ("mount", "-t", "tmpfs", "-o", "size=1g", "none", str(folder))
         if subprocess.run(mount, capture_output=True).returncode:
-            raise OSError("only root can mount a small file system")
+            raise Unmountable
         try:
             yield
         finally:
@@ -233,9 +239,10 @@ def remount(folder: Path, option: str) -> None:
 
 def refused(name: str, folder: Path, pattern: str) -> list[str]:
     """Run while something is in the way: it ends well, or in one line that says what is."""
-    before = len(said(folder).encode())
-    code = start(name, folder).wait()
-    lines = [line for line in said(folder, before).splitlines() if not line.endswith("file operations")]
+    log = ".refused.log"
+    folder.with_suffix(log).unlink(missing_ok=True)
+    code = start(name, folder, log=log).wait()
+    lines = [line for line in said(folder, log).splitlines() if not line.endswith("file operations")]
     if code and not (code in (1, 2) and lines and lines[-1].startswith("dashkit: ") and re.search(pattern, lines[-1])
                      and "Traceback" not in "\n".join(lines)):
         return [f"{name} ended with {code}: {' '.join(lines[-3:])[:300]}"]
@@ -265,7 +272,9 @@ def doubled(name: str, whole: Path, rng: random.Random, seconds: float) -> tuple
     broken, found, refusals = whole.with_name("double"), [], Counter()
     for _ in range(TWICE):
         first = start(name, broken)
-        time.sleep(rng.uniform(0, 0.3 * seconds))
+        while first.poll() is None and not any(broken.rglob("*.lock")):       # or the second would be the first
+            time.sleep(0.01)
+        time.sleep(rng.uniform(0, 0.1 * seconds))
         outcome = refused(name, broken, BUSY.format(first.pid))
         refusals["second process"] += outcome == []
         found += [line for line in outcome if line != "went through"]
@@ -273,6 +282,8 @@ def doubled(name: str, whole: Path, rng: random.Random, seconds: float) -> tuple
             found.append(f"the first {name} failed: {said(broken)[-300:]}")
         found += differences(content(whole), content(broken))
         shutil.rmtree(broken)
+    if not refusals.total() and name != "fetch":          # which waits for the first, and takes what it brought
+        found.append(f"a second {name} was never refused")
     return refusals, found
 
 
@@ -287,8 +298,8 @@ def endure(name: str, kills: int, seed: int) -> tuple[float, Counter, list[str]]
             more = [doubled(name, whole, rng, seconds)]
             try:
                 more.append(disturbed(name, whole, rng))
-            except OSError as error:
-                counts[f"full disk: LEFT OUT, {error}"] = 0
+            except Unmountable:
+                counts["full disk: LEFT OUT, only root can mount a small file system"] = 0
             for one, said_of_it in more:
                 counts.update(one)
                 found += said_of_it

@@ -317,10 +317,12 @@ def resume(folder: Path, steps: int = 1) -> tuple:
     return step
 
 
-def read_student(folder: Path) -> nn.Module:
+def distil(folder: Path) -> None:
+    """A student of a teacher that is nowhere on disk."""
     run = run_in(folder)
-    run.student_settings("dash", 1)
-    return recipes.load_student(run, "dash", 1)
+    net = recipes.seeded(0, lambda: UNet(run.profile.teacher)).eval()
+    for _ in recipes.distil(run, recipes.Teacher(net, run.base, pd.DataFrame()), ["dash"], 1):
+        pass
 
 
 def train(folder: Path) -> None:
@@ -355,6 +357,15 @@ def sound_table(found: pd.DataFrame, content: bytes) -> bool:
 
 
 PLAN = campaign.Plan(2.0, 3, 3, 20, 40.0)
+REAL = fid.statistics(torch.randn(30, 8, generator=torch.Generator().manual_seed(1)))
+
+
+def kept(run: recipes.Run, name: str) -> Path:
+    return campaign.fid_path(run, PLAN, "dash", 1, name, REAL)
+
+
+def part(run: recipes.Run, name: str) -> Path:
+    return campaign.parts_path(kept(run, name), REAL) / "000000.safetensors"
 
 
 def write_plan(folder: Path) -> None:
@@ -366,9 +377,8 @@ def write_parts(folder: Path) -> None:
     run = run_in(folder)
     write_plan(folder)
     for name in campaign._guidances(run, "dash"):
-        path = campaign.parts_path(run, PLAN, "dash", 1, name) / "000000.safetensors"
         features = torch.randn(20, 8, generator=torch.Generator().manual_seed(0))
-        runs.save_tensors(path, {"features": features}, {"arm": "dash"})
+        runs.save_tensors(part(run, name), {"features": features}, {"arm": "dash"})
 
 
 class Raw:
@@ -379,15 +389,13 @@ class Raw:
 
 def read_parts(folder: Path) -> pd.DataFrame:
     run, plan = run_in(folder), campaign.make_plan(run_in(folder), 2.0)
-    real = fid.statistics(torch.randn(30, 8, generator=torch.Generator().manual_seed(1)))
     for name in campaign._guidances(run, "dash"):
-        for _ in campaign.fid_parts(run, plan, None, "dash", 1, name, Raw(), real):
+        for _ in campaign.fid_parts(run, plan, None, "dash", 1, name, Raw(), REAL):
             raise ValueError("a part was drawn again")
-    paths = [campaign.fid_path(run, plan, "dash", 1, name, real) for name in campaign._guidances(run, "dash")]
+    paths = [kept(run, name) for name in campaign._guidances(run, "dash")]
     return pd.concat(map(runs.read_results, paths)).drop(columns="commit")
 
 
-PART = str(campaign.parts_path(run_in(Path()), PLAN, "dash", 1, "tag") / "000000.safetensors")
 SAMPLE = torch.arange(8 * 48, dtype=torch.uint8).reshape(8, 3, 4, 4)
 
 
@@ -544,10 +552,12 @@ KINDS = {
     "checkpoint, resumed": Kind(home("checkpoint.safetensors"), resume, resume, hostile, unlocked, leaves=ANY,
                                 share=0.3),
     "teacher": Kind(home("final.safetensors"), lambda f: recipes.load_teacher(run_in(f)), train, hostile, unlocked),
-    "student": Kind(home("final.safetensors", "dash"), read_student, train, hostile, unlocked),
+    "student": Kind(home("final.safetensors", "dash"), lambda f: recipes.load_student(run_in(f), "dash", 1), distil,
+                    hostile, unlocked),
     "reference of FID": Kind(f"fid-reference-{fid.hashlib.sha256(SAMPLE.numpy()).hexdigest()[:16]}-8.safetensors",
                              read_reference, read_reference, hostile, unlocked),
-    "features for FID": Kind(PART, read_parts, write_parts, hostile, unlocked, leaves=ANY, share=0.3),
+    "features for FID": Kind(str(part(run_in(Path()), "tag")), read_parts, write_parts, hostile, unlocked, leaves=ANY,
+                             share=0.3),
     "weights of Inception": Kind("inception.safetensors", lambda f: fid.Inception(f / "inception.safetensors"),
                                  lambda f: runs.save_tensors(f / "inception.safetensors", {"a": torch.ones(3)}, {}),
                                  hostile, room=600, share=0.01),

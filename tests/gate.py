@@ -60,7 +60,7 @@ def lint() -> bool:
 
 
 def unit() -> bool:
-    return python("-m", "pytest", "-q").returncode == 0
+    return python("-m", "pytest", "-q", "-n", "auto").returncode == 0          # one process a core, one thread each
 
 
 def series() -> bool:

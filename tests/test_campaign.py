@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from dashkit import budget, campaign, cli, fid, runs
+from dashkit import budget, campaign, cli, fid, recipes, runs
 
 
 @pytest.fixture
@@ -135,33 +135,30 @@ def test_fid_under_other_guidance_is_measured_again(run):
         path = campaign.fid_path(made, plan, "dash", 1, "tag", real)
         values.append((runs.read_results(path).value[0], bool(drawn)))
     assert values[0][0] == values[2][0] != values[1][0] and [new for _, new in values] == [True, True, False]
-    for part in (campaign.parts_path, lambda *a: campaign.fid_path(*a, real)):
-        assert part(one, plan, "dash", 1, "w=1.5") == part(other, plan, "dash", 1, "w=1.5")
+    assert len({campaign.fid_path(made, plan, "dash", 1, "w=1.5", real) for made in (one, other)}) == 1
 
 
-def test_the_key_of_samples_holds_how_eps_is_made(run, monkeypatch):
+def test_the_key_of_samples_holds_how_eps_is_made_and_the_weights(run, monkeypatch):
     one = run()
-    plan, found = campaign.make_plan(one, 10.0, fid_samples=20), set()
+    plan, real = campaign.make_plan(one, 10.0, fid_samples=20), fid.statistics(raw(one.images.test_pixels))
+    found = set()
     for how in (campaign.Guidance(1.5), campaign.Guidance(1.5, recompute_eps=False), campaign.Guidance(2.0)):
         monkeypatch.setattr(campaign, "_guidances", lambda run, arm, how=how: {"own": how})
-        found.add(campaign.parts_path(one, plan, "dash", 1, "own"))
+        found.add(campaign.fid_path(one, plan, "dash", 1, "own", real))
     assert len(found) == 3
+    runs.save_tensors(one.folder("dash", 1) / recipes.FINAL, {"a": torch.ones(2)}, {})
+    assert campaign.fid_path(one, plan, "dash", 1, "own", real) not in found
 
 
-def test_fid_against_another_reference_is_another_file_of_the_same_samples(run):
+def test_fid_is_kept_by_the_size_of_its_reference_and_features_by_what_extracts_them(run):
+    """The small classifier is another one in each turn; what was measured with it is found again, and not mixed."""
     one = run()
     plan, features = campaign.make_plan(one, 10.0, fid_samples=20), raw(one.images.pixels)
-    colour = replace(one, profile=replace(one.profile, teacher=replace(one.profile.teacher, channels=3)))
     all_of_them, fewer, others = (fid.statistics(features[i:j]) for i, j in ((0, 400), (0, 200), (200, 400)))
-
-    def files(made, *references):
-        return [campaign.fid_path(made, plan, "dash", 1, "tag", real) for real in references]
-    assert len(set(files(colour, all_of_them, fewer, others))) == 3
-    assert files(colour, fewer) == files(colour, fid.statistics(features[:200].clone()))
-    parts = campaign.parts_path(one, plan, "dash", 1, "tag")
-    assert all(p.name.startswith(parts.name + "-") for p in files(one, all_of_them, fewer))
-    # The small classifier is another one in each turn, and so is the mean; what was measured must be found again.
-    assert len(set(files(one, all_of_them, fewer))) == 2 and len(set(files(one, fewer, others))) == 1
+    files = [campaign.fid_path(one, plan, "dash", 1, "tag", real) for real in (all_of_them, fewer, others)]
+    assert files[0] != files[1] == files[2]
+    assert campaign.parts_path(files[1], fewer) != campaign.parts_path(files[1], others)
+    assert campaign.parts_path(files[1], fewer) == campaign.parts_path(files[1], fid.statistics(features[:200].clone()))
 
 
 def test_a_small_reference_is_of_all_classes_also_where_images_are_stored_class_by_class(run, monkeypatch):
@@ -184,8 +181,9 @@ def test_a_small_reference_is_of_all_classes_also_where_images_are_stored_class_
 def test_features_of_fewer_images_are_not_taken_for_all(run, tensors, tmp_path):
     one = run()
     plan = campaign.make_plan(one, 10.0, fid_samples=20)
-    path = campaign.parts_path(one, plan, "dash", 1, "tag") / "000000.safetensors"
+    real = fid.statistics(raw(one.images.test_pixels))
+    path = campaign.parts_path(campaign.fid_path(one, plan, "dash", 1, "tag", real), real) / "000000.safetensors"
     runs.save_tensors(path, tensors, {})
-    parts = campaign.fid_parts(one, plan, None, "dash", 1, "tag", raw, fid.statistics(raw(one.images.test_pixels)))
+    parts = campaign.fid_parts(one, plan, None, "dash", 1, "tag", raw, real)
     with pytest.raises(ValueError, match=r"000000\.safetensors does not hold the features of 20 images"):
         next(parts)

@@ -45,6 +45,6 @@ def test_a_scenario_is_killed_before_the_operation_that_was_chosen(tmp_path, mon
     left = {}
     for last in range(5):
         folder = tmp_path / f"{last}"
-        assert chaos.kill("x", folder, last=last) == (0 < last <= 3)
+        assert chaos.kill("x", folder, last=last) == (-9 if 0 < last <= 3 else 0)
         left[last] = sorted(p.name for p in folder.glob("*"))
     assert left == {0: ["b"], 1: [], 2: [], 3: ["a"], 4: ["b"]} and "3 file operations" in chaos.said(tmp_path / "0")

@@ -8,7 +8,7 @@ from test_fetch import needs
 
 from dashkit import data, fid
 
-N = 100      # images a side: what a CPU does in seconds
+N = 40       # images a side: enough to tell wrong features from right ones
 
 
 @pytest.fixture(scope="module")

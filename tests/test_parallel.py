@@ -1,4 +1,5 @@
 import os
+import re
 import subprocess
 import sys
 
@@ -48,8 +49,10 @@ def test_two_processes_compute_what_one_computes_with_the_doubled_batch(both, ar
 
 
 def test_two_processes_leave_only_finished_networks(both):
-    one, two = (sorted(str(p.relative_to(run.root)) for p in run.root.rglob("*")) for run in both)
-    assert one == two
+    # not the fingerprints: a student's is of its teacher's weights, which differ by rounding
+    one, two = (sorted(re.sub(r"-[0-9a-f]{8}\b", "", str(p.relative_to(run.root))) for p in run.root.rglob("*"))
+                for run in both)
+    assert one == two and any("dash-s42/final" in name for name in one)
 
 
 def test_work_for_one_process_and_odd_batches_are_refused(tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 
 import numpy as np
 import pandas as pd
@@ -159,7 +160,7 @@ def test_a_changed_setting_is_named_and_the_old_network_left_alone(tiny, capsys)
     assert recipes.stale(run, "dash", 1) == []
     recipes.sweep(changed)
     said = capsys.readouterr().out
-    assert "dash, seed 1: trained before with another student_lr, teacher.batch; trained again" in said
+    assert "dash, seed 1: trained before with another student_lr, teacher.batch, teacher_weights; trained again" in said
     assert run.is_trained("dash", 1) and changed.is_trained("dash", 1)
 
 
@@ -249,13 +250,15 @@ def test_what_is_trained_and_measured_can_be_shared_by_those_who_may_not_write(t
     run, teacher = trained
     table = recipes.get_results(run, teacher, recipes.get_students(run, teacher))
 
-    def refuse(path, content):
+    def refuse(path, *arguments, **keywords):
         raise PermissionError(13, "Permission denied", str(path))
 
+    monkeypatch.setattr(runs, "commit", lambda: "another")              # real digits are measured anew, and say so
     monkeypatch.setattr(runs, "write_bytes", refuse)
-    again = recipes.sweep(run)
-    assert again.equals(table)
-    recipes.results_path(run).unlink()
+    for change in ("unlink", "mkdir", "rmdir", "write_bytes", "replace", "touch"):
+        monkeypatch.setattr(type(run.root), change, refuse)
+    assert list(recipes.train_teacher(run)) == [] and recipes.sweep(run).equals(table)
+    os.rename(recipes.results_path(run), run.root / "away")                   # noqa: PTH104 (Path may not)
     with pytest.raises(PermissionError, match="results-s"):
         recipes.sweep(run)
 
@@ -353,19 +356,63 @@ def test_measurements_of_another_commit_arm_or_seed_are_noticed(trained, capsys)
             recipes.get_results(run, teacher, students)
 
 
-def test_what_was_measured_of_weights_goes_with_them(tiny):
+def retrained(run, arm):
+    """Put other weights in the place of a network's, as another machine would make them from the same settings."""
+    saved = runs.load_tensors(run.folder(arm, 1) / recipes.FINAL)
+    changed = {k: v + 1e-6 if k.startswith("ema.") else v for k, v in saved.tensors.items()}
+    runs.save_tensors(run.folder(arm, 1) / recipes.FINAL, changed, saved.meta)
+
+
+def test_what_is_measured_is_true_of_the_weights_that_are_there(tiny, capsys):
     run = tiny(arms=("cond_only", "cond_only_icg"))
     teacher = recipes.get_teacher(run)
-    recipes.get_results(run, teacher, recipes.get_students(run, teacher))
-    kept = {p for p in run.root.rglob("*-*.*") if p.is_file() and p.parent.parent != run.root}
-    assert {p.name.split("-")[0] for p in kept} == {"evaluation", "features"} and len(kept) == 4
-    (run.folder("cond_only", 1) / "fid-1").mkdir()
-    for arm, left in (("cond_only", {"teacher"}), ("teacher", set())):
-        (run.folder(arm, 1) / recipes.FINAL).unlink()
-        assert run.folder(arm, 1).is_dir() and {p.parent.name.split("-")[0] for p in kept if p.is_file()} >= left
-        recipes.get_students(run, recipes.get_teacher(run), ["cond_only"])
-        assert {p.parent.name.split("-")[0] for p in kept if p.is_file()} == left
-    assert not (run.folder("cond_only", 1) / "fid-1").exists()
+    whole = recipes.get_results(run, teacher, recipes.get_students(run, teacher))
+    measured = {arm: recipes._evaluation_path(run, arm, 1) for arm in ("teacher", *run.profile.arms)}
+    retrained(run, "cond_only")
+    assert recipes.read_results(run) is None
+    assert [a for a in measured if recipes.is_measured(run, a, 1)] == ["teacher"]
+    again = recipes.sweep(run)
+    rows = [t[t.metric == "cond_error"].set_index("arm").value for t in (whole, again)]
+    assert (rows[0] != rows[1]).loc[["cond_only", "cond_only_icg"]].all() and rows[0].teacher == rows[1].teacher
+    (run.folder("cond_only", 1) / recipes.FINAL).unlink()
+    assert recipes.sweep(run).equals(whole) and recipes._evaluation_path(run, "cond_only", 1) == measured["cond_only"]
+
+
+def test_a_student_belongs_to_the_weights_of_its_teacher(tiny, capsys):
+    run = tiny()
+    recipes.sweep(run)
+    retrained(run, "teacher")
+    assert not run.is_trained("dash", 1) and not recipes.is_measured(run, "teacher", 1)
+    with pytest.raises(FileNotFoundError, match="dash of profile smoke, seed 1, is not trained yet"):
+        recipes.load_student(run, "dash", 1)
+    capsys.readouterr()
+    recipes.sweep(run)
+    assert "dash, seed 1: trained before with another teacher_weights; trained again" in capsys.readouterr().out
+
+
+def test_locks_of_processes_that_died_when_their_work_was_done_go(trained):
+    run, _ = trained
+    recipes.sweep(run)
+    places = [run.folder("teacher", 1), run.folder("dash", 1), recipes._lockstep(run, run.profile.arms, 1)]
+    locks = [place / ".lock" for place in places]
+    for lock in locks:
+        lock.parent.mkdir(exist_ok=True)
+        lock.write_text("process 1 on a machine")
+    recipes.sweep(run)
+    assert not list(run.root.rglob(".lock")) and not locks[-1].parent.exists()
+
+
+def test_a_finished_arm_is_left_alone_by_a_lockstep_that_was_begun_before(trained, monkeypatch):
+    run, teacher = trained
+    begun = recipes.distil(run, teacher, ARMS, 1)
+    monkeypatch.setattr(recipes, "CHECKPOINT_SECONDS", 0.0)
+    [next(begun) for _ in range(3)]
+    begun.close()
+    list(recipes.distil(run, teacher, ["dash"], 1))
+    path = run.folder("dash", 1) / recipes.FINAL
+    before = path.stat().st_mtime_ns, path.read_bytes()
+    list(recipes.distil(run, teacher, ARMS, 1))
+    assert (path.stat().st_mtime_ns, path.read_bytes()) == before and run.is_trained("cond_only", 1)
 
 
 def test_networks_of_another_data_file_are_not_taken(tiny, tmp_path, monkeypatch):
@@ -383,6 +430,27 @@ def test_networks_of_another_data_file_are_not_taken(tiny, tmp_path, monkeypatch
         folders += [run.folder("teacher", 1), run.folder("dash", 1)]
         assert recipes.stale(run, "teacher", 1) == []
     assert len(set(folders)) == 4 and "data" not in tiny().teacher_settings()
+
+
+def test_a_run_belongs_to_the_images_that_it_has_read(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(recipes, "CACHE", tmp_path)
+    digits, path = data.load("digits"), tmp_path / "cifar10.npz"
+    arrays = {name: getattr(digits, name).numpy() for name in ("pixels", "labels", "test_pixels", "test_labels")}
+    run = recipes.Run(dataclasses.replace(tiny().profile, dataset="cifar10"), seed=1, root=tmp_path / "runs")
+    empty = run.folder("teacher", 1)                        # asked for before the data was fetched
+    with pytest.raises(FileNotFoundError, match="dashkit fetch cifar10"):
+        _ = run.images
+    np.savez(path, **arrays)
+    assert run.folder("teacher", 1) != empty
+    _ = run.images
+    read = run.folder("teacher", 1)
+    np.savez(path, **arrays | {"pixels": 255 - arrays["pixels"]})
+    assert run.folder("teacher", 1) == read != recipes.Run(run.profile, seed=1, root=run.root).folder("teacher", 1)
+    other = recipes.Run(run.profile, seed=1, root=run.root)
+    load = data.load
+    monkeypatch.setattr(data, "load", lambda *a, **k: (load(*a, **k), np.savez(path, **arrays))[0])
+    with pytest.raises(ValueError, match=r"cifar10\.npz was changed while it was read; start again"):
+        _ = other.images
 
 
 def test_a_scale_below_one_is_measured_too(tiny):

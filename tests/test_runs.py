@@ -128,6 +128,17 @@ def test_the_lock_of_a_killed_process_blocks_nobody_and_its_leftovers_go(tmp_pat
     assert list((tmp_path / "run").iterdir()) == []
 
 
+def test_a_lock_that_nobody_holds_is_a_leftover(tmp_path):
+    with runs.claim(tmp_path):
+        runs.remove_leftovers(tmp_path)
+        assert (tmp_path / ".lock").is_file()
+    (tmp_path / ".lock").write_text("process 1 on a machine")
+    runs.write_json(tmp_path / "a.json", {})                 # a writer cleans up after writers of this file alone
+    assert (tmp_path / ".lock").is_file()
+    runs.remove_leftovers(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+
+
 def test_a_later_claim_of_one_process_takes_over(tmp_path):
     with runs.claim(tmp_path) as first:
         assert runs.holds(tmp_path, first)
