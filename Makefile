@@ -79,7 +79,7 @@ lowest: $(VENV)/.ready-test
 	@PYTHONPATH="$(CURDIR)" PATH="$(CURDIR)/$(VENV)-lowest/bin:$$PATH" $(VENV)-lowest/bin/python -m pytest -q -n auto $(TESTS)
 
 lab: $(VENV)/.ready
-	@$(BIN)/jupyter lab --ServerApp.ip=127.0.0.1 notebooks
+	@$(BIN)/jupyter lab --ServerApp.ip=127.0.0.1 --LabApp.news_url=None --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate notebooks
 
 doctor: $(VENV)/.ready
 	@$(BIN)/dashkit doctor

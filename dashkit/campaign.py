@@ -4,6 +4,7 @@
 fit, and works until its turn is over; the same command goes on from there.  Notebook 10 does the same.
 """
 
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -54,7 +55,11 @@ def make_plan(run: Run, hours: float, *, fid_samples: int = 50_000) -> Plan:
         raise ValueError(f"hours must be in (0, 10000] and fid_samples at least 20, not {hours!r} and {fid_samples!r}")
     path = plan_path(run)
     if path.is_file():
-        return _read_plan(run, path, hours, fid_samples)
+        plan, most = _read_plan(run, path)
+        if (plan.hours, most) != (hours, fid_samples):
+            raise ValueError(f"{path} plans {plan.hours:g} hours and at most {short(most)} samples, not {hours:g} and "
+                             f"{fid_samples}: go on with the same, or delete it to plan anew")
+        return plan
     p, cost = run.profile, budget.rates(run)
     seconds = {stage: share * hours * 3600 for stage, share in SHARES.items()}
     lockstep = p.seeds * (cost.teacher_pass + len(p.arms) * cost.student_update)
@@ -74,8 +79,8 @@ def make_plan(run: Run, hours: float, *, fid_samples: int = 50_000) -> Plan:
     return make_plan(run, hours, fid_samples=fid_samples)
 
 
-def _read_plan(run: Run, path: Path, hours: float, fid_samples: int) -> Plan:
-    """A plan made before; ValueError unless it is one of this run, and of what is asked for now."""
+def _read_plan(run: Run, path: Path) -> tuple[Plan, object]:
+    """A plan made before, and how many samples were asked for; ValueError unless it is one of this run."""
     saved, p = runs.read_json(path, "plan", "fid_samples"), run.profile
     found = saved["plan"]
     most = {"hours": 10_000, "teacher_steps": p.teacher_steps, "student_steps": p.student_steps,
@@ -85,10 +90,7 @@ def _read_plan(run: Run, path: Path, hours: float, fid_samples: int) -> Plan:
             type(v) is int or (type(v) is float and k not in whole) for k, v in found.items()) or not all(
             0 < v <= most[k] for k, v in found.items()):
         raise ValueError(f"{path} holds no plan of {p.name}; delete it to plan anew")
-    if (found["hours"], saved["fid_samples"]) != (hours, fid_samples):
-        raise ValueError(f"{path} plans {found['hours']:g} hours and at most {short(saved['fid_samples'])} samples, "
-                         f"not {hours:g} and {fid_samples}: go on with the same, or delete it to plan anew")
-    return Plan(**found)
+    return Plan(**found), saved["fid_samples"]
 
 
 def _fid_passes(run: Run, cost: budget.Rates) -> float:
@@ -104,6 +106,12 @@ def planned(run: Run, plan: Plan) -> Run:
     """The run with the steps of its plan."""
     steps = {"teacher_steps": plan.teacher_steps, "student_steps": plan.student_steps}
     return replace(run, profile=replace(run.profile, **steps))
+
+
+def begun(run: Run) -> Run:
+    """The run as its campaign trains it, if one was begun; else the run itself."""
+    path = plan_path(run)
+    return planned(run, _read_plan(run, path)[0]) if path.is_file() else run
 
 
 class Guidance(NamedTuple):
@@ -201,6 +209,7 @@ def fid_parts(run: Run, plan: Plan, model: nn.Module, arm: str, seed: int, name:
     path = fid_path(run, plan, arm, seed, name, reference)
     if path.is_file():
         return
+    recipes.check_current(run, arm, seed, model)
     parts = parts_path(path, reference)
     for start in range(0, n, PART):
         part = parts / f"{start:06d}.safetensors"
@@ -221,9 +230,8 @@ def fid_parts(run: Run, plan: Plan, model: nn.Module, arm: str, seed: int, name:
     if extract.classifier is not None:
         found.append({"metric": f"is@{name}", "value": fid.inception_score(features, extract.classifier), "n": n})
     runs.write_table(path, recipes.tidy(run, arm, seed, found))
-    for file in files:
-        file.unlink()
-    parts.rmdir()
+    for folder in path.parent.glob(f"{path.stem}-*"):
+        shutil.rmtree(folder)
 
 
 def _read_part(path: Path, n: int, reference: fid.Statistics) -> Tensor:

@@ -1,4 +1,4 @@
-"""Intervals over training seeds, shares of a gain, and verdicts by rules that were written before the run.  Layer 1.
+"""Intervals over training seeds, shares of a gain, and verdicts by rules that were written before the sweep.  Layer 2.
 
 All resampling is of training seeds, jointly across arms: the arms of one seed share their randomness, so their
 differences are paired.
@@ -227,12 +227,12 @@ def rules(factorial_arms: Mapping[frozenset, str], *, w: float, w_max: float) ->
         out += [
             Rule("C7", f"share of L_un, leave-one-out against scratch, {where}", "67% / 62%", metric,
                  ("scratch", "dash", "dash_no_un"), lambda m: (m.dash_no_un - m.dash) / (m.scratch - m.dash),
-                 Bound(0.6), f"{parts}#shares", _minus("scratch", "dash")),
+                 Bound(0.6), f"{parts}#the-shares", _minus("scratch", "dash")),
             Rule("C7", f"share of L_un, one-in, {where}", "67% / 62%", metric, ("im_base", "im_un_base", "dash"),
-                 lambda m: (m.im_base - m.im_un_base) / (m.im_base - m.dash), Bound(0.6), f"{parts}#shares",
+                 lambda m: (m.im_base - m.im_un_base) / (m.im_base - m.dash), Bound(0.6), f"{parts}#the-shares",
                  _minus("im_base", "dash")),
             Rule("C7", f"share of L_un, Shapley, {where}", "67% / 62%", metric, tuple(factorial_arms.values()),
-                 _share_of("UAT", "U", factorial_arms), Bound(0.6), f"{parts}#shares", _minus("im_base", "dash")),
+                 _share_of("UAT", "U", factorial_arms), Bound(0.6), f"{parts}#the-shares", _minus("im_base", "dash")),
         ]
     curricula = {"dash_no_tirt": "frozen at its start", "dash_relearned": "relearned", "dash_uniform": "off"}
     for arm, other in curricula.items():
@@ -313,7 +313,7 @@ def structural_rows() -> list[dict]:
     from dashkit.objectives import composite_metric
 
     ranks = {n: torch.linalg.matrix_rank(composite_metric(torch.arange(1.0, n + 1))).item() for n in (1, 2, 4)}
-    where = "03_is_the_gap_underdetermined#one-scale"
+    where = "03_is_the_gap_underdetermined#several-scales-from-rank-to-conditioning"
     return [
         exact_row("C8", "rank of the composite metric for one w", "cannot identify the gap", ranks[1],
                   holds=ranks[1] < 2, rule="holds for one w if the rank is below 2", figure=where),

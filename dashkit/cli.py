@@ -67,7 +67,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code: 0 done, 1 failed, 2 bad input."""
+    """Run one command; returns the exit code: 0 done, 1 not fit or failed, 2 refused or broken off, 130 interrupted."""
     options, several = parser().parse_args(arguments), int(os.environ.get("WORLD_SIZE", "1")) > 1
     try:
         if several and options.command not in TOGETHER:
@@ -120,10 +120,11 @@ def _fetch(options: argparse.Namespace) -> int:
 def _export(options: argparse.Namespace) -> int:
     from pathlib import Path
 
-    from dashkit import export, recipes
+    from dashkit import campaign, export, recipes
 
-    run = _start(options)
-    teacher = options.arm == "teacher"
+    run, teacher = _start(options), options.arm == "teacher"
+    if not run.is_trained(options.arm, run.seed):
+        run = campaign.begun(run)
     model = recipes.load_teacher(run).model if teacher else recipes.load_student(run, options.arm, run.seed)
     export.write(model, Path(options.folder))
     print(options.folder)
@@ -147,7 +148,7 @@ def _campaign(options: argparse.Namespace) -> int:
         return 0
     results = campaign.table(run, plan, extract, reference)
     print(campaign.summary(results).to_string(float_format="{:.3g}".format))
-    _publish(options, run, results)
+    _publish(options, run, results, plan=plan._asdict(), reference=reference.n)
     return 0
 
 
@@ -180,13 +181,13 @@ def _sweep(options: argparse.Namespace) -> int:
     return 0
 
 
-def _publish(options: argparse.Namespace, run: "recipes.Run", table: "pd.DataFrame") -> None:
+def _publish(options: argparse.Namespace, run: "recipes.Run", table: "pd.DataFrame", **facts: object) -> None:
     if options.publish:
         from dashkit import publish, runs
 
         folder = publish.RESULTS / run.profile.name
         publish.write(table, runs.manifest(settings=run.profile.asdict(), seed=run.seed,
-                                           device=publish.devices(table)), folder)
+                                           device=publish.devices(table), **facts), folder)
         print(folder / "results.csv")
 
 

@@ -27,8 +27,8 @@ class GapStats(NamedTuple):
 def gap_stats(student: Branches, teacher: Branches) -> GapStats:
     """Statistics of the gaps of `student` and `teacher`, both (B, ...), over all B samples.
 
-    NaN where the teacher's gap is zero everywhere; a zero student gap has cos 0.  Samples whose teacher gap is below a
-    millionth of the mean have no direction and do not count in cos.
+    NaN or infinite where the teacher's gap is zero everywhere; a zero student gap has cos 0.  Samples whose teacher gap
+    is below a millionth of the mean have no direction and do not count in cos.
     """
     s, t = student.gap.flatten(1).double(), teacher.gap.flatten(1).double()
     if s.shape != t.shape or len(s) == 0:

@@ -49,8 +49,9 @@ def devices(table: pd.DataFrame) -> str:
 
 
 def write(table: pd.DataFrame, manifest: dict, folder: Path) -> None:
-    """Write `results.csv` with six digits and `manifest.json`, which holds the table's SHA-256."""
-    content = table.to_csv(index=False, float_format="%.6g").encode()
+    """Write `results.csv`, values with six digits and counts with all, and `manifest.json`, which holds its SHA-256."""
+    values = [f"{v:.0f}" if float(v).is_integer() and abs(v) < 2**53 else f"{v:.6g}" for v in table.value]
+    content = table.assign(value=values).to_csv(index=False).encode()
     runs.write_bytes(folder / "results.csv", content)
     runs.write_json(folder / "manifest.json", manifest | {"sha256": hashlib.sha256(content).hexdigest()})
 

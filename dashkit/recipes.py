@@ -315,6 +315,7 @@ def distil(run: Run, teacher: Teacher, arms: Sequence[str], seed: int) -> Iterat
     if not arms:
         return
     check_eval(teacher.model)
+    check_current(run, "teacher", run.seed, teacher.model)
     images, table = run.images, {a: objective(a) for a in arms}
     learners = {
         a: Learner(_student(run, teacher, row, seed), lr=p.student_lr * row.lr, steps=p.student_steps,
@@ -388,6 +389,7 @@ def unfinished(run: Run, arms: Sequence[str], seed: int) -> list[str]:
     missing, folder = [a for a in arms if not run.is_trained(a, seed)], _lockstep(run, arms, seed)
     if not missing:
         _clear(folder)
+        return []                                # whether or not another process still sees the checkpoint
     return arms if (folder / CHECKPOINT).is_file() else missing
 
 
@@ -397,9 +399,10 @@ def _clear(folder: Path) -> None:
         return
     runs.remove_leftovers(folder)
     if (folder / CHECKPOINT).is_file():          # a folder that may be read alone is not touched
-        (folder / CHECKPOINT).unlink()
-    if folder.is_dir() and not any(folder.iterdir()):
-        folder.rmdir()
+        (folder / CHECKPOINT).unlink(missing_ok=True)
+    with suppress(OSError):                      # another process may have done it, or begun again
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
 
 
 def _student(run: Run, teacher: Teacher, row: Objective, seed: int) -> nn.ModuleDict:
@@ -531,6 +534,7 @@ def load_teacher(run: Run) -> Teacher:
     saved = _load_final(run, "teacher", run.seed)
     model = nn.ModuleDict({"net": UNet(run.profile.teacher), "tirt": curriculum.TIRT(run.base.cpu())})
     _fill(run, model, "teacher", run.seed, saved, prefix="ema.")
+    model["net"].loaded = run.weights("teacher", run.seed)
     losses = saved.tensors["losses"]
     history = pd.DataFrame({"step": range(1, len(losses) + 1), "loss": losses.tolist()})
     return Teacher(model["net"], model["tirt"]().detach(), history)
@@ -540,9 +544,19 @@ def load_student(run: Run, arm: str, seed: int) -> nn.Module:
     """The trained student of one arm and seed, as it is sampled; FileNotFoundError says how to train it."""
     row = objective(arm)
     if row.reuses:
-        return rivals.IndependentCondition(load_student(run, row.reuses, seed)).to(run.device).eval()
-    net = rivals.empty(row.student, run.profile.teacher, run.profile.student)
-    return _fill(run, net, arm, seed, _load_final(run, arm, seed), prefix="ema.net.")
+        net = rivals.IndependentCondition(load_student(run, row.reuses, seed)).to(run.device).eval()
+    else:
+        net = rivals.empty(row.student, run.profile.teacher, run.profile.student)
+        net = _fill(run, net, arm, seed, _load_final(run, arm, seed), prefix="ema.net.")
+    net.loaded = run.weights(arm, seed)
+    return net
+
+
+def check_current(run: Run, arm: str, seed: int, model: nn.Module) -> None:
+    """Raise ValueError if a loaded network is not the one on disk any more, under whose name its results would be."""
+    there = run.weights(arm, seed)
+    if there and getattr(model, "loaded", there) != there:
+        raise ValueError(f"{arm}, seed {seed}, was replaced on disk since it was loaded; load it again")
 
 
 def load_curriculum(run: Run, arm: str, seed: int) -> Tensor:
@@ -560,8 +574,10 @@ def _load_final(run: Run, arm: str, seed: int) -> runs.Saved:
     path = run.folder(arm, seed) / FINAL
     if not path.is_file():
         notebook = "02" if arm == "teacher" else "04"
+        other = ", ".join(stale(run, arm, seed))
+        there = f"; one that is there differs in {other}" if other else ""
         raise FileNotFoundError(f"{arm} of profile {run.profile.name}, seed {seed}, is not trained yet (no {path.name} "
-                                f"in {path.parent.name}): run notebook {notebook}")
+                                f"in {path.parent.name}{there}): run notebook {notebook}")
     saved = runs.load_tensors(path)
     wanted = _flat(run.teacher_settings() if arm == "teacher" else run.student_settings(arm, seed))
     found = _flat(saved.meta)
@@ -601,6 +617,7 @@ def get_students(run: Run, teacher: Teacher, arms: Sequence[str] | None = None) 
     trained = dict.fromkeys(objective(a).reuses or a for a in arms)
     missing = {s: unfinished(run, list(trained), s) for s in run.seeds}
     jobs = {f"seed {s}": partial(distil, run, teacher, m, s) for s, m in missing.items() if m}
+    _say_stale(run, missing)
     if jobs:
         ticks, title = len(jobs) * run.profile.student_steps, f"{sum(map(len, missing.values()))} students"
         side_by_side(run, jobs, at_once=run.profile.seeds, ticks=ticks, title=title)
@@ -626,6 +643,8 @@ def evaluate_all(run: Run, teacher: Teacher, students: Mapping[tuple[str, int], 
         runs.remove_leftovers(path.parent)               # a process may have died between the table and its lock
     missing = [key for key, path in paths.items() if not path.is_file()]
     if missing or not own.is_file():
+        for arm, seed, model in [("teacher", run.seed, teacher.model), *((*key, students[key]) for key in missing)]:
+            check_current(run, arm, seed, model)
         states = evaluate.held_out_states(run.schedule, run.images, run.profile.states, seed=SAMPLING_SEED)
         yardstick = Yardstick(states, evaluate.all_branches(teacher.model, states), _teacher_features(run, teacher))
         # counted here and not in the threads: the counter's hooks see all of them
@@ -634,7 +653,7 @@ def evaluate_all(run: Run, teacher: Teacher, students: Mapping[tuple[str, int], 
         def measure_one(arm: str, seed: int, model: nn.Module) -> Iterator[None]:
             with runs.claim(run.folder(arm, seed)):
                 table = _evaluate(run, arm, seed, model, teacher, yardstick, costs.get(_kind(model)))
-                runs.write_table(_evaluation_path(run, arm, seed), table)
+                runs.write_table(own if arm == "teacher" else paths[arm, seed], table)
             yield
 
         if not own.is_file():
@@ -650,7 +669,7 @@ def evaluate_all(run: Run, teacher: Teacher, students: Mapping[tuple[str, int], 
     if others:
         n = table.commit.isin(others).sum()
         print(f"{n} of {len(table)} measurements were made at commit {', '.join(others)}, this is {runs.commit()}; "
-              f"to make them again, delete {run.root / run.profile.name}/*/evaluation-*.csv")
+              f"to make all anew, delete evaluation-*.csv and features-* in {run.root / run.profile.name}/*")
     trained = _training_commits(run, list(keys))
     older = sorted(set(trained) - {runs.commit()})
     if older:
@@ -710,6 +729,14 @@ def stale(run: Run, arm: str, seed: int) -> list[str]:
     return list(differing)
 
 
+def _say_stale(run: Run, missing: Mapping[int, Sequence[str]]) -> None:
+    """Print why arms of some seeds are trained that were trained before."""
+    for arm, seed in [(arm, seed) for seed, arms in missing.items() for arm in arms if not run.is_trained(arm, seed)]:
+        changed = stale(run, arm, seed)
+        if changed:
+            print(f"{arm}, seed {seed}: trained before with another {', '.join(changed)}; trained again")
+
+
 def _flat(settings: Mapping, prefix: str = "") -> dict[str, object]:
     """Settings by name, those of a network as `teacher.ch`, with lists for tuples, as JSON gives them back."""
     found: dict[str, object] = {}
@@ -728,14 +755,10 @@ def sweep(run: Run, *, jobs: int = 1) -> pd.DataFrame:
     whatever `joblib.parallel_config` names, a Dask cluster too; they share the run folder and nothing else.
     """
     teacher = get_teacher(run)
-    for seed in run.seeds:
-        for arm in run.profile.arms:
-            changed = [] if run.is_trained(arm, seed) else stale(run, arm, seed)
-            if changed:
-                print(f"{arm}, seed {seed}: trained before with another {', '.join(changed)}; trained again")
     if jobs > 1:
         from joblib import Parallel, delayed
 
+        _say_stale(run, {seed: unfinished(run, run.profile.arms, seed) for seed in run.seeds})
         evaluate_all(run, teacher, {})               # the teacher's own, once, before the workers read it
         tasks = Parallel(n_jobs=jobs, return_as="generator_unordered")(
             delayed(_one_seed)(run, seed, max(1, torch.get_num_threads() // jobs)) for seed in run.seeds)
@@ -803,21 +826,32 @@ def get_results(run: Run, teacher: Teacher, students: Mapping[tuple[str, int], n
     A file that holds the same measurements stays: `real` alone is measured anew each time, in as many threads as there
     are, and the file may be somebody else's to write.
     """
-    results, kept = evaluate_all(run, teacher, students), read_results(run)
-    if kept is not None and _measured(kept) == _measured(results):
-        return kept
+    results = evaluate_all(run, teacher, students)
+    with suppress(ValueError):                           # a damaged one is written again
+        kept = read_results(run)
+        if kept is not None and _measured(kept) == _measured(results):
+            return kept
     runs.write_table(results_path(run), results)
     return results
 
 
 def _measured(results: pd.DataFrame) -> str:
-    return results[results.arm != "real"].to_csv(index=False)
+    return results[results.arm != "real"].sort_values(["arm", "seed", "metric"]).to_csv(index=False)
 
 
 def read_results(run: Run) -> pd.DataFrame | None:
-    """The table that `get_results` wrote for exactly these settings and weights, or None."""
+    """The table that `get_results` wrote for exactly these settings and weights, or None.
+
+    ValueError if it is not what was measured: it was cut short or changed.
+    """
     path = results_path(run)
-    return runs.read_results(path) if path.is_file() else None
+    keys = [("teacher", run.seed), *((arm, seed) for seed in run.seeds for arm in run.profile.arms)]
+    if not path.is_file() or not all(is_measured(run, *key) for key in keys):
+        return None
+    table = runs.read_results(path)
+    if _measured(table) != _measured(pd.concat([_read_evaluation(run, *k, _evaluation_path(run, *k)) for k in keys])):
+        raise ValueError(f"{path} does not hold what was measured; run notebook 04 again, which writes it anew")
+    return table
 
 
 def _evaluation_key(run: Run, arm: str, seed: int) -> str:

@@ -77,7 +77,7 @@ def remove_leftovers(folder: Path, name: str = "*") -> None:
     """Delete what killed processes left in a folder: temporary files and the lock, or the temporary files of one."""
     for path in (*folder.glob(f".{name}.*.tmp"), *([folder / ".lock"] if name == "*" else [])):
         with suppress(OSError), path.open("rb") as file:
-            if _lock(file):
+            if _lock(file) and os.path.samestat(os.fstat(file.fileno()), path.stat()):     # or it is another's by now
                 path.unlink()
 
 

@@ -130,9 +130,14 @@ def run_series(
         outcomes.append(Outcome(path.stem, "failed" if failure else "ok", seconds))
         print(f"  {path.stem:44s} {outcomes[-1].status:7s} {seconds:7.1f} s", flush=True)
 
-    results = recipes.read_results(run)
+    try:
+        results = recipes.read_results(run)
+    except ValueError as error:                       # a damaged table or network: the report says so
+        results, failure = None, failure or str(error)
     if results is not None:
         runs.write_table(folder / "results.csv", results)
+    else:
+        (folder / "results.csv").unlink(missing_ok=True)
     runs.write_json(folder / "series.json", {
         "profile": run.profile.name, "ok": not failure, "seconds": round(time.monotonic() - began, 1),
         "notebooks": [o._asdict() for o in outcomes], "seed": seed, "error": failure or None,

@@ -261,28 +261,47 @@ def disturbed(name: str, whole: Path, rng: random.Random) -> tuple[Counter, list
             outcome = refused(name, broken, pattern)
             remount(broken, "rw,size=1g")
             faults[kind] += outcome == []
-            found += [line for line in outcome if line != "went through"]
+            found += differences(expected, content(broken)) if outcome == ["went through"] else outcome
         run(name, broken)
         found += differences(expected, content(broken))
     return faults, found
 
 
+def hold(process: subprocess.Popen, folder: Path, wait: float) -> None:
+    """Stop a process while it holds a lock, some seconds after its first one."""
+    while process.poll() is None and not any(folder.rglob(".lock")):
+        time.sleep(0.01)
+    time.sleep(wait)
+    while process.poll() is None:
+        os.killpg(process.pid, signal.SIGSTOP)
+        if any(folder.rglob(".lock")):
+            return
+        os.killpg(process.pid, signal.SIGCONT)
+        time.sleep(0.01)
+
+
 def doubled(name: str, whole: Path, rng: random.Random, seconds: float) -> tuple[Counter, list[str]]:
-    """The same command twice: the second is refused, naming the first, or waits, and the first is not disturbed."""
+    """The same command twice: the second is refused, naming the first, which holds still meanwhile and then goes on.
+
+    A second fetch waits for the first, and takes what it brought.
+    """
     broken, found, refusals = whole.with_name("double"), [], Counter()
     for _ in range(TWICE):
         first = start(name, broken)
-        while first.poll() is None and not any(broken.rglob("*.lock")):       # or the second would be the first
-            time.sleep(0.01)
-        time.sleep(rng.uniform(0, 0.1 * seconds))
+        if name == "fetch":
+            time.sleep(rng.uniform(0, 0.3 * seconds))
+        else:
+            hold(first, broken, rng.uniform(0, 0.2 * seconds))
         outcome = refused(name, broken, BUSY.format(first.pid))
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(first.pid, signal.SIGCONT)
         refusals["second process"] += outcome == []
         found += [line for line in outcome if line != "went through"]
         if first.wait():
             found.append(f"the first {name} failed: {said(broken)[-300:]}")
         found += differences(content(whole), content(broken))
         shutil.rmtree(broken)
-    if not refusals.total() and name != "fetch":          # which waits for the first, and takes what it brought
+    if not refusals.total() and name != "fetch":
         found.append(f"a second {name} was never refused")
     return refusals, found
 

@@ -14,6 +14,7 @@ import tempfile
 import time
 import tomllib
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from packaging.requirements import Requirement
@@ -100,22 +101,24 @@ def regression() -> bool:
 
 def mutation() -> bool:
     """One digit changed in one stored output of each notebook: nbval must notice every one."""
-    missed = []
-    for path in notebooks():
-        notebook = json.loads(path.read_text())
-        if not _mutate(notebook):
-            missed.append(f"{path.name} (no stored digit to change)")
-            continue
-        mutant = path.with_name(f".mutant_{path.name}")
-        try:
-            mutant.write_text(json.dumps(notebook))
-            run = python(*NBVAL, str(mutant), capture_output=True, text=True)
-        finally:
-            mutant.unlink()
-        if run.returncode != 1 or "1 failed" not in run.stdout:
-            missed.append(path.name)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        missed = list(filter(None, pool.map(_missed, notebooks())))
     print(f"{len(notebooks()) - len(missed)} of {len(notebooks())} planted errors found", *missed, sep="\n  missed: ")
     return not missed
+
+
+def _missed(path: Path) -> str:
+    """The notebook's name if nbval does not notice that a digit of it was changed."""
+    notebook = json.loads(path.read_text())
+    if not _mutate(notebook):
+        return f"{path.name} (no stored digit to change)"
+    mutant = path.with_name(f".mutant_{path.name}")
+    try:
+        mutant.write_text(json.dumps(notebook))
+        run = python(*NBVAL, str(mutant), capture_output=True, text=True)
+    finally:
+        mutant.unlink()
+    return "" if run.returncode == 1 and "1 failed" in run.stdout else path.name
 
 
 def _mutate(notebook: dict) -> bool:

@@ -131,9 +131,12 @@ def test_fid_under_other_guidance_is_measured_again(run):
     values = []
     for made in (one, other, one):
         drawn.clear()
-        list(campaign.fid_parts(made, plan, zero.eval(), "dash", 1, "tag", raw, real))
         path = campaign.fid_path(made, plan, "dash", 1, "tag", real)
+        if not path.is_file():
+            path.with_name(f"{path.stem}-01234567").mkdir(parents=True)       # of an earlier classifier
+        list(campaign.fid_parts(made, plan, zero.eval(), "dash", 1, "tag", raw, real))
         values.append((runs.read_results(path).value[0], bool(drawn)))
+        assert [p for p in path.parent.iterdir() if p.is_dir()] == []
     assert values[0][0] == values[2][0] != values[1][0] and [new for _, new in values] == [True, True, False]
     assert len({campaign.fid_path(made, plan, "dash", 1, "w=1.5", real) for made in (one, other)}) == 1
 

@@ -1,5 +1,6 @@
 """Intervals, shares and verdicts, against simulations with a known truth and against other routes."""
 
+import json
 import re
 
 import numpy as np
@@ -155,6 +156,15 @@ def test_the_ledger_is_what_the_tables_give_and_covers_every_claim():
     pd.testing.assert_frame_equal(stored, fresh, check_dtype=False, rtol=1e-6)
 
 
+def test_every_row_of_the_ledger_leads_to_a_heading():
+    for figure in set(publish.ledger().figure):
+        name, _, anchor = figure.partition("#")
+        cells = json.loads((recipes.ROOT / "notebooks" / f"{name}.ipynb").read_text())["cells"]
+        text = "".join("".join(c["source"]) + "\n" for c in cells if c["cell_type"] == "markdown")
+        heads = [re.sub(r"[^\w -]", "", head.lower()).strip() for head in re.findall(r"^#+ (.*)$", text, re.M)]
+        assert anchor in [head.replace(" ", "-") for head in heads], figure
+
+
 @pytest.mark.parametrize(("measure", "metric", "a", "b"), [
     ("cos of the gap, DASH - composite", "cos", "dash", "composite"),
     ("rho, gap_match - DASH", "rho", "gap_match", "dash"),
@@ -180,6 +190,13 @@ def test_every_arm_has_the_learning_rate_that_tuning_chose():
     for arm, part in table.groupby("arm"):
         chosen = float(part.metric[part.value.idxmin()].removeprefix("frechet@lr="))
         assert PROFILES["digits"].student_lr * OBJECTIVES[arm].lr == pytest.approx(chosen)
+
+
+def test_counts_are_published_in_full_and_measurements_with_six_digits(tmp_path):
+    table = tidy().assign(profile="digits")
+    table["value"] = [1003137.0, 1234.56789, -0.000123456789, *table.value[3:]]
+    publish.write(table, {}, tmp_path / "digits")
+    assert publish.read("digits", tmp_path).table.value[:3].tolist() == [1003137, 1234.57, -0.000123457]
 
 
 def test_a_changed_table_is_refused(tmp_path):

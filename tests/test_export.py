@@ -7,7 +7,7 @@ import torch
 from diffusers import DDIMScheduler, UNet2DModel
 from safetensors.torch import load_file, save_file
 
-from dashkit import cli, export, recipes
+from dashkit import campaign, cli, export, recipes, runs
 from dashkit.profiles import PROFILES
 from dashkit.unet import UNet
 
@@ -54,6 +54,20 @@ def test_the_command_exports_a_trained_student(tiny, tmp_path, monkeypatch, caps
     monkeypatch.setattr(recipes, "start", lambda *a, **k: run)
     assert cli.main(["export", "dash", str(tmp_path / "out"), "--profile", "smoke"]) == 0
     saved = recipes.load_student(run, "dash", run.seed).state_dict()
+    assert all(torch.equal(v, saved[k]) for k, v in export.read(tmp_path / "out").state_dict().items())
+
+
+def test_the_command_exports_what_a_campaign_trained(tiny, tmp_path, monkeypatch, capsys):
+    run = tiny()
+    plan = campaign.Plan(10.0, 4, 3, 20, 40.0)
+    runs.write_json(campaign.plan_path(run), {"plan": plan._asdict(), "fid_samples": 20})
+    monkeypatch.setattr(recipes, "start", lambda *a, **k: run)
+    command = ["export", "dash", str(tmp_path / "out"), "--profile", "smoke"]
+    assert cli.main(command) == 2 and "dash of profile smoke, seed 1, is not trained yet" in capsys.readouterr().err
+    begun = campaign.planned(run, plan)
+    recipes.get_students(begun, recipes.get_teacher(begun))
+    assert cli.main(command) == 0 and not run.is_trained("dash", 1)
+    saved = recipes.load_student(begun, "dash", 1).state_dict()
     assert all(torch.equal(v, saved[k]) for k, v in export.read(tmp_path / "out").state_dict().items())
 
 

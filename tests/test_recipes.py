@@ -383,11 +383,35 @@ def test_a_student_belongs_to_the_weights_of_its_teacher(tiny, capsys):
     recipes.sweep(run)
     retrained(run, "teacher")
     assert not run.is_trained("dash", 1) and not recipes.is_measured(run, "teacher", 1)
-    with pytest.raises(FileNotFoundError, match="dash of profile smoke, seed 1, is not trained yet"):
+    with pytest.raises(FileNotFoundError, match=r"not trained yet .*one that is there differs in teacher_weights\)"):
         recipes.load_student(run, "dash", 1)
-    capsys.readouterr()
-    recipes.sweep(run)
-    assert "dash, seed 1: trained before with another teacher_weights; trained again" in capsys.readouterr().out
+    for again in (recipes.sweep, lambda run: recipes.get_students(run, recipes.get_teacher(run))):
+        retrained(run, "teacher")
+        capsys.readouterr()
+        again(run)
+        said = "dash, seed 1: trained before with another teacher_weights; trained again"
+        assert capsys.readouterr().out.count(said) == 1
+
+
+def test_a_network_that_was_replaced_since_it_was_loaded_is_neither_measured_nor_distilled(trained):
+    run, teacher = trained
+    students = recipes.get_students(run, teacher)
+    retrained(run, "dash")
+    with pytest.raises(ValueError, match="dash, seed 1, was replaced on disk since it was loaded; load it again"):
+        recipes.get_results(run, teacher, students)
+    retrained(run, "teacher")
+    for work in (lambda: recipes.get_students(run, teacher), lambda: recipes.get_results(run, teacher, {})):
+        with pytest.raises(ValueError, match="teacher, seed 1, was replaced on disk since it was loaded"):
+            work()
+    assert not list(run.root.rglob("evaluation-*")) and not run.is_trained("dash", 1)
+
+
+def test_a_damaged_table_of_results_is_written_again(trained):
+    run, teacher = trained
+    students = recipes.get_students(run, teacher)
+    table = recipes.get_results(run, teacher, students)
+    recipes.results_path(run).write_bytes(b"profile;arm\xff")
+    assert recipes.get_results(run, teacher, students).equals(table) and recipes.read_results(run).equals(table)
 
 
 def test_locks_of_processes_that_died_when_their_work_was_done_go(trained):

@@ -139,6 +139,20 @@ def test_a_lock_that_nobody_holds_is_a_leftover(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
 
 
+def test_a_lock_that_became_another_processs_in_between_stays(tmp_path, monkeypatch):
+    path, real = tmp_path / ".lock", runs._lock
+    path.write_text("the first")
+
+    def lock(file):
+        path.unlink()                            # the first ends just then, and a second takes its place
+        path.write_text("the second")
+        return real(file)
+
+    monkeypatch.setattr(runs, "_lock", lock)
+    runs.remove_leftovers(tmp_path)
+    assert path.read_text() == "the second"
+
+
 def test_a_later_claim_of_one_process_takes_over(tmp_path):
     with runs.claim(tmp_path) as first:
         assert runs.holds(tmp_path, first)

@@ -81,6 +81,26 @@ def test_a_failed_series_says_so_everywhere(tmp_path, monkeypatch, capsys):
     assert "&lt;planted&gt;" in page and "<planted>" not in page and "00_fine.ipynb" in page
 
 
+@pytest.mark.parametrize(("damaged", "cut"), [("final", 100), ("results", 100), ("results", -5), ("results", None)])
+def test_a_series_over_damaged_files_says_so_and_leaves_no_old_verdict(
+    tiny, tmp_path, monkeypatch, capsys, damaged, cut
+):
+    run = tiny()
+    recipes.sweep(run)
+    (tmp_path / "notebooks").mkdir()
+    write(tmp_path / "notebooks" / "00_fine.ipynb", parameters='profile = "smoke"\nseed = 1\ndevice = "cpu"')
+    monkeypatch.setattr(series, "notebook_paths", lambda only=(): sorted((tmp_path / "notebooks").glob("*.ipynb")))
+    monkeypatch.setattr(recipes, "start", lambda *a, **k: run)
+    folder = tmp_path / "build" / "smoke"
+    assert series.run_series("smoke", seed=1, build=tmp_path / "build") and (folder / "results.csv").is_file()
+    path = run.folder("teacher", 1) / recipes.FINAL if damaged == "final" else recipes.results_path(run)
+    cut = cut or path.read_bytes()[:-1].rindex(b"\n") + 1                 # without its last row
+    path.write_bytes(path.read_bytes()[:cut])
+    assert not series.run_series("smoke", seed=1, build=tmp_path / "build") and not (folder / "results.csv").exists()
+    assert json.loads((folder / "series.json").read_text())["ok"] is False
+    assert f"FAILED  {path}" in capsys.readouterr().err and path.name in (folder / "index.html").read_text()
+
+
 def test_calibration_table_takes_means_over_seeds_and_divides_by_the_floor():
     def row(arm, seed, metric, value):
         return dict(zip(runs.COLUMNS, ("p", arm, seed, metric, value, 10, "cpu", "c"), strict=True))
