@@ -11,7 +11,7 @@
 # make tune     choose each arm's learning rate on a validation split
 # make chaos    kill training, sweep, evaluation, fetch and series; full disks, two at once: is anything lost? (KILLS=50)
 # make fuzz     files from a stranger for every reader: the right answer or one clear error (CASES=10000)
-# make mutants  change the mathematics one operator at a time: do the tests notice?
+# make mutants  change the mathematics one place at a time: do the tests notice? (ONLY=schedule)
 # make publish  ledger, cost and README from data/results and the last digits series
 #
 # PROFILE=smoke|digits|…   ONLY=02,04   SEED=7   DEVICE=cpu   SET="student_steps=100 arms=dash,scratch"   PYTHON=python3.12
@@ -69,6 +69,7 @@ fuzz: $(VENV)/.ready-test
 	@$(BIN)/python tests/fuzz.py --cases $(or $(CASES),10000) --seed $(or $(FUZZ_SEED),0)
 
 mutants: $(VENV)/.ready-test
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[mutants]'
 	@$(BIN)/python tests/mutants.py $(foreach m,$(subst $(comma), ,$(ONLY)),--only $(m))
 
 # the unit tests (or TESTS=…) on the lowest supported versions of the direct dependencies, in an environment of their own

@@ -40,7 +40,7 @@ def test_transfer_is_a_plain_tensor(cosine):
 
 
 def test_bad_curricula_are_refused(cosine):
-    with pytest.raises(ValueError, match="positive sum"):
+    with pytest.raises(ValueError, match=r"^omega must be a non-negative \(T,\) tensor with a positive sum$"):
         normalised(torch.zeros(4))
     for make in (min_snr, published):
         with pytest.raises(ValueError, match="gamma must be positive"):

@@ -3,7 +3,17 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from dashkit.guidance import branches, check_labels, check_w, constant, drop_labels, guidance_table, interval, tag
+from dashkit.guidance import (
+    branches,
+    check_eval,
+    check_labels,
+    check_w,
+    constant,
+    drop_labels,
+    guidance_table,
+    interval,
+    tag,
+)
 from dashkit.profiles import PROFILES
 from dashkit.unet import UNet
 
@@ -39,6 +49,21 @@ def test_labels_are_dropped_a_sample_at_a_time(generator):
     assert torch.equal(dropped[dropped != 10], y[dropped != 10])
     with pytest.raises(ValueError, match=r"\[0, 1\]"):
         drop_labels(y, 10, p=1.5, generator=generator)
+
+
+def test_which_labels_are_dropped_is_decided_by_the_generator_alone():
+    y, state = torch.arange(1000), torch.random.get_rng_state()
+    first, again, other = (drop_labels(y, 1000, p=0.5, generator=torch.Generator().manual_seed(s)) for s in (1, 1, 2))
+    assert torch.equal(first, again) and not torch.equal(first, other)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert drop_labels(y.to("meta"), 1000, p=0.5, generator=torch.Generator()).device.type == "meta"
+
+
+def test_a_network_in_train_mode_is_named_and_refused():
+    net = UNet(PROFILES["smoke"].student)
+    with pytest.raises(ValueError, match=r"^the UNet is in train mode; call its eval\(\)"):
+        check_eval(net)
+    check_eval(net.eval()), check_eval(lambda x, t, y: x)
 
 
 def test_tag_runs_from_strong_to_mild_as_published():

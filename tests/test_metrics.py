@@ -1,11 +1,15 @@
+import os
+
 import numpy as np
 import pytest
 import scipy.linalg
 import torch
+from torch.nn import functional as F
 
-from dashkit import data, profiles
+from dashkit import data, metrics, profiles
 from dashkit.guidance import Branches
 from dashkit.metrics import (
+    Classifier,
     class_accuracy,
     counted_passes,
     flops,
@@ -139,7 +143,7 @@ def test_frechet_distance_needs_two_samples_and_finite_ones():
         with pytest.raises(ValueError, match="N, M >= 2"):
             frechet_distance(a, bad)
     for first, second in ((a, a / 0), (a / 0, a)):
-        with pytest.raises(ValueError, match="must be finite"):
+        with pytest.raises(ValueError, match=r"^features must be finite: samples or weights hold NaN or infinity$"):
             frechet_distance(first, second)
 
 
@@ -166,6 +170,45 @@ def test_a_trained_classifier_is_frozen_and_knows_its_labels(generator):
             train_classifier(x, y.index_fill(0, torch.tensor([3]), label), num_classes=2, seed=0)
 
 
+def test_the_classifier_is_two_convolutions_and_two_linear_layers(generator):
+    judge = Classifier((1, 4, 4), 3).eval()
+    x = torch.randn((5, 1, 4, 4), generator=generator)
+    (a, _, b, *_, features), (_, logits) = judge.body, judge.head
+    hidden = F.max_pool2d(F.relu(b(F.relu(a(x)))), 2)
+    torch.testing.assert_close(judge.features(x), features(hidden.flatten(1)))
+    torch.testing.assert_close(judge(x), logits(F.relu(judge.features(x))))
+
+
+class Watched(torch.nn.Linear):
+    """In the classifier's place: keeps what it is shown."""
+
+    def __init__(self, shape, num_classes):
+        super().__init__(shape[0] * shape[1] * shape[2], num_classes)
+        self.shown = []
+
+    def forward(self, x):
+        self.shown.append(x)
+        return super().forward(x.flatten(1))
+
+
+@pytest.mark.parametrize(("images", "asked", "steps"), [(640, {}, 220), (640, {"epochs": 1}, 11),
+                                                        (63, {"epochs": 3}, 3), (640, {"epochs": 200}, 2000)])
+def test_the_classifier_sees_every_epoch_in_batches_of_64_up_to_2000(images, asked, steps, monkeypatch):
+    monkeypatch.setattr(metrics, "Classifier", Watched)
+    x, y = torch.zeros(images, 1, 4, 4), torch.arange(images) % 3
+    shown = train_classifier(x, y, num_classes=3, seed=0, **asked).shown
+    assert len(shown) == steps and all(batch.shape == (64, 1, 4, 4) for batch in shown)
+    assert torch.stack(shown[:3]).std().item() == pytest.approx(0.15, abs=0.01)
+    assert not torch.equal(shown[0][0], shown[0][1])                      # every image has a jitter of its own
+
+
+def test_labels_are_smoothed(monkeypatch):
+    seen, cross_entropy = [], F.cross_entropy
+    monkeypatch.setattr(F, "cross_entropy", lambda *_, **k: seen.append(k) or cross_entropy(*_, **k))
+    train_classifier(torch.zeros(8, 1, 4, 4), torch.zeros(8, dtype=torch.long), num_classes=2, seed=0, epochs=1)
+    assert seen == [{"label_smoothing": 0.05}]
+
+
 def test_chunks_are_of_the_size_asked_for():
     sizes = []
     assert torch.equal(in_chunks(lambda v: sizes.append(len(v)) or 2 * v, torch.arange(5), 2), 2 * torch.arange(5))
@@ -180,14 +223,29 @@ def test_images_are_counted_inside_the_block_alone(capsys):
     net(*inputs)
     assert passes == [6]
     assert flops(net) > 0 and capsys.readouterr().out == ""
+    assert flops(net.to("meta")) == flops(UNet(net.config))          # where the network is, wherever that is
 
 
-def test_peak_memory_is_what_is_held_at_once():
+def test_peak_memory_is_what_is_held_at_once(monkeypatch):
     def work():
         first = torch.ones(2**20)                            # 4 MiB
         del first
         second, third = torch.ones(2**19), torch.ones(2**19)
         return second, third
 
-    peak = peak_memory(work)
-    assert 4 * 2**20 <= peak < 4.5 * 2**20
+    def together():
+        return [torch.ones(2**18) for _ in range(3)]         # 3 MiB, none as large
+
+    monkeypatch.delenv("KINETO_LOG_LEVEL", raising=False)
+    assert 4 * 2**20 <= peak_memory(work) < 4.5 * 2**20
+    assert 3 * 2**20 <= peak_memory(together) < 3.5 * 2**20
+    assert os.environ["KINETO_LOG_LEVEL"] == "99"
+
+
+def test_peak_memory_on_cuda_is_the_allocators_above_what_was_there(monkeypatch):
+    order = []
+    for name, value in (("reset_peak_memory_stats", None), ("memory_allocated", 100), ("max_memory_allocated", 175)):
+        monkeypatch.setattr(torch.cuda, name, lambda device, n=name, v=value: order.append((n, device)) or v)
+    assert peak_memory(lambda: order.append("work"), device="cuda:1") == 75
+    assert order == [("reset_peak_memory_stats", "cuda:1"), ("memory_allocated", "cuda:1"), "work",
+                     ("max_memory_allocated", "cuda:1")]

@@ -76,8 +76,8 @@ def test_total_weights_terms_and_timesteps(pair):
     terms, omega_t = terms_of(pair(), pair()), torch.rand(16)
     expected = (omega_t * (terms["im"] + 0.1 * terms["an"])).sum() / 16
     torch.testing.assert_close(total(terms, {"im": 1.0, "an": 0.1}, omega_t), expected)
-    with pytest.raises(ValueError, match="unknown loss term imm; known: im, un"):
-        total(terms, {"imm": 1.0}, omega_t)
+    with pytest.raises(ValueError, match="unknown loss term imm, unn; known: im, un"):
+        total(terms, {"imm": 1.0, "unn": 1.0}, omega_t)
 
 
 def test_published_rows_and_the_default_arms():
@@ -96,6 +96,7 @@ def test_scales_are_drawn_evenly_from_the_row(generator):
     values, counts = w.unique(return_counts=True)
     assert values.tolist() == [1, 2, 3, 4] and counts.min() > 900
     assert set(pick_w(OBJECTIVES["composite"], torch.rand(50, generator=generator)).tolist()) == {4.0}
+    assert pick_w(OBJECTIVES["multi_w"], torch.empty(4, device="meta")).device.type == "meta"     # where the batch is
 
 
 def test_only_the_branches_of_a_row_get_a_gradient(pair):

@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 from diffusers import DDIMScheduler
@@ -9,6 +10,13 @@ from dashkit.schedule import Schedule, cosine, noised
 def test_cosine_equals_diffusers():
     theirs = DDIMScheduler(num_train_timesteps=1000, beta_schedule="squaredcos_cap_v2").alphas_cumprod
     torch.testing.assert_close(cosine(1000).alphas_cumprod, theirs, rtol=2e-5, atol=1e-9)
+
+
+def test_cosine_is_computed_in_double_precision():
+    u = np.arange(1001) / 1000
+    f = np.cos((u + 0.008) / 1.008 * np.pi / 2) ** 2
+    exact = np.cumprod(1 - np.minimum(1 - f[1:] / f[:-1], 0.999))
+    np.testing.assert_allclose(cosine(1000).alphas_cumprod.double().numpy(), exact, rtol=2**-24)   # rounding to float
 
 
 @pytest.mark.parametrize("steps", [1, 7, 30, 50, 300, 333, 999, 1000])
@@ -44,10 +52,16 @@ def test_one_generator_state_gives_one_batch(cosine):
     x0, y = torch.zeros(4, 1, 2, 2), torch.zeros(4, dtype=torch.long)
     a, b = (noised(cosine, x0, y, generator=torch.Generator().manual_seed(3)) for _ in range(2))
     assert torch.equal(a.x_t, b.x_t) and torch.equal(a.t, b.t)
+    assert a.x0 is x0 and a.y is y
+    assert noised(cosine, x0.double(), y, generator=torch.Generator()).eps.dtype == torch.float64
+
+
+def test_a_schedule_moves_as_it_is(cosine):
+    assert torch.equal(cosine.to("cpu").alphas_cumprod, cosine.alphas_cumprod)
 
 
 def test_impossible_tables_are_refused():
-    with pytest.raises(ValueError, match="inside"):
+    with pytest.raises(ValueError, match=r"^alphas_cumprod must be a 1-D tensor with every entry inside \(0, 1\)$"):
         Schedule(torch.tensor([0.5, 1.5]))
     with pytest.raises(ValueError, match="positive integer"):
         cosine(0)
