@@ -227,10 +227,9 @@ def plot_intervals(table: pd.DataFrame, *, ideal: float | None = None, xlabel: s
         colour = PALETTE.get(name, "#0072B2")
         ax.plot([row.lo, row.hi], [i, i], color=colour, lw=2.4, solid_capstyle="round")
         ax.plot(row.value, i, "o", color=colour, ms=6)
-    ax.set(yticks=range(len(table)), yticklabels=table.index, xlabel=xlabel)
+    ax.set(yticks=range(len(table)), yticklabels=table.index, xlabel=xlabel, ylim=(len(table) - 0.5, -0.5))
     if log:
         plain_log(ax, "x")
-    ax.invert_yaxis()
     return ax
 
 

@@ -295,6 +295,7 @@ def stripped(notebook: dict) -> dict:
 
 
 def main(arguments: Sequence[str]) -> int:
+    shutil.rmtree(WORK, ignore_errors=True)         # what was trained before would be spoken of in the stored outputs
     if arguments and arguments[0] == "refresh":
         refresh(arguments[1:])
         return 0
@@ -303,7 +304,6 @@ def main(arguments: Sequence[str]) -> int:
     unknown = [a for a in arguments if a not in STAGES]
     if unknown:
         sys.exit(f"unknown stage {', '.join(unknown)}; choose from {', '.join(STAGES)}, or refresh")
-    shutil.rmtree(WORK, ignore_errors=True)
     verdicts = {}
     for name in arguments or STAGES:
         print(f"\n=== {name}", flush=True)

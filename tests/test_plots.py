@@ -38,3 +38,13 @@ def test_the_w_curve_divides_distances_by_the_floor_and_leaves_accuracies():
     table = pd.DataFrame(rows, columns=["arm", "seed", "metric", "value"])
     assert plots.w_curve(table).to_dict("records") == [{"arm": "dash", "seed": 0, "w": 1.5, "value": 2.5}]
     assert plots.w_curve(table, "accuracy").value.item() == pytest.approx(0.9)
+
+
+def test_intervals_begin_at_the_top_with_room_at_both_ends_on_shared_axes_too():
+    table = pd.DataFrame({"value": [1.0, 2.0], "lo": [0.5, 1.5], "hi": [1.5, 2.5]}, index=["first", "last"])
+    for axes in (1, 2, 3):
+        figure, shared = plots.plt.subplots(1, axes, sharey=True, squeeze=False)
+        for ax in shared.flat:
+            plots.plot_intervals(table, ax=ax)
+        assert [ax.get_ylim() for ax in shared.flat] == [(1.5, -0.5)] * axes
+        plots.plt.close(figure)
