@@ -295,15 +295,15 @@ def stripped(notebook: dict) -> dict:
 
 
 def main(arguments: Sequence[str]) -> int:
+    unknown = [a for a in arguments if a not in STAGES]
+    if unknown and arguments[0] not in ("refresh", "stable"):
+        sys.exit(f"unknown stage {', '.join(unknown)}; choose from {', '.join(STAGES)}, or refresh")
     shutil.rmtree(WORK, ignore_errors=True)         # what was trained before would be spoken of in the stored outputs
     if arguments and arguments[0] == "refresh":
         refresh(arguments[1:])
         return 0
     if arguments and arguments[0] == "stable":
         return 0 if stable(arguments[1:]) else 1
-    unknown = [a for a in arguments if a not in STAGES]
-    if unknown:
-        sys.exit(f"unknown stage {', '.join(unknown)}; choose from {', '.join(STAGES)}, or refresh")
     verdicts = {}
     for name in arguments or STAGES:
         print(f"\n=== {name}", flush=True)

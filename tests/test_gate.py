@@ -31,3 +31,19 @@ def test_an_audit_that_gives_no_report_is_no_pass(monkeypatch, capsys):
 
 def test_direct_dependencies_are_read_from_the_project():
     assert {"torch", "jupyterlab", "scikit-learn", "pytest", "torch-fidelity"} <= gate._direct()
+
+
+@pytest.mark.parametrize("command", ["refresh", "stable"])
+def test_outputs_are_stored_from_a_start_with_nothing_trained(command, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(gate, "WORK", tmp_path / "work")
+    monkeypatch.setattr(gate, command, lambda numbers: seen.append((numbers, gate.WORK.exists())) or True)
+    (tmp_path / "work" / "runs").mkdir(parents=True)
+    assert gate.main([command, "04"]) == 0 and seen == [(["04"], False)]
+
+
+def test_a_misspelt_stage_is_refused_and_loses_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(gate, "WORK", tmp_path)
+    with pytest.raises(SystemExit, match="unknown stage lnt; choose from lint, unit"):
+        gate.main(["lnt"])
+    assert tmp_path.is_dir()
