@@ -15,7 +15,8 @@ from torch import Tensor
 
 from dashkit.runs import write_bytes
 
-DATASETS = ("digits", "digits_validation", "fashion_mnist", "cifar10", "cifar10_mirrored", "cifar100", "imagenet64")
+DATASETS = ("digits", "digits_validation", "fashion_mnist", "cifar10", "cifar10_mirrored", "cifar16",
+            "cifar16_mirrored", "cifar100", "imagenet64")
 HELD_OUT, VALIDATION = 500, 300
 MAX_RATIO = 50           # how far an .npz may be compressed, beyond its first MiB
 MAX_PIXELS = 2**25       # of one image in a folder
@@ -87,16 +88,17 @@ def load(name: str, *, cache: Path = Path("data/cache")) -> Images:
 
     `digits` are the 1,797 8x8 digits inside scikit-learn, 500 of them held out by a fixed stratified split;
     `digits_validation` are the training images of that split, 300 of them held out, for choosing settings.
-    `cifar10_mirrored` are the training images of CIFAR-10 and their mirror images.  Every other set is read from
-    `cache`/NAME.npz, with the arrays `pixels` and `test_pixels`, uint8 (N, C, H, W), and `labels` and `test_labels`,
-    integers (N,).  ValueError for an unknown name, FileNotFoundError if there is no file.
+    `cifar16` is CIFAR-10 at half size, each pixel the mean of 2x2; `cifar10_mirrored` and `cifar16_mirrored` have the
+    training images and their mirror images.  Every other set is read from `cache`/NAME.npz, with the arrays `pixels`
+    and `test_pixels`, uint8 (N, C, H, W), and `labels` and `test_labels`, integers (N,).  ValueError for an unknown
+    name, FileNotFoundError if there is no file.
     """
     if name == "digits":
         return _digits()
     if name == "digits_validation":
         return _split(_digits().pixels.numpy(), _digits().labels.numpy(), VALIDATION)
-    if name == "cifar10_mirrored":
-        plain = load("cifar10", cache=cache)
+    if name.endswith("_mirrored") and name in DATASETS:
+        plain = load(name.removesuffix("_mirrored"), cache=cache)
         return replace(plain, pixels=torch.cat([plain.pixels, plain.pixels.flip(3)]), labels=plain.labels.repeat(2))
     if name not in DATASETS:
         raise ValueError(f"unknown data set {name!r}; choose from {', '.join(DATASETS)}")
@@ -208,6 +210,17 @@ def save(images: Images, path: Path) -> None:
     np.savez(buffer, pixels=images.pixels, labels=images.labels, test_pixels=images.test_pixels,
              test_labels=images.test_labels)
     write_bytes(path, buffer.getvalue())
+
+
+def halved(pixels: np.ndarray) -> np.ndarray:
+    """uint8 images (N, C, H, W) at half size, each pixel the mean of 2x2, rounded half up.
+
+    >>> halved(np.array([[[[0, 1], [2, 3]]]], dtype=np.uint8)).tolist()
+    [[[[2]]]]
+    """
+    n, c, h, w = pixels.shape
+    sums = pixels.reshape(n, c, h // 2, 2, w // 2, 2).sum((3, 5), dtype=np.uint16)
+    return ((sums + 2) // 4).astype(np.uint8)
 
 
 def _digits() -> Images:

@@ -11,6 +11,7 @@ from dashkit.data import Images
 from dashkit.guidance import Branches, Model, branches, check_eval, check_labels
 from dashkit.metrics import (
     Classifier,
+    ColourClassifier,
     GapStats,
     class_accuracy,
     frechet_distance,
@@ -27,15 +28,17 @@ from dashkit.schedule import Noised, Schedule, noised
 class Judge(NamedTuple):
     """What samples are held against: a classifier trained on the training images, and the held-out images."""
 
-    classifier: Classifier
-    reference: Tensor   # (M, 32)  features of the held-out images
+    classifier: Classifier | ColourClassifier
+    reference: Tensor   # (M, D)   features of the held-out images
     floor: Tensor       # (draws,) Fréchet distances of n real training images to the held-out ones
     accuracy: float     # of the classifier on the held-out images
 
 
-def make_judge(images: Images, *, n: int, seed: int) -> Judge:
-    """Train the classifier and measure the floor for n samples (or as many as there are images)."""
-    classifier = train_classifier(images.x0, images.labels, num_classes=images.num_classes, seed=seed)
+def make_judge(images: Images, *, n: int, seed: int, classifier: Classifier | ColourClassifier | None = None) -> Judge:
+    """Train the classifier, unless there is one, and measure the floor for n samples (or as many as there are images).
+    """
+    if classifier is None:
+        classifier = train_classifier(images.x0, images.labels, num_classes=images.num_classes, seed=seed)
     n = min(n, len(images.pixels))
     floor = real_floor(classifier.features, images.x0, images.test_x0, n, seed=seed, draws=32)
     return Judge(

@@ -1,6 +1,7 @@
 """What a student is trained on: loss terms a sample, and objectives as rows of coefficients.  Layer 2."""
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -68,10 +69,14 @@ OBJECTIVES = {
     "gap_match":       Objective({"im": 1.0, "gap": 1.0}),
     "multi_w":         Objective({"comp": 1.0}, w=(1.0, 2.0, 3.0, 4.0)),
     "composite":       Objective({"comp": 1.0}, lr=0.25),
+    "composite_mild":  Objective({"comp": 1.0}, w=(1.5,)),
+    "composite_an":    Objective({"comp": 1.0, "an": 0.1}, lr=0.25),
     "cond_only":       Objective({"im": 1.0}),
     "cond_only_icg":   Objective({"im": 1.0}, reuses="cond_only"),
     "label_drop":      Objective({"im": 0.5, "un_c": 0.5}),
     "label_drop_10":   Objective({"im": 0.9, "un_c": 0.1}),
+    "kd_drop":         Objective({"im": 0.9, "un": 0.1}),
+    "no_un_noise":     Objective({"im": 1.0, "an": 0.1, "an_un": 0.1}),
     "fitnets":         Objective({"im": 1.0, "hint": 0.1}),
     "single_head":     Objective({"guided": 1.0}, student="single_head"),
     "pruning":         Objective(_NOISE, curriculum="base", student="pruned", lr=0.25),
@@ -102,8 +107,14 @@ def pick_w(row: Objective, u: Tensor) -> Tensor:
 
     The numbers are the batch's, not the arm's, so that all arms share their randomness.
     """
-    scales = torch.tensor(row.w, device=u.device)
+    scales = _scales(row.w, u.device)
     return scales[(u * len(scales)).long()]
+
+
+@lru_cache(maxsize=64)
+def _scales(w: tuple[float, ...], device: torch.device) -> Tensor:
+    """The scales (n,) on a device, copied there once: a copy in every step would make a GPU wait."""
+    return torch.tensor(w, device=device)
 
 
 def composite_metric(w: Tensor) -> Tensor:

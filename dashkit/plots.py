@@ -25,6 +25,7 @@ PALETTE = {   # colour-blind safe (Okabe and Ito); one colour an arm, everywhere
     "single_head": "#C51B7D", "pruning": "#666600", "slicing": "#996633", "dash_sliced": "#00429D",
     "label_drop": "#5E3C99", "cond_only_icg": "#B2ABD2", "label_drop_10": "#8073AC", "dash_uniform": "#80B1D3",
     "dash_relearned": "#01665E", "im_un_base": "#4393C3", "im_an_base": "#92C5DE", "im_base": "#F4A582",
+    "composite_mild": "#B35806", "composite_an": "#F1A340", "kd_drop": "#542788", "no_un_noise": "#7FBC41",
 }
 
 

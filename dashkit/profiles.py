@@ -11,7 +11,11 @@ from dashkit.unet import UNetConfig
 BASES = ("uniform", "min_snr", "published")
 """The curricula that a teacher may start from; see `dashkit.curriculum`."""
 PRECISIONS = ("float32", "bfloat16")
-"""What networks compute in while they train and draw samples for FID; weights and measurements are always float32."""
+"""What networks compute in while they train and draw samples for FID; measurements are always float32."""
+STORED = ("float32", "float16")
+"""What finished weights are kept in: with float16 a teacher is rounded before any student learns from it."""
+CLASSIFIERS = ("small", "colour")
+"""The classifier whose features measure samples: seconds on a CPU, or minutes and meant for photographs."""
 
 
 @dataclass(frozen=True)
@@ -43,12 +47,16 @@ class Profile:
     samples: int              # for each point of the w-curve
     states: int               # noised held-out states for the gap statistics
     precision: str = "float32"     # one of PRECISIONS
+    stored: str = "float32"        # one of STORED
+    classifier: str = "small"      # one of CLASSIFIERS
+    sampling_sets: int = 1         # sets of labels and noise that quality is measured on, `samples` images each
     exact_bandwidth: float = 0.0   # above 0 the teacher is not trained but exact, a kernel density of this bandwidth
 
     def __post_init__(self) -> None:
         for name, (low, high) in _RANGES.items():
             _check_number(name, getattr(self, name), low, high, whole=name in _WHOLE)
-        for name, allowed in (("base", BASES), ("precision", PRECISIONS)):
+        for name, allowed in (("base", BASES), ("precision", PRECISIONS), ("stored", STORED),
+                              ("classifier", CLASSIFIERS)):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}, not {getattr(self, name)!r}")
         for name in ("arms", "ws"):
@@ -68,7 +76,13 @@ class Profile:
             raise ValueError(f"sample_steps must be at most T={self.T}, not {self.sample_steps}")
 
     def asdict(self) -> dict:
-        return dataclasses.asdict(self)
+        """The settings by name; those added later are left out where they say nothing, so that what was made before them
+        keeps its fingerprint."""
+        settings = dataclasses.asdict(self)
+        for name, default in (("stored", "float32"), ("classifier", "small"), ("sampling_sets", 1)):
+            if settings[name] == default:
+                del settings[name]
+        return settings
 
 
 _RANGES = {
@@ -76,9 +90,10 @@ _RANGES = {
     "teacher_steps": (1, 10**8), "teacher_lr": (1e-8, 1), "teacher_ema": (0, 0.999999),
     "student_steps": (1, 10**8), "student_lr": (1e-8, 1), "student_ema": (0, 0.999999),
     "warmup": (0, 10**6), "clip": (1e-6, 1e6), "seeds": (1, 1000), "w": (0, 20),
-    "exact_bandwidth": (0, 10), "sample_steps": (1, 10_000), "samples": (10, 10**6), "states": (10, 10**6),
+    "exact_bandwidth": (0, 10), "sample_steps": (1, 10_000), "samples": (10, 10**6), "states": (10, 10**6), "sampling_sets": (1, 100),
 }
-_WHOLE = {"T", "batch", "teacher_steps", "student_steps", "warmup", "seeds", "sample_steps", "samples", "states"}
+_WHOLE = {"T", "batch", "teacher_steps", "student_steps", "warmup", "seeds", "sample_steps", "samples", "states",
+          "sampling_sets"}
 
 
 def _check_number(name: str, value: object, low: float, high: float, *, whole: bool = False) -> None:
@@ -94,6 +109,8 @@ ARMS = ("dash", "dash_no_im", "dash_no_un", "dash_no_an", "dash_no_tirt", "dash_
 """Every row of `objectives.OBJECTIVES`: what `dashkit sweep` compares."""
 
 _MAIN = ("dash", "dash_no_un", "composite", "cond_only", "scratch")
+_COLOUR = ("dash", "dash_no_un", "dash_no_an", "dash_no_tirt", "gap_match", "multi_w", "composite", "composite_mild",
+           "composite_an", "cond_only", "kd_drop", "no_un_noise", "scratch")
 _SERIES = ("dash", "dash_no_un", "gap_match", "multi_w", "composite", "cond_only", "scratch")
 
 
@@ -107,6 +124,10 @@ def _colour(ch: int, blocks: int, classes: int, *, channels: int = 3, dropout: f
 
 def _proof(ch: int) -> UNetConfig:
     return UNetConfig(32, channels=3, num_classes=10, ch=ch, ch_mult=(1, 2, 2), blocks=1, groups=ch // 4, attention=(8,))
+
+
+def _half(ch: int, blocks: int, groups: int) -> UNetConfig:
+    return UNetConfig(16, channels=3, num_classes=10, ch=ch, ch_mult=(1, 2, 2), blocks=blocks, groups=groups, attention=(8,))
 
 
 def _imagenet(ch: int, blocks: int) -> UNetConfig:
@@ -157,6 +178,12 @@ PROFILES |= {
         PROFILES["cifar10"], name="cifar10_fast", dataset="cifar10_mirrored", teacher=_colour(128, 2, 10),
         base="min_snr", batch=256, teacher_lr=8e-4, teacher_ema=0.9996, student_lr=1e-3, student_ema=0.9996, warmup=500,
         seeds=1, arms=_MAIN, ws=(1.0, 1.25, 1.5, 2.0), samples=1000, states=2000, precision="bfloat16"),
+    # CIFAR-10 at 16x16: guidance matters there, and a GPU trains teacher and students in minutes
+    "cifar16": dataclasses.replace(
+        PROFILES["cifar10"], name="cifar16", dataset="cifar16_mirrored", teacher=_half(32, 2, 8), student=_half(16, 1, 4),
+        base="min_snr", batch=256, teacher_steps=20_000, teacher_lr=2e-3, teacher_ema=0.9995, student_steps=4000,
+        student_lr=4e-3, student_ema=0.999, warmup=200, seeds=5, arms=_COLOUR, ws=(1.0, 1.5, 2.0, 3.0, 4.0), samples=1000,
+        sampling_sets=5, states=5000, precision="bfloat16", stored="float16", classifier="colour"),
     # every stage on real CIFAR-10 within minutes of a CPU; says nothing about the method
     "cifar10_proof": dataclasses.replace(
         PROFILES["cifar10"], name="cifar10_proof", teacher=_proof(32), student=_proof(16), base="min_snr", batch=32,

@@ -16,13 +16,14 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 import pandas as pd
 import torch
+from filelock import FileLock
 from torch import Tensor, nn
 
 from dashkit import curriculum, data, evaluate, guidance, parallel, rivals, runs
 from dashkit.exact import ExactTeacher
 from dashkit.fetch import sha256
 from dashkit.guidance import W_MAX, Branches, branches, check_eval, drop_labels
-from dashkit.metrics import counted_passes, flops, gap_stats
+from dashkit.metrics import ColourClassifier, counted_passes, flops, gap_stats, train_colour_classifier
 from dashkit.objectives import Objective, distil_terms, objective, per_sample, pick_w, total
 from dashkit.profiles import Profile, resolve
 from dashkit.schedule import Noised, Schedule, cosine, noised
@@ -178,7 +179,8 @@ class Run:
 
     @cached_property
     def judge(self) -> evaluate.Judge:
-        return evaluate.make_judge(self.images, n=self.profile.samples, seed=0)
+        colour = _colour_classifier(self) if self.profile.classifier == "colour" else None
+        return evaluate.make_judge(self.images, n=self.profile.samples, seed=0, classifier=colour)
 
     @cached_property
     def base(self) -> Tensor:
@@ -196,13 +198,18 @@ class Run:
 
     def quick(self, net: nn.Module) -> nn.Module:
         """The same network as it is to be called, compiled at its first call if the run says so."""
-        return torch.compile(net, dynamic=False) if self.compile and isinstance(net, nn.Module) else net
+        if not (self.compile and isinstance(net, nn.Module)):
+            return net
+        torch._dynamo.config.recompile_limit = 64         # each precision, batch size and mode is a graph of its own
+        torch._dynamo.config.fail_on_recompile_limit_hit = True         # more would run uncompiled, and say nothing
+        return torch.compile(net, dynamic=False)
 
     def teacher_settings(self) -> dict:
         names = ("dataset", "teacher", "exact_bandwidth", "T", "base", "gamma", "label_dropout", "batch",
                  "teacher_steps", "teacher_lr", "teacher_ema", "warmup", "clip", "precision")
         settings = self.profile.asdict()
         own = {"data": self.data_digest} if self.data_digest else {}
+        own |= {k: settings[k] for k in ("stored",) if k in settings}
         return {k: settings[k] for k in names} | own | {"seed": self.seed}
 
     def student_settings(self, arm: str, seed: int) -> dict:
@@ -232,6 +239,28 @@ class Run:
         none, as of an exact teacher."""
         path = self._final(arm, seed)
         return runs.checksum(path) if path.is_file() else ""
+
+
+def _colour_classifier(run: Run) -> ColourClassifier:
+    """The classifier of colour images, trained once and kept beside the networks: on a CPU it takes minutes."""
+    model = ColourClassifier(run.images.shape, run.images.num_classes)
+    key = runs.fingerprint([run.profile.dataset, run.data_digest])
+    path = run.root / run.profile.name / f"classifier-{key}.safetensors"
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.with_suffix(".lock")):
+            if not path.is_file():
+                images = run.images
+                trained = train_colour_classifier(images.pixels, images.labels, num_classes=images.num_classes, seed=0)
+                runs.save_tensors(path, {k: v.contiguous() for k, v in trained.state_dict().items()},
+                                  {"dataset": run.profile.dataset, "commit": runs.commit()})
+    weights = dict(runs.load_tensors(path).tensors)
+    try:
+        check_weights(model, weights)
+    except ValueError as error:
+        raise ValueError(f"{path} does not hold this classifier ({error}); delete it to train it again") from error
+    model.load_state_dict(weights)
+    return model.to(run.device, memory_format=torch.channels_last).eval().requires_grad_(False)
 
 
 @lru_cache(maxsize=16)
@@ -509,7 +538,8 @@ def _finish(run: Run, home: Path, name: str, learner: Learner, losses: Tensor, s
     """Write manifest, then averaged weights and losses: a folder with weights is a finished one, and stays as it is."""
     if (home / FINAL).is_file():
         return
-    tensors = {"losses": losses, **{f"ema.{k}": v for k, v in learner.ema.state_dict().items()}}
+    kind = getattr(torch, run.profile.stored)
+    tensors = {"losses": losses, **{f"ema.{k}": v.to(kind) for k, v in learner.ema.state_dict().items()}}
     runs.write_json(home / "manifest.json", runs.manifest(
         profile=run.profile.name, arm=name, seed=settings["seed"], device=runs.device_name(run.device),
         seconds=round(seconds, 1), settings=settings))
@@ -702,10 +732,12 @@ def _teacher_features(run: Run, teacher: Teacher) -> dict[str, Tensor]:
     path = run.folder("teacher", run.seed) / f"features-{_evaluation_key(run, 'teacher', run.seed)}.safetensors"
     if not path.is_file():
         scales = progress(run.profile.ws, total=len(run.profile.ws), title="the teacher's samples")
-        found = {f"w={w:g}": measure(run, teacher.model, w).features for w in scales}
+        found = {f"{_of_set(k)}w={w:g}": measure(run, teacher.model, w, sampling_set=k).features
+                 for w in scales for k in range(run.profile.sampling_sets)}
         runs.save_tensors(path, found, {"profile": run.profile.name, "seed": run.seed})
     features = runs.load_tensors(path, device=run.device).tensors
-    wanted = {f"w={w:g}": (run.profile.samples, *run.judge.reference.shape[1:]) for w in run.profile.ws}
+    wanted = {f"{_of_set(k)}w={w:g}": (run.profile.samples, *run.judge.reference.shape[1:])
+              for w in run.profile.ws for k in range(run.profile.sampling_sets)}
     if {k: tuple(v.shape) for k, v in features.items() if v.is_floating_point()} != wanted:
         raise ValueError(f"{path} does not hold the features of this profile's samples; delete it to draw them again")
     return features
@@ -856,7 +888,9 @@ def read_results(run: Run) -> pd.DataFrame | None:
 
 def _evaluation_key(run: Run, arm: str, seed: int) -> str:
     p = run.profile
-    return runs.fingerprint([p.w, p.ws, p.samples, p.sample_steps, p.states, SAMPLING_SEED, run.weights(arm, seed)])
+    more = [p.sampling_sets, p.classifier] if (p.sampling_sets, p.classifier) != (1, "small") else []
+    return runs.fingerprint(
+        [p.w, p.ws, p.samples, p.sample_steps, p.states, SAMPLING_SEED, run.weights(arm, seed), *more])
 
 
 def _evaluation_path(run: Run, arm: str, seed: int) -> Path:
@@ -892,6 +926,8 @@ def _evaluate(run: Run, arm: str, seed: int, model: nn.Module, teacher: Teacher,
     found.append({"metric": "w_corrected", "value": guidances["corrected"], "n": p.states})
     if arm in ("teacher", "dash"):
         guidances |= matched_tables(p.T)
+    elif p.classifier == "colour":
+        guidances["tag"] = guidance.tag(p.T)
     for name, w in guidances.items():
         reference = features[f"w={max(p.ws):g}"] if name == "corrected" else features.get(name)
         if arm == "teacher" and reference is not None:       # its samples were drawn already, for the others
@@ -899,6 +935,13 @@ def _evaluate(run: Run, arm: str, seed: int, model: nn.Module, teacher: Teacher,
         else:
             quality = measure(run, model, w)
         found += evaluate.quality_rows(name, quality, reference)
+    for k in range(1, p.sampling_sets):                      # other labels and noise: how much of a difference is luck
+        for w in p.ws:
+            reference = features[f"{_of_set(k)}w={w:g}"]
+            quality = (evaluate.quality_of(run.judge, reference, run.images.num_classes) if arm == "teacher"
+                       else measure(run, model, w, sampling_set=k))
+            found += [row | {"metric": _of_set(k) + row["metric"]}
+                      for row in evaluate.quality_rows(f"w={w:g}", quality, reference)]
 
     if arm == "teacher" or objective(arm).curriculum == "relearned":
         omega = teacher.omega if arm == "teacher" else load_curriculum(run, arm, seed)
@@ -954,11 +997,22 @@ def _rank_of_difficulty(run: Run, arm: str, omega: Tensor, own: Branches, target
     return evaluate.rank_of_difficulty(omega, run.base, losses, states.t)
 
 
-def measure(run: Run, model: nn.Module, w: float | Tensor, **ddim_arguments) -> evaluate.Quality:
-    """The quality of a model under one guidance, a number or a table, by the run's own protocol."""
+def _of_set(k: int) -> str:
+    """What stands before a metric that was measured on another set of labels and noise than the first."""
+    return f"set{k}:" if k else ""
+
+
+def measure(
+    run: Run, model: nn.Module, w: float | Tensor, *, sampling_set: int = 0, **ddim_arguments
+) -> evaluate.Quality:
+    """The quality of a model under one guidance, a number or a table, by the run's own protocol.
+
+    Every model gets the same labels and noise; each `sampling_set` is another draw of them.
+    """
     p = run.profile
-    settings = {"n": p.samples, "steps": p.sample_steps, "seed": SAMPLING_SEED} | ddim_arguments
-    return evaluate.measure_quality(model, run.schedule, run.judge, shape=run.images.shape, w=w,
+    settings = {"n": p.samples, "steps": p.sample_steps, "seed": SAMPLING_SEED + 100_003 * sampling_set,
+                "batch": 1000 if run.device.type == "cuda" else 256} | ddim_arguments
+    return evaluate.measure_quality(run.quick(model), run.schedule, run.judge, shape=run.images.shape, w=w,
                                     num_classes=run.images.num_classes, device=run.device, **settings)
 
 

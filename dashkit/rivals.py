@@ -75,7 +75,7 @@ def pruned(teacher: UNet, config: UNetConfig) -> UNet:
     Magnitude pruning: one threshold for all weight matrices, biases and norms stay.  The shapes stay too, so this saves
     parameters to store, and no operations.  Zeros get no gradient and so stay zero under AdamW and in its average.
     """
-    net = UNet(teacher.config)
+    net = UNet(teacher.config).to(next(teacher.parameters()).device)        # its masks stay where it is trained
     net.load_state_dict(teacher.state_dict())
     with torch.device("meta"):
         budget = n_parameters(UNet(config))
@@ -89,7 +89,7 @@ def pruned(teacher: UNet, config: UNetConfig) -> UNet:
         mask = (weight.detach().abs() > threshold).to(weight)
         with torch.no_grad():
             weight.mul_(mask)
-        weight.register_hook(lambda gradient, mask=mask: gradient * mask.to(gradient))
+        weight.register_hook(lambda gradient, mask=mask: gradient * mask)
     return net
 
 
@@ -128,8 +128,9 @@ def sliced(teacher: UNet, config: UNetConfig) -> UNet:
             "norm_out.weight": weights["norm_out.weight"][last], "norm_out.bias": weights["norm_out.bias"][last],
             "conv_out.weight": weights["conv_out.weight"][:, last], "conv_out.bias": weights["conv_out.bias"]}
     # the embedding is four times as wide as the network, and its units stay as they are: the first of each run
-    units = torch.arange(0, 4 * big.ch, ratio)
-    sines = torch.arange(0, big.ch, ratio)
+    device = first.device
+    units = torch.arange(0, 4 * big.ch, ratio, device=device)
+    sines = torch.arange(0, big.ch, ratio, device=device)
     cut |= {"time_mlp.0.weight": weights["time_mlp.0.weight"][units][:, sines] * ratio,
             "time_mlp.0.bias": weights["time_mlp.0.bias"][units],
             "time_mlp.2.weight": weights["time_mlp.2.weight"][units][:, units] * ratio,
@@ -148,7 +149,7 @@ def _strongest(net: UNet, width: int, ratio: int) -> Tensor:
                    if isinstance(m, nn.Conv2d) and m.out_channels == width)
     group = width // net.config.groups
     order = strength.reshape(-1, group).sum(1).argsort(descending=True)[: net.config.groups // ratio].sort().values
-    return (order[:, None] * group + torch.arange(group)).flatten()
+    return (order[:, None] * group + torch.arange(group, device=order.device)).flatten()
 
 
 def _layers(cfg: UNetConfig, blocks: int, of: int) -> Iterator[tuple[str, tuple[int, ...]]]:

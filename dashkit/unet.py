@@ -54,13 +54,24 @@ def timestep_embedding(t: Tensor, dim: int) -> Tensor:
     return torch.cat([angles.sin(), angles.cos()], dim=1)
 
 
+class GroupNorm(nn.GroupNorm):
+    """GroupNorm in the type of its input.  Autocast alone would compute it in float32, at twice the memory traffic; its
+    sums are in float32 anyway."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.dtype == self.weight.dtype:
+            return super().forward(x)
+        with torch.autocast(x.device.type, enabled=False):
+            return F.group_norm(x, self.num_groups, self.weight.to(x.dtype), self.bias.to(x.dtype), self.eps)
+
+
 class ResBlock(nn.Module):
     def __init__(self, cin: int, cout: int, emb: int, cfg: UNetConfig) -> None:
         super().__init__()
-        self.norm1 = nn.GroupNorm(cfg.groups, cin, eps=1e-6)
+        self.norm1 = GroupNorm(cfg.groups, cin, eps=1e-6)
         self.conv1 = nn.Conv2d(cin, cout, 3, padding=1)
         self.emb = nn.Linear(emb, cout)
-        self.norm2 = nn.GroupNorm(cfg.groups, cout, eps=1e-6)
+        self.norm2 = GroupNorm(cfg.groups, cout, eps=1e-6)
         self.dropout = nn.Dropout(cfg.dropout)
         self.conv2 = nn.Conv2d(cout, cout, 3, padding=1)
         self.skip = nn.Conv2d(cin, cout, 1) if cin != cout else nn.Identity()
@@ -77,14 +88,15 @@ class Attention(nn.Module):
 
     def __init__(self, c: int, cfg: UNetConfig) -> None:
         super().__init__()
-        self.norm = nn.GroupNorm(cfg.groups, c, eps=1e-6)
+        self.norm = GroupNorm(cfg.groups, c, eps=1e-6)
         self.qkv = nn.Linear(c, 3 * c)
         self.out = nn.Linear(c, c)
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.norm(x).flatten(2).transpose(1, 2)       # (B, H*W, C)
         q, k, v = self.qkv(h).chunk(3, dim=-1)
-        h = self.out(F.scaled_dot_product_attention(q, k, v))
+        h = F.scaled_dot_product_attention(*(part[:, None] for part in (q, k, v)))      # the fused kernels want a head
+        h = self.out(h[:, 0])
         return x + h.transpose(1, 2).reshape(x.shape)
 
 
@@ -159,7 +171,7 @@ class UNet(nn.Module):
             if i > 0:
                 self.up.append(Up(c))
 
-        self.norm_out = nn.GroupNorm(cfg.groups, c, eps=1e-6)
+        self.norm_out = GroupNorm(cfg.groups, c, eps=1e-6)
         self.conv_out = nn.Conv2d(c, cfg.channels, 3, padding=1)
 
     def forward(self, x_t: Tensor, t: Tensor, y: Tensor) -> Tensor:
@@ -177,7 +189,11 @@ class UNet(nn.Module):
             x = layer(x, emb)                                # (B, C, H/2^L, W/2^L)
         for layer in self.up:
             x = layer(torch.cat([x, skips.pop()], dim=1), emb) if isinstance(layer, Stage) else layer(x)
-        return self.conv_out(F.silu(self.norm_out(x)))       # (B, C, H, W)
+        x = F.silu(self.norm_out(x))
+        if x.dtype == self.conv_out.weight.dtype:
+            return self.conv_out(x)                          # (B, C, H, W)
+        with torch.autocast(x.device.type, enabled=False):   # eps in float32: the gap is a small difference of two
+            return self.conv_out(x.float())
 
 
 def n_parameters(model: nn.Module) -> int:

@@ -111,10 +111,12 @@ DEFINED = {     # as the paper writes them
     "un + 0.1 an": ("dash_no_im",), "im + 0.1 an": ("dash_no_un", "im_an_base"),
     "im + un": ("dash_no_an", "im_un_base"),
     "im": ("im_base", "cond_only", "cond_only_icg"), "im + gap": ("gap_match",),
-    "comp": ("multi_w", "composite"), "im + 0.1 hint": ("fitnets",), "guided": ("single_head",),
+    "comp": ("multi_w", "composite", "composite_mild"), "comp + 0.1 an": ("composite_an",),
+    "im + 0.1 hint": ("fitnets",), "guided": ("single_head",),
     # label dropout in expectation: each share is the probability of its branch
     "0.9 an + 0.1 an_un": ("scratch", "pruning", "slicing"), "0.5 im + 0.5 un_c": ("label_drop",),
-    "0.9 im + 0.1 un_c": ("label_drop_10",),
+    "0.9 im + 0.1 un_c": ("label_drop_10",), "0.9 im + 0.1 un": ("kd_drop",),
+    "im + 0.1 an + 0.1 an_un": ("no_un_noise",),
 }  # fmt: skip
 
 
@@ -125,7 +127,7 @@ def test_every_arm_weights_its_terms_as_it_is_defined():
     defined = {arm: parsed(formula) for formula, arms in DEFINED.items() for arm in arms}
     assert {arm: row.lam for arm, row in OBJECTIVES.items()} == defined
     scales = {arm: row.w for arm, row in OBJECTIVES.items() if "comp" in row.lam}
-    assert scales == {"multi_w": (1, 2, 3, 4), "composite": (4,)}
+    assert scales == {"multi_w": (1, 2, 3, 4), "composite": (4,), "composite_mild": (1.5,), "composite_an": (4,)}
 
 
 def test_arms_differ_in_what_their_names_say():
