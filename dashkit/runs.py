@@ -7,6 +7,7 @@ import hashlib
 import importlib.metadata
 import json
 import os
+import re
 import platform
 import subprocess
 import sys
@@ -324,7 +325,8 @@ def fingerprint(settings: object) -> str:
 def commit() -> str:
     """The project's commit when this process first asked, with "+" if tracked files were changed since that commit.
 
-    "unknown" outside a clone, also where a folder above is a clone of something else.
+    Outside a clone it is what DASHKIT_COMMIT says, for a copy that was carried to a machine without git, or "unknown";
+    also where a folder above is a clone of something else.
     """
     here = Path(__file__).resolve().parent.parent
     git = ["git", "-C", str(here)]
@@ -333,7 +335,8 @@ def commit() -> str:
         head = subprocess.run([*git, "rev-parse", "--short=10", "HEAD"], capture_output=True, text=True, check=True)
         dirty = subprocess.run([*git, "diff", "--quiet", "HEAD", "--", "dashkit"], capture_output=True).returncode
     except (OSError, subprocess.CalledProcessError):
-        return "unknown"
+        told = os.environ.get("DASHKIT_COMMIT", "")
+        return told if re.fullmatch(r"[0-9a-f]{7,40}\+?", told) else "unknown"
     return head.stdout.strip() + ("+" if dirty else "")
 
 
