@@ -7,8 +7,8 @@ import hashlib
 import importlib.metadata
 import json
 import os
-import re
 import platform
+import re
 import subprocess
 import sys
 import tempfile
