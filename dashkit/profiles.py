@@ -183,7 +183,7 @@ PROFILES |= {
         PROFILES["cifar10"], name="cifar16", dataset="cifar16_mirrored", teacher=_half(32, 2, 8), student=_half(16, 1, 4),
         base="min_snr", batch=256, teacher_steps=20_000, teacher_lr=2e-3, teacher_ema=0.9995, student_steps=4000,
         student_lr=4e-3, student_ema=0.999, warmup=200, seeds=5, arms=_COLOUR, ws=(1.0, 1.5, 2.0, 3.0, 4.0), samples=1000,
-        sampling_sets=5, states=5000, precision="bfloat16", stored="float16", classifier="colour"),
+        sampling_sets=3, states=5000, precision="bfloat16", stored="float16", classifier="colour"),
     # every stage on real CIFAR-10 within minutes of a CPU; says nothing about the method
     "cifar10_proof": dataclasses.replace(
         PROFILES["cifar10"], name="cifar10_proof", teacher=_proof(32), student=_proof(16), base="min_snr", batch=32,
