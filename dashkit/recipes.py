@@ -20,6 +20,7 @@ from filelock import FileLock
 from torch import Tensor, nn
 
 from dashkit import curriculum, data, evaluate, guidance, parallel, rivals, runs
+from dashkit.capture import Replayed, ReplayedModel
 from dashkit.exact import ExactTeacher
 from dashkit.fetch import sha256
 from dashkit.guidance import W_MAX, Branches, branches, check_eval, drop_labels
@@ -204,6 +205,24 @@ class Run:
         torch._dynamo.config.fail_on_recompile_limit_hit = True         # more would run uncompiled, and say nothing
         return torch.compile(net, dynamic=False)
 
+    @property
+    def captures(self) -> bool:
+        """Whether training steps and sampling are replayed as CUDA graphs: on one GPU, and without dropout."""
+        return (self.device.type == "cuda" and parallel.size() == 1 and self.profile.teacher.dropout == 0
+                and os.environ.get("DASHKIT_CUDA_GRAPHS") != "0")
+
+    @cached_property
+    def _samplers(self) -> dict[tuple, ReplayedModel]:
+        return {}
+
+    def sampler(self, model: nn.Module) -> nn.Module | ReplayedModel:
+        """A model as it is sampled: replayed where that pays, else as `quick` gives it."""
+        if not self.captures or type(model) is not UNet:
+            return self.quick(model)
+        if model.config not in self._samplers:
+            self._samplers[model.config] = ReplayedModel(model, compiled=self.compile)
+        return self._samplers[model.config].load(model)
+
     def teacher_settings(self) -> dict:
         names = ("dataset", "teacher", "exact_bandwidth", "T", "base", "gamma", "label_dropout", "batch",
                  "teacher_steps", "teacher_lr", "teacher_ema", "warmup", "clip", "precision")
@@ -356,6 +375,8 @@ def distil(run: Run, teacher: Teacher, arms: Sequence[str], seed: int) -> Iterat
     generator = torch.Generator(run.device).manual_seed(seed)
     hinted = any("hint" in row.lam for row in table.values())
     look = _in_parts(run, partial(_teach, run.quick(teacher.model), hinted=hinted))
+    if run.captures:
+        look = Replayed(look)
 
     def batches() -> Iterator[Drawn]:
         for x0, y in data.minibatches(images, p.batch, generator=generator):
@@ -513,7 +534,7 @@ def _claimed(run, folder, token, learners, loss_fn, batches, steps, generator, s
 
     last = began
     try:
-        for step in fit(learners, loss_fn, batches, steps=steps):
+        for step in fit(learners, loss_fn, batches, steps=steps, capture=run.captures):
             fresh.append(torch.stack([step.losses[name] for name in columns]))
             if len(fresh) == 100:
                 collect()
@@ -1012,7 +1033,8 @@ def measure(
     p = run.profile
     settings = {"n": p.samples, "steps": p.sample_steps, "seed": SAMPLING_SEED + 100_003 * sampling_set,
                 "batch": 1000 if run.device.type == "cuda" else 256} | ddim_arguments
-    return evaluate.measure_quality(run.quick(model), run.schedule, run.judge, shape=run.images.shape, w=w,
+    sampled = run.sampler(model) if settings["n"] >= 100 else model         # a graph does not pay for a few
+    return evaluate.measure_quality(sampled, run.schedule, run.judge, shape=run.images.shape, w=w,
                                     num_classes=run.images.num_classes, device=run.device, **settings)
 
 

@@ -3,6 +3,7 @@
 import copy
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from itertools import pairwise
 from typing import NamedTuple, TypeVar
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dashkit import parallel
+from dashkit.capture import Replayed
 
 Batch = TypeVar("Batch")
 LR_MIN = 1e-6
@@ -57,7 +59,9 @@ class Learner:
         self.model, self.lr, self.steps, self.warmup, self.clip, self.decay = model, lr, steps, warmup, clip, ema
         self._ema = copy.deepcopy(model).eval()
         self.vector, self.average = flatten(model), flatten(self._ema).detach()
-        self.optimiser = torch.optim.AdamW([self.vector], lr=lr, fused=True)
+        cuda = self.vector.is_cuda
+        self._rate = torch.tensor(lr, device=self.vector.device) if cuda else None      # where a CUDA graph reads it
+        self.optimiser = torch.optim.AdamW([self.vector], lr=self._rate if cuda else lr, fused=True, capturable=cuda)
         self.done = self.averaged = 0
 
     @property
@@ -73,7 +77,21 @@ class Learner:
         A loss may come in parts, made one after another, so that only one's activations are held.  Returns the sum.
         Where several processes train as one, losses and gradients are the means of theirs.
         """
-        self.optimiser.param_groups[0]["lr"] = cosine_lr(self.done, lr=self.lr, steps=self.steps, warmup=self.warmup)
+        self.prepare()
+        whole = self.move(loss)
+        self.done += 1
+        return whole
+
+    def prepare(self) -> None:
+        """Set the learning rate of the next step."""
+        rate = cosine_lr(self.done, lr=self.lr, steps=self.steps, warmup=self.warmup)
+        if self._rate is None:
+            self.optimiser.param_groups[0]["lr"] = rate
+        else:
+            self._rate.fill_(rate)
+
+    def move(self, loss: Tensor | Iterable[Tensor]) -> Tensor:
+        """What `update` does to tensors; a CUDA graph can record it from the second step on."""
         self.vector.grad.zero_()
         whole = torch.zeros((), device=self.vector.device)
         for part in [loss] if isinstance(loss, Tensor) else loss:
@@ -83,7 +101,6 @@ class Learner:
         nn.utils.clip_grad_norm_(self.vector, self.clip)
         self.optimiser.step()
         self._follow()
-        self.done += 1
         return whole
 
     def _follow(self) -> None:
@@ -118,6 +135,8 @@ class Learner:
         self.model.load_state_dict(part("model."))
         self._ema.load_state_dict(part("ema."))
         self.optimiser.load_state_dict({**self.optimiser.state_dict(), "state": {0: slot}})
+        if self._rate is not None:
+            self.optimiser.param_groups[0]["lr"] = self._rate       # it was copied
         self.done, self.averaged = done, averaged
 
 
@@ -150,6 +169,7 @@ def fit(
     *,
     steps: int,
     check_every: int = 25,
+    capture: bool = False,
 ) -> Iterator[Step]:
     """Train `learners` on the same batches until each has done `steps` updates; yields after each.
 
@@ -157,9 +177,11 @@ def fit(
     a batch, its loss is computed in halves, quarters, …, with equal results up to rounding; a batch is then a tensor or
     a NamedTuple of tensors.  The caller logs, plots, saves and may stop at any time.  Raises FloatingPointError with
     the learner and the step when a loss is not finite, or has grown to a hundred times what it was in the first steps
-    (looked at every `check_every` steps and at the last one).
+    (looked at every `check_every` steps and at the last one).  With `capture` a step is recorded as a CUDA graph and
+    replayed: loss_fn must then draw no random numbers.
     """
     parts = 1
+    replayed = Replayed(partial(_move_all, learners, loss_fn)) if capture else None
     done = {learner.done for learner in learners.values()}
     if len(done) != 1:
         raise ValueError(f"learners in lockstep must have done the same number of steps, not {sorted(done)}")
@@ -167,6 +189,8 @@ def fit(
     first: dict[str, float] = {}
     for number, batch in zip(range(done.pop() + 1, steps + 1), batches, strict=False):
         losses = {}
+        if replayed is not None:
+            losses = _replay(replayed, learners, batch)
         for name, learner in learners.items():
             while name not in losses:
                 try:
@@ -183,6 +207,25 @@ def fit(
                 _check_losses(name, number, torch.stack(values).tolist(), first)
                 values.clear()
         yield Step(number, losses)
+
+
+def _move_all(
+    learners: Mapping[str, Learner], loss_fn: Callable[[str, nn.Module, Batch], Tensor], batch: Batch
+) -> Tensor:
+    """One step of every learner; their losses (n,)."""
+    return torch.stack([learner.move(loss_fn(name, learner.model, batch)) for name, learner in learners.items()])
+
+
+def _replay(replayed: Replayed, learners: Mapping[str, Learner], batch: Batch) -> dict[str, Tensor]:
+    """One step of every learner through a CUDA graph, which knows nothing of learning rates and counters."""
+    for learner in learners.values():
+        learner.prepare()
+    before = {name: learner.averaged for name, learner in learners.items()}
+    losses = replayed(batch)
+    for name, learner in learners.items():
+        learner.done += 1
+        learner.averaged = before[name] + 1
+    return dict(zip(learners, losses.unbind(), strict=True))
 
 
 def batch_size(batch: Batch) -> int:

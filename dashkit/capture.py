@@ -1,0 +1,85 @@
+"""CUDA graphs: work that is done again and again in the same shapes costs the CPU one call in place of a thousand.
+Layer 0.
+
+Small networks are bound by the launches of their kernels.  A graph records them once and replays them together.
+"""
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten, tree_map
+
+WARM_UP = 3          # calls carried out as usual: libraries choose their algorithms, optimisers make their state
+
+
+class Replayed:
+    """work(*inputs) as a CUDA graph; inputs and result are tensors, or tuples and dictionaries of tensors.
+
+    The first calls and those with other shapes are carried out as usual.  `work` must ask nothing of the host, must
+    draw no random numbers, and must change tensors only in place.  Where a graph cannot be made, a line says so, and all
+    calls are carried out as usual.
+    """
+
+    def __init__(self, work: Callable[..., Any]) -> None:
+        self.work, self.calls, self.graph = work, 0, None
+        self.stream = torch.cuda.Stream()
+
+    def __call__(self, *inputs: Any) -> Any:
+        if self.calls > WARM_UP and self.graph is None:
+            return self.work(*inputs)
+        self.calls += 1
+        if self.calls <= WARM_UP:
+            self.stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(self.stream):
+                result = self.work(*inputs)
+            torch.cuda.current_stream().wait_stream(self.stream)
+            return result
+        if self.graph is None and not self._capture(inputs):
+            return self.work(*inputs)
+        given, kept = tree_flatten(inputs)[0], tree_flatten(self.inputs)[0]
+        if [v.shape for v in given] != [v.shape for v in kept]:
+            return self.work(*inputs)
+        torch._foreach_copy_([k for k in kept if k.numel()], [g for g in given if g.numel()])
+        self.graph.replay()
+        return tree_map(Tensor.clone, self.result)           # the next replay writes over the graph's own
+
+    def _capture(self, inputs: Any) -> bool:
+        self.inputs = tree_map(Tensor.clone, inputs)
+        graph = torch.cuda.CUDAGraph()
+        try:
+            with torch.cuda.graph(graph, stream=self.stream):
+                self.result = self.work(*self.inputs)
+        except RuntimeError as error:
+            print(f"no CUDA graph is made: {str(error).splitlines()[0][:200]}")
+            return False
+        self.graph = graph
+        return True
+
+
+class ReplayedModel:
+    """A network's forward pass without gradients, replayed as a CUDA graph for each batch size.
+
+    `load` puts the weights of another network of the same shape in place, so that one set of graphs serves many.
+    """
+
+    training = False
+
+    def __init__(self, net: nn.Module, *, compiled: bool = False) -> None:
+        self.net = copy.deepcopy(net).eval().requires_grad_(False)
+        self.null_label = net.null_label
+        self._called = torch.compile(self.net, dynamic=False) if compiled else self.net
+        self._replayed: dict[torch.Size, Replayed] = {}
+
+    def load(self, net: nn.Module) -> "ReplayedModel":
+        state, other = self.net.state_dict(), net.state_dict()
+        torch._foreach_copy_([state[k] for k in state], [other[k] for k in state])
+        return self
+
+    @torch.no_grad()
+    def __call__(self, x_t: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        if x_t.shape not in self._replayed:
+            self._replayed[x_t.shape] = Replayed(torch.no_grad()(self._called))
+        return self._replayed[x_t.shape](x_t, t, y)
