@@ -19,8 +19,8 @@ class Replayed:
     """work(*inputs) as a CUDA graph; inputs and result are tensors, or tuples and dictionaries of tensors.
 
     The first calls and those with other shapes are carried out as usual.  `work` must ask nothing of the host, must
-    draw no random numbers, and must change tensors only in place.  Where a graph cannot be made, a line says so, and all
-    calls are carried out as usual.
+    draw no random numbers, and must change tensors only in place.  Where a graph cannot be made, a line says so, and
+    all calls are carried out as usual.
     """
 
     def __init__(self, work: Callable[..., Any]) -> None:
