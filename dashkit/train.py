@@ -2,9 +2,9 @@
 
 import copy
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from itertools import pairwise
+from itertools import cycle, pairwise
 from typing import NamedTuple, TypeVar
 
 import torch
@@ -16,6 +16,7 @@ from dashkit.capture import Replayed
 Batch = TypeVar("Batch")
 LR_MIN = 1e-6
 EXPLODED = 100.0      # times the loss of the first steps
+BRANCHES = 4          # learners of a CUDA graph that a GPU may work on at once: one small network does not fill it
 
 
 def cosine_lr(step: int, *, lr: float, steps: int, warmup: int) -> float:
@@ -181,7 +182,10 @@ def fit(
     replayed: loss_fn must then draw no random numbers.
     """
     parts = 1
-    replayed = Replayed(partial(_move_all, learners, loss_fn)) if capture else None
+    replayed = None
+    if capture:
+        streams = [torch.cuda.Stream() for _ in range(min(BRANCHES, len(learners)))]
+        replayed = Replayed(partial(_move_all, learners, loss_fn, streams))
     done = {learner.done for learner in learners.values()}
     if len(done) != 1:
         raise ValueError(f"learners in lockstep must have done the same number of steps, not {sorted(done)}")
@@ -210,10 +214,19 @@ def fit(
 
 
 def _move_all(
-    learners: Mapping[str, Learner], loss_fn: Callable[[str, nn.Module, Batch], Tensor], batch: Batch
+    learners: Mapping[str, Learner], loss_fn: Callable[[str, nn.Module, Batch], Tensor],
+    streams: Sequence[torch.cuda.Stream], batch: Batch,
 ) -> Tensor:
-    """One step of every learner; their losses (n,)."""
-    return torch.stack([learner.move(loss_fn(name, learner.model, batch)) for name, learner in learners.items()])
+    """One step of every learner, shared out to streams; their losses (n,)."""
+    main, losses = torch.cuda.current_stream(), []
+    for stream in streams:
+        stream.wait_stream(main)
+    for (name, learner), stream in zip(learners.items(), cycle(streams), strict=False):
+        with torch.cuda.stream(stream):
+            losses.append(learner.move(loss_fn(name, learner.model, batch)))
+    for stream in streams:
+        main.wait_stream(stream)
+    return torch.stack(losses)
 
 
 def _replay(replayed: Replayed, learners: Mapping[str, Learner], batch: Batch) -> dict[str, Tensor]:
