@@ -43,7 +43,7 @@ browser: $(VENV)/.ready-test
 	@$(BIN)/python tests/browser.py $(foreach n,$(subst $(comma), ,$(ONLY)),$(n))
 
 editions: $(VENV)/.ready
-	@$(BIN)/python -m dashkit.editions "$(PROFILE)"
+	@$(BIN)/python -m dashkit.classroom.editions "$(PROFILE)"
 
 site: $(VENV)/.ready-test
 	@$(BIN)/python docs/pages.py $(wildcard build/series/$(PROFILE))
@@ -56,7 +56,7 @@ tune: $(VENV)/.ready
 	@$(BIN)/dashkit tune --publish
 
 publish: $(VENV)/.ready
-	@$(BIN)/python -m dashkit.publish
+	@$(BIN)/python -m dashkit.publishing.readme
 
 bench: $(VENV)/.ready-test
 	@DASHKIT_PROGRESS=0 $(BIN)/python tests/bench.py $(if $(QUICK),--quick) $(if $(PUBLISH),--publish)

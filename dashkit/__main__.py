@@ -1,4 +1,4 @@
-"""`python -m dashkit` is the `dashkit` command.  Layer 5."""
+"""`python -m dashkit` is the `dashkit` command."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""The `dashkit` command.  Layer 5."""
+"""The `dashkit` command."""
 
 import argparse
 import contextlib
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import pandas as pd
 
-    from dashkit import recipes
+    from dashkit.experiments.run import Run
 
 TOGETHER = ("train", "distil", "evaluate", "campaign")
 """Commands that several processes can share, started by `accelerate launch -m dashkit COMMAND ...`."""
@@ -85,24 +85,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     finally:
         if several:
-            from dashkit import parallel
+            from dashkit.experiments import processes
 
-            parallel.leave()
+            processes.leave()
 
 
-def _start(options: argparse.Namespace, **settings: object) -> "recipes.Run":
+def _start(options: argparse.Namespace, **settings: object) -> "Run":
     """The run that the options describe; `settings` are defaults that --set replaces."""
-    from dashkit import recipes
-    from dashkit.profiles import parse_settings
+    from dashkit.experiments.profiles import parse_settings
+    from dashkit.experiments.run import start_run
 
-    return recipes.start(options.profile, seed=options.seed, device=options.device,
+    return start_run(options.profile, seed=options.seed, device=options.device,
                          compile=getattr(options, "compile", False), **settings | parse_settings(options.settings))
 
 
 def _series(options: argparse.Namespace) -> int:
-    from dashkit.profiles import parse_settings
-    from dashkit.series import run_series
+    from dashkit import doctor
+    from dashkit.experiments.profiles import parse_settings
+    from dashkit.publishing.series import BUILD, run_series
+    from dashkit.storage import paths
 
+    doctor.require(paths.RUNS, BUILD)
     only = [n.strip() for n in options.only.split(",") if n.strip()]
     ok = run_series(options.profile, seed=options.seed, device=options.device, only=only,
                     settings=parse_settings(options.settings))
@@ -110,41 +113,44 @@ def _series(options: argparse.Namespace) -> int:
 
 
 def _fetch(options: argparse.Namespace) -> int:
-    from dashkit import fetch, recipes
+    from dashkit.datasets import fetch
+    from dashkit.storage import paths
 
     for name in options.names:
-        print(fetch.fetch(name, cache=recipes.CACHE))
+        print(fetch.fetch(name, cache=paths.CACHE))
     return 0
 
 
 def _export(options: argparse.Namespace) -> int:
     from pathlib import Path
 
-    from dashkit import campaign, export, recipes
+    from dashkit.experiments import campaign
+    from dashkit.experiments.networks import load_student, load_teacher
+    from dashkit.interop import export
 
     run, teacher = _start(options), options.arm == "teacher"
     if not run.is_trained(options.arm, run.seed):
-        run = campaign.begun(run)
-    model = recipes.load_teacher(run).model if teacher else recipes.load_student(run, options.arm, run.seed)
+        run = campaign.resumed_run(run)
+    model = load_teacher(run).model if teacher else load_student(run, options.arm, run.seed)
     export.write(model, Path(options.folder))
     print(options.folder)
     return 0
 
 
 def _campaign(options: argparse.Namespace) -> int:
-    from dashkit import campaign, parallel
+    from dashkit.experiments import campaign, processes
 
     run = _start(options)
     plan = campaign.make_plan(run, options.hours, fid_samples=options.fid_samples)
-    run = campaign.planned(run, plan)
-    print(campaign.told(run, plan))
-    extract, reference = campaign.judge(run, options.reference)
+    run = campaign.with_plan(run, plan)
+    print(campaign.describe(run, plan))
+    extract, reference = campaign.make_reference(run, options.reference)
     if options.publish and "fid" not in extract.distances:
         raise ValueError(f"a campaign of {run.profile.name} has no FID to publish; choose a profile with colour images")
-    if not campaign.carry_out(run, plan, minutes=options.minutes, extract=extract, reference=reference):
+    if not campaign.run_stages(run, plan, minutes=options.minutes, extract=extract, reference=reference):
         print("not done yet; the same command goes on from here")
         return 0
-    if not parallel.is_main():
+    if not processes.is_main():
         return 0
     results = campaign.table(run, plan, extract, reference)
     print(campaign.summary(results).to_string(float_format="{:.3g}".format))
@@ -156,8 +162,8 @@ def _doctor(options: argparse.Namespace) -> int:
     from dashkit import doctor
 
     try:
-        from dashkit import recipes
-        folders = recipes.RUNS, recipes.ROOT / "build"
+        from dashkit.storage import paths
+        folders = paths.RUNS, paths.ROOT / "build"
     except Exception:                            # torch, or what it needs, is broken: the findings say how to mend it
         folders = ()
     findings = list(doctor.examine(*folders, device=options.device))
@@ -167,57 +173,64 @@ def _doctor(options: argparse.Namespace) -> int:
 
 
 def _sweep(options: argparse.Namespace) -> int:
-    from dashkit import recipes
-    from dashkit.profiles import ARMS, parse_settings, resolve
+    from dashkit.analysis.tables import calibration_table
+    from dashkit.experiments.evaluation import results_path
+    from dashkit.experiments.profiles import parse_settings, resolve
+    from dashkit.experiments.sweeps import sweep
+    from dashkit.method.arms import ARMS
 
     profile = resolve(options.profile, **parse_settings(options.settings))
     arms = profile.arms if profile.exact_bandwidth else ARMS
     seeds = max(profile.seeds, 8) if options.seeds is None else options.seeds
     run = _start(options, seeds=seeds, arms=arms)
-    results = recipes.sweep(run, jobs=options.jobs)
-    print(recipes.calibration_table(results, w=run.profile.w).to_string(float_format="{:.3g}".format))
-    print(recipes.results_path(run))
+    results = sweep(run, jobs=options.jobs)
+    print(calibration_table(results, w=run.profile.w).to_string(float_format="{:.3g}".format))
+    print(results_path(run))
     _publish(options, run, results)
     return 0
 
 
-def _publish(options: argparse.Namespace, run: "recipes.Run", table: "pd.DataFrame", **facts: object) -> None:
+def _publish(options: argparse.Namespace, run: "Run", table: "pd.DataFrame", **facts: object) -> None:
     if options.publish:
-        from dashkit import publish, runs
+        from dashkit.analysis.tables import RESULTS, devices, write_published
+        from dashkit.storage import provenance
 
-        folder = publish.RESULTS / run.profile.name
-        publish.write(table, runs.manifest(settings=run.profile.asdict(), seed=run.seed,
-                                           device=publish.devices(table), **facts), folder)
+        folder = RESULTS / run.profile.name
+        write_published(table, provenance.manifest(settings=run.profile.asdict(), seed=run.seed,
+                                           device=devices(table), **facts), folder)
         print(folder / "results.csv")
 
 
 def _tune(options: argparse.Namespace) -> int:
-    from dashkit import recipes
+    from dashkit.experiments.sweeps import tune
 
     if options.profile == "auto":
         options.profile = "tuning"
     run = _start(options)
-    table = recipes.tune(run)
+    table = tune(run)
     print(table.pivot_table(index="arm", columns="metric", values="value", sort=False))
     _publish(options, run, table)
     return 0
 
 
 def _recipe(options: argparse.Namespace) -> int:
-    from dashkit import parallel, recipes
+    from dashkit.analysis.tables import calibration_table
+    from dashkit.experiments import processes
+    from dashkit.experiments.evaluation import get_results, results_path
+    from dashkit.experiments.training import get_students, get_teacher
 
     run = _start(options)
-    teacher = recipes.get_teacher(run)
+    teacher = get_teacher(run)
     print(f"teacher: {run.folder('teacher', run.seed)}")
     if options.command == "train":
         return 0
-    students = recipes.get_students(run, teacher)
+    students = get_students(run, teacher)
     for arm, seed in students:
         print(f"{arm}, seed {seed}: {run.folder(arm, seed)}")
-    if options.command == "evaluate" and parallel.is_main():
-        results = recipes.get_results(run, teacher, students)
-        print(recipes.calibration_table(results, w=run.profile.w).to_string(float_format="{:.3g}".format))
-        print(recipes.results_path(run))
+    if options.command == "evaluate" and processes.is_main():
+        results = get_results(run, teacher, students)
+        print(calibration_table(results, w=run.profile.w).to_string(float_format="{:.3g}".format))
+        print(results_path(run))
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Is this set-up fit for the series?  Layer 5; `dashkit doctor` and notebook 00 print the answer."""
+"""Is this set-up fit for the series?  `dashkit doctor` and notebook 00 print the answer."""
 
 import importlib.metadata
 import shutil
@@ -80,7 +80,8 @@ def _versions() -> Finding:
 def _imports() -> Finding:
     """Everything that the kit itself imports: a package can be there as declared, and broken."""
     try:
-        from dashkit import publish, series, widgets  # noqa: F401
+        for name in ("analysis.ledger", "classroom.explorers", "publishing.series"):
+            importlib.import_module(f"dashkit.{name}")
     except Exception as error:
         return Finding("imports", False, f"the kit cannot be imported ({type(error).__name__}: {error}). "
                                          "Fix: make the environment anew: rm -rf .venv && make doctor")

@@ -14,8 +14,8 @@ from pathlib import Path
 import nbformat
 from sphinx.cmd.build import build_main
 
-from dashkit.runs import write_bytes
-from dashkit.series import NOTEBOOKS, notebook_paths
+from dashkit.classroom.notebooks import NOTEBOOKS, notebook_paths
+from dashkit.storage.store import write_bytes
 
 ROOT = Path(__file__).resolve().parent.parent
 SITE = ROOT / "build" / "site"

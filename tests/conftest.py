@@ -7,8 +7,12 @@ os.environ.setdefault("MPLBACKEND", "agg")
 import pytest
 import torch
 
-from dashkit import evaluate, journal, profiles, recipes, schedule
-from dashkit.guidance import Branches
+from dashkit.classroom import journal
+from dashkit.experiments.profiles import resolve
+from dashkit.experiments.run import Run
+from dashkit.method import quality
+from dashkit.method.guidance import Branches
+from dashkit.method.schedule import cosine_schedule
 
 torch.set_num_threads(1)      # small networks: quicker, and kind to a busy machine
 
@@ -27,7 +31,7 @@ def generator():
 
 @pytest.fixture(scope="session")
 def cosine():
-    return schedule.cosine(1000)
+    return cosine_schedule(1000)
 
 
 @pytest.fixture
@@ -44,11 +48,11 @@ def pair(generator):
 @pytest.fixture
 def tiny(tmp_path, monkeypatch):
     """Makes a run of a few steps that lives in a temporary folder; its judge learns for one epoch, and is as poor."""
-    monkeypatch.setattr(evaluate, "train_classifier", partial(evaluate.train_classifier, epochs=1))
+    monkeypatch.setattr(quality, "train_classifier", partial(quality.train_classifier, epochs=1))
 
     def make(root="runs", seed=1, **settings):
         small = {"teacher_steps": 6, "student_steps": 6, "samples": 20, "states": 40, "sample_steps": 2,
                  "ws": (1.0, 1.5), "batch": 8, "warmup": 0, "arms": ("dash", "cond_only")}
-        return recipes.Run(profiles.resolve("smoke", **small | settings), seed=seed, root=tmp_path / root)
+        return Run(resolve("smoke", **small | settings), seed=seed, root=tmp_path / root)
 
     return make

@@ -66,7 +66,7 @@ def unit() -> bool:
 
 def series() -> bool:
     """The whole smoke series with a seed that is not the default."""
-    code = "import sys; from pathlib import Path; from dashkit.series import run_series; " \
+    code = "import sys; from pathlib import Path; from dashkit.publishing.series import run_series; " \
            f"sys.exit(not run_series('smoke', seed=7, build=Path({str(WORK / 'series')!r})))"
     return python("-c", code).returncode == 0
 
@@ -148,8 +148,8 @@ def editions() -> bool:
     """Students' notebooks fail at each exercise and nowhere else; the solved ones, executed here, pass every check."""
     import nbformat
 
-    from dashkit.editions import exercises, solved, student, verdicts
-    from dashkit.series import execute
+    from dashkit.classroom.editions import exercises, solved, student, verdicts
+    from dashkit.classroom.notebooks import execute
 
     runs = WORK / "editions" / "runs"               # work saved there is not seen by the other stages
     if (WORK / "runs").is_dir():
@@ -244,7 +244,7 @@ STAGES: dict[str, Callable[[], bool | None]] = {
 
 def refresh(numbers: Sequence[str]) -> None:
     """Execute notebooks and store the outputs that are regression-tested; two refreshes in a row differ in nothing."""
-    from dashkit.runs import write_bytes
+    from dashkit.storage.store import write_bytes
 
     for path in chosen(numbers):
         write_bytes(path, refreshed(path))
@@ -261,7 +261,7 @@ def refreshed(path: Path) -> bytes:
     os.environ.update(ENVIRONMENT)
     import nbformat
 
-    from dashkit.series import execute
+    from dashkit.classroom.notebooks import execute
 
     with tempfile.TemporaryDirectory() as folder:
         execute(path, Path(folder) / path.name, {})

@@ -2,7 +2,7 @@
 
 from diffusers import UNet2DModel
 
-from dashkit.unet import Attention
+from dashkit.method.unet import Attention
 
 
 def diffusers_twin(net):

@@ -1,0 +1,152 @@
+"""Tables of results: published ones, and what is read from them."""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+
+from dashkit.experiments import budget
+from dashkit.experiments.run import Run
+from dashkit.experiments.sweeps import sweep
+from dashkit.method.statistics import bootstrap
+from dashkit.storage import paths, store, tables
+from dashkit.storage.tables import COLUMNS
+
+RESULTS = paths.ROOT / "data" / "results"
+
+
+def calibration_table(results: pd.DataFrame, *, w: float) -> pd.DataFrame:
+    """One row an arm: mean over training seeds of calibration and of quality at w and at each arm's best w.
+
+    `fd` is the Fréchet distance divided by the real-vs-real floor (1 is as good as real); `sd` its spread over seeds
+    (ddof = 1, empty for one seed).
+    """
+    floor = results.query("arm == 'real' and metric == 'frechet'").value.mean()
+    models = results[results.arm != "real"]
+    wide = models.pivot_table(index=["arm", "seed"], columns="metric", values="value", sort=False)
+    frechet = wide.filter(regex="^frechet@w=") / floor
+    wide = wide.assign(fd=frechet[f"frechet@w={w:g}"], fd_best=frechet.min(axis=1),
+                       w_best=frechet.idxmin(axis=1).str.removeprefix("frechet@w=").astype(float))
+    columns = ["rho", "slope", "cos", "r2", "fd", "fd_best", "w_best"]
+    by_arm = wide.groupby("arm", sort=False)
+    table = by_arm[columns].mean()
+    table.insert(5, "sd", by_arm.fd.std(ddof=1))
+    table.insert(len(table.columns), "accuracy", by_arm[f"accuracy@w={w:g}"].mean())
+    table.insert(0, "params", by_arm.parameters.first().astype("Int64"))
+    table.insert(len(table.columns), "seeds", by_arm.size())
+    return table
+
+
+def checked(results: pd.DataFrame) -> pd.DataFrame:
+    """A tidy results table that may be analysed: one profile, no row twice, every seed for every student.
+
+    ValueError says what is wrong; results of several commits are allowed, and `source` says so.
+    """
+    if tuple(results.columns) != COLUMNS:
+        raise ValueError(f"columns must be {', '.join(COLUMNS)}; found {', '.join(map(str, results.columns))}")
+    profiles = sorted(results.profile.unique())
+    if len(profiles) != 1:
+        raise ValueError(f"results of several profiles must not be mixed: {', '.join(profiles)}")
+    twice = results[results.duplicated(["arm", "seed", "metric"])]
+    if len(twice):
+        raise ValueError(f"{twice.iloc[0].metric} of {twice.iloc[0].arm}, seed {twice.iloc[0].seed}, is there twice")
+    students = results[~results.arm.isin(["real", "teacher"])]
+    seeds = set(students.seed)
+    for arm, part in students.groupby("arm"):
+        if set(part.seed) != seeds:
+            raise ValueError(f"{arm} has no results for seed {', '.join(map(str, sorted(seeds - set(part.seed))))}")
+        if part.groupby("seed").size().nunique() != 1:
+            raise ValueError(f"{arm} has fewer measurements for some seeds than for others")
+    return results
+
+
+def source_of(results: pd.DataFrame) -> str:
+    """The profile and commit that a table comes from, marked if there are several commits."""
+    commits = sorted(results.commit.unique())
+    return f"{results.profile.iloc[0]}, " + ("commit " if len(commits) == 1 else "MIXED commits ") + ", ".join(commits)
+
+
+def by_seed(results: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """One metric as a table: a row a training seed, a column an arm.
+
+    The teacher, trained once, has its value in every row.  `fd@w=1.5` is the Fréchet distance over the real-vs-real
+    floor, `fd@best` the smallest over constant scales.  KeyError for a metric that is not there.
+    """
+    if metric.startswith("fd@"):
+        name = metric.removeprefix("fd@")
+        wanted = results.metric.str.startswith("frechet@w=") if name == "best" else results.metric == f"frechet@{name}"
+        part = results[wanted & (results.arm != "real")].groupby(["arm", "seed"], sort=False).value.min().reset_index()
+        part["value"] /= results.query("arm == 'real' and metric == 'frechet'").value.item()
+    else:
+        part = results[(results.metric == metric) & (results.arm != "real")]
+    if part.empty:
+        raise KeyError(metric)
+    table = part.pivot(index="seed", columns="arm", values="value")
+    if "teacher" in table:
+        own = table.pop("teacher").dropna().item()
+        if table.shape[1]:
+            table = table.dropna(how="all").assign(teacher=own)
+        else:
+            table["teacher"] = own
+    return table
+
+
+def intervals(results: pd.DataFrame, metric: str, arms: Sequence[str] | None = None) -> pd.DataFrame:
+    """A metric's mean over training seeds with its interval: columns value, lo, hi, n, a row an arm.
+
+    The teacher has one training seed here and therefore no interval.
+    """
+    table = by_seed(results, metric)
+    names = [a for a in (arms or results.arm.unique()) if a in table and a != "teacher"]
+    return pd.DataFrame({a: bootstrap(table[[a]], lambda m, a=a: m[a])._asdict() for a in names}).T
+
+
+class Results(NamedTuple):
+    """A tidy table and one sentence on where it comes from."""
+
+    table: pd.DataFrame
+    source: str
+
+
+def devices(table: pd.DataFrame) -> str:
+    """What a table was measured on, whatever it is published on."""
+    return ", ".join(sorted(table.device.unique()))
+
+
+def write_published(table: pd.DataFrame, manifest: dict, folder: Path) -> None:
+    """Write `results.csv`, values with six digits and counts with all, and `manifest.json`, which holds its SHA-256."""
+    values = [f"{v:.0f}" if float(v).is_integer() and abs(v) < 2**53 else f"{v:.6g}" for v in table.value]
+    content = table.assign(value=values).to_csv(index=False).encode()
+    store.write_bytes(folder / "results.csv", content)
+    store.write_json(folder / "manifest.json", manifest | {"sha256": hashlib.sha256(content).hexdigest()})
+
+
+def published_results(profile: str, root: Path = RESULTS) -> Results:
+    """The published table of a profile, checked; FileNotFoundError, or ValueError if it is not what was published."""
+    path = root / profile / "results.csv"
+    if not path.is_file():
+        there = ", ".join(sorted(p.parent.name for p in root.glob("*/results.csv"))) or "none"
+        raise FileNotFoundError(f"there are no published results of {profile} (published: {there})")
+    manifest = store.read_json(path.with_name("manifest.json"), "sha256")
+    if hashlib.sha256(path.read_bytes()).hexdigest() != manifest["sha256"]:
+        raise ValueError(f"{path} was changed after it was written; restore it or run the sweep again")
+    table = tables.read_table(path)
+    try:
+        checked(table)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    if table.profile.iloc[0] != profile:
+        raise ValueError(f"{path} holds results of {table.profile.iloc[0]}")
+    seeds = table[~table.arm.isin(["real", "teacher"])].seed.nunique()
+    return Results(table, f"published results of {source_of(table)}: {table.arm.nunique() - 2} students, "
+                          f"{seeds} training seeds, on {devices(table)}")
+
+
+def results_of(run: Run, *, recompute: bool = False) -> Results:
+    """The published results of digits; or, with `recompute`, this run's own sweep, trained if need be."""
+    if not recompute:
+        return published_results("digits")
+    print(budget.remaining(run))
+    return Results(checked(sweep(run)), f"own sweep of {run.profile.name}, seeds {run.seeds}")

@@ -1,0 +1,370 @@
+"""Explorers: a few controls, one picture and a read-out that states its numbers.
+
+Each function returns an ipywidgets container.  They draw into `Image` and `HTML` from `observe` callbacks, so that they
+work in JupyterLab and Voila, leave nothing to clear in a stored notebook, and can be tested without a browser.
+"""
+
+import gc
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+
+import ipywidgets as ipw
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib import pyplot as plt
+from torch import Tensor
+
+from dashkit.analysis.tables import by_seed
+from dashkit.classroom import plots
+from dashkit.method import curriculum
+from dashkit.method.calibration import gap_stats
+from dashkit.method.exact_teacher import ExactTeacher
+from dashkit.method.guidance import Branches, Model, branches, tables_at
+from dashkit.method.losses import composite_metric
+from dashkit.method.sampling import sample
+from dashkit.method.schedule import Schedule
+from dashkit.method.statistics import Interval, bootstrap
+
+_WIDE = {"style": {"description_width": "11em"}, "layout": ipw.Layout(width="30em")}
+
+
+class Explorer(ipw.VBox):
+    """Controls on top, picture and read-out below; `draw(**values)` returns a figure and what it says in words.
+
+    `controls` maps the names of draw's arguments to widgets; `boxes` are what is shown for them.
+    """
+
+    def __init__(self, draw: Callable, controls: dict[str, ipw.Widget], boxes: Sequence[ipw.Widget]) -> None:
+        self.controls, self.readout = controls, ipw.HTML()
+        self.image = ipw.Image(format="png", layout=ipw.Layout(align_self="flex-start", max_width="100%"))
+        self._draw, self._lock, self._moves, self._drawing = draw, threading.Lock(), 0, False
+        super().__init__([*map(_for_arrows, boxes), self.image, self.readout])
+        for control in controls.values():
+            control.observe(self._redraw, names="value")
+        self._redraw()
+        gc.collect(), gc.freeze()       # else half a second for all that was imported, in the middle of some move
+
+    def __repr__(self) -> str:
+        return "Interactive: run the notebook to use it. The figure above says the same without a kernel."
+
+    def _redraw(self, _change: object = None) -> None:
+        """Draw the present values.  A move that comes while one is drawn is left to that drawing, which goes on until
+        what it shows is what the controls say."""
+        with self._lock:
+            self._moves += 1
+            if self._drawing:
+                return
+            self._drawing = True
+        drawn = 0
+        while True:
+            with self._lock:
+                if drawn == self._moves:
+                    self._drawing = False
+                    return
+                drawn = self._moves
+            try:
+                figure, text = self._draw(**{name: c.value for name, c in self.controls.items()})
+                self.image.value, self.readout.value = plots.png(figure), f'<p aria-live="polite">{text}</p>'
+            except BaseException:
+                self._drawing = False
+                raise
+
+
+def number(text: str, value: float, low: float, high: float, *, step: float = 1) -> tuple[ipw.Widget, ipw.HBox]:
+    """A slider linked with a box to type the number into; whole numbers if `step` is one."""
+    whole = isinstance(step, int)
+    box = (ipw.BoundedIntText if whole else ipw.BoundedFloatText)(
+        value=value, min=low, max=high, step=step, description=text, **_WIDE)
+    slider = (ipw.IntSlider if whole else ipw.FloatSlider)(
+        value=value, min=low, max=high, step=step, readout=False, continuous_update=False)
+    ipw.link((slider, "value"), (box, "value"))
+    return slider, ipw.HBox([box, slider])
+
+
+def choice(text: str, options: Sequence[str] | Sequence[tuple[str, object]]) -> ipw.Dropdown:
+    """A drop-down list with a visible description."""
+    return ipw.Dropdown(options=options, description=text, **_WIDE)
+
+
+def _for_arrows(box: ipw.Widget) -> ipw.Widget:
+    """A drop-down list with a slider beside it: in JupyterLab the arrow keys leave a list for the next cell."""
+    if not isinstance(box, ipw.Dropdown):
+        return box
+    slider = ipw.SelectionSlider(options=box.options, index=box.index, readout=False, continuous_update=False)
+    ipw.link((slider, "index"), (box, "index"))
+    return ipw.HBox([box, slider])
+
+
+def size_explorer(student: Callable[[float], Model], schedule: Schedule, y: Tensor, *, x_T: Tensor,
+                  classify: Callable[[Tensor], Tensor], rho: float = 0.5, w: float = 3.0, steps: int = 25) -> Explorer:
+    """The size of a student's gap and the scale it is asked for; `student(rho)` makes one, 1 being its teacher.
+
+    Rows: the teacher at w, the student at w, the teacher at w rho.  y (B,) are labels, x_T (B, C, H, W) their noise.
+    """
+    @lru_cache
+    def drawn(rho: float, w: float) -> Tensor:
+        return sample(student(rho), schedule, y, x_T=x_T, w=w, steps=steps)
+
+    def draw(rho: float, w: float) -> tuple[plt.Figure, str]:
+        rows = {f"teacher at w = {w:g}": drawn(1.0, w), f"student at w = {w:g}": drawn(rho, w),
+                f"teacher at w rho = {w * rho:g}": drawn(1.0, w * rho)}
+        right = {name: int((classify(x).argmax(1) == y).sum()) for name, x in rows.items()}
+        _, second, third = rows.values()
+        apart = (second - third).abs().max().item()
+        listed = ", ".join(f"{n} by {name}" for name, n in right.items())
+        text = (f"Of {len(y)} digits, as asked for: {listed}. The second row and the third differ by "
+                f"{'nothing' if apart < 1e-3 else f'up to {apart:.2g}'}.")
+        title = f"A student with rho = {rho:g}, asked for {', '.join(map(str, y.tolist()))}"
+        return plots.plot_image_rows(rows, title=title), text
+
+    size, size_box = number("size of the gap, rho", rho, 0.0, 2.0, step=0.05)
+    scale, scale_box = number("guidance scale w", w, 0.0, 8.0, step=0.5)
+    return Explorer(draw, {"rho": size, "w": scale}, [size_box, scale_box])
+
+
+def guidance_explorer(teacher: ExactTeacher, x0: Tensor, y: Tensor, classify: Callable[[Tensor], Tensor], *, seed: int,
+                     t: int = 500, w: float = 4.0, steps: int = 25) -> Explorer:
+    """Noise level, guidance scale, schedule and x0 clipping on an exact teacher; x0 (B, C, H, W) have the classes y.
+
+    Rows: the noised images, the guided x0 prediction of one step, and samples from noise under the same settings, whose
+    classes `classify` (images to logits) names.
+    """
+    schedule = teacher.schedule
+    generator = torch.Generator().manual_seed(seed)
+    eps, x_T = torch.randn((2, *x0.shape), generator=generator)
+    modes = {"recompute": {}, "keep": {"recompute_eps": False}, "none": {"x0_clip": None}}
+
+    def draw(t: int, w: float, table: str, clip: str) -> tuple:
+        scales, at = tables_at(schedule.T, w)[table], torch.full_like(y, t)
+        x_t = schedule.add_noise(x0, at, eps)
+        one_step = schedule.predict_x0(x_t, at, branches(teacher, x_t, at, y).guided(scales[t].item()))
+        outside = (one_step.abs() > 1).double().mean().item()
+        if clip != "none":
+            one_step = one_step.clamp(-1, 1)
+        x = sample(teacher, schedule, y, x_T=x_T, w=scales, steps=steps, **modes[clip])
+        right = (classify(x).argmax(1) == y).double().mean().item()
+        title = f"noise level t = {t}, {table} w = {w:g}, x0 clipping: {clip}"
+        figure = plots.plot_image_rows({"x_t": x_t, "x0 from x_t": one_step, "samples": x}, title=title)
+        text = (f"At t = {t} the signal-to-noise ratio is {schedule.snr[t].item():.3g} and the scale "
+                f"{scales[t].item():.3g}; {outside:.0%} of the pixels of the guided x0 lie outside [-1, 1]. Of the "
+                f"{steps}-step samples ({table}, w = {w:g}), {right:.0%} show the class they were asked for.")
+        return figure, text
+
+    level, level_box = number("noise level t", t, 0, schedule.T - 1)
+    scale, scale_box = number("guidance scale w", w, 0.0, 8.0, step=0.5)
+    table = choice("schedule", list(tables_at(schedule.T, w)))
+    clip = choice("x0 clipping", [("clip x0, recompute eps", "recompute"), ("clip x0, keep eps", "keep"),
+                                  ("no clipping", "none")])
+    return Explorer(draw, {"t": level, "w": scale, "table": table, "clip": clip}, [level_box, scale_box, table, clip])
+
+
+FORMS = {"L_im": [[1.0, 0.0], [0.0, 0.0]], "L_un": [[0.0, 0.0], [0.0, 1.0]], "gap": [[1.0, -1.0], [-1.0, 1.0]]}
+"""Other losses as quadratic forms of the errors (e_c, e_u) of the two branches."""
+
+
+def metric_explorer(scales: Sequence[float] = (4, 4, 4)) -> Explorer:
+    """A composite loss over three scales, and other losses beside it: does their sum identify both branches?"""
+    knobs, boxes = {}, []
+    for i, value in enumerate(scales, 1):
+        knobs[f"w{i}"], box = number(f"scale w{i}", float(value), 0.0, 8.0, step=0.25)
+        boxes.append(box)
+    ticks = {name: ipw.Checkbox(value=name == "composite", description=name, indent=False,
+                                layout=ipw.Layout(width="7em")) for name in ("composite", *FORMS)}
+
+    def draw(**values: float | bool) -> tuple:
+        w = torch.tensor([values.pop(k) for k in knobs], dtype=torch.float64)
+        used = [name for name, use in values.items() if use]
+        if not used:
+            return plt.figure(figsize=(4.8, 4.4)), "No loss is chosen: nothing is supervised."
+        over = f"composite over {{{', '.join(f'{v:g}' for v in w.tolist())}}}"
+        name = " + ".join(over if n == "composite" else n for n in used)
+        m = sum(composite_metric(w) if n == "composite" else torch.tensor(FORMS[n]).double() for n in used)
+        rank = int(torch.linalg.matrix_rank(m))
+        blind = torch.linalg.eigh(m).eigenvectors[:, 0]
+        blind = blind / blind[blind.abs().argmax()]
+        unseen = ", ".join(f"{v + 0.0:.3g}" for v in torch.where(blind.abs() < 1e-9, 0.0, blind).tolist())
+        what = f"condition number {torch.linalg.cond(m).item():.3g}" if rank == 2 else f"unseen: ({unseen})"
+        ax = plots.plot_metric_ellipses({name: m.numpy()})
+        ax.set_title("both branches identified" if rank == 2 else "one direction is free")
+        text = (f"{name}: rank {rank}, {what}, so "
+                f"{'both branches are identified' if rank == 2 else 'one combination of the branches is free'}.")
+        if used == ["composite"]:
+            text += f" det M = Var(w) = {w.var(correction=0).item():.3g}."
+        return ax.get_figure(), text
+
+    return Explorer(draw, {**knobs, **ticks}, [*boxes, ipw.HBox(list(ticks.values()))])
+
+
+Grid = Mapping[tuple[str, float], Mapping[str, Tensor]]
+"""Samples (B, C, H, W) of each model by name, for each guidance schedule and scale."""
+
+
+def sample_grid(models: Mapping[str, Model], schedule: Schedule, y: Tensor, *, x_T: Tensor, ws: Sequence[float],
+                steps: int) -> Grid:
+    """Samples of every model under every guidance table of `schedules` at every scale, all from the same noise."""
+    return {(kind, w): {name: sample(model, schedule, y, x_T=x_T, w=table.to(x_T.device), steps=steps).cpu()
+                        for name, model in models.items()}
+            for w in ws for kind, table in tables_at(schedule.T, w).items()}
+
+
+def sample_explorer(grid: Grid, y: Tensor, classify: Callable[[Tensor], Tensor]) -> Explorer:
+    """Guidance schedule and scale over samples that were drawn before; the first model is the one to agree with."""
+    kinds, ws = (list(dict.fromkeys(part)) for part in zip(*grid, strict=True))
+
+    def draw(kind: str, w: float) -> tuple[plt.Figure, str]:
+        rows = grid[kind, w]
+        first = next(iter(rows.values()))
+        found = []
+        for name, x in rows.items():
+            off = (x - first).square().mean().sqrt().item()
+            right = (classify(x).argmax(1) == y).double().mean().item()
+            found.append(f"{name} {right:.0%} as asked" + (f", off by {off:.2f}" if x is not first else ""))
+        title = f"{kind}, w = {w:g}"
+        text = f"{title}: {'; '.join(found)} (root mean square distance to the first row's samples)."
+        return plots.plot_image_rows(rows, title=title), text
+
+    controls = {"kind": choice("schedule", kinds), "w": choice("guidance scale w", [(f"{w:g}", w) for w in ws])}
+    return Explorer(draw, controls, list(controls.values()))
+
+
+def frozen_tirt(base: np.ndarray, losses: np.ndarray, *, lr: float, steps: int) -> np.ndarray:
+    """omega (T,) after `steps` of Adam on lambda alone, minimising sum(omega losses) / sum(omega).
+
+    The losses (T,) never change: nothing is learned about images.  Equal to training `curriculum.TIRT`, but fast.
+    """
+    lam, m, v = np.zeros((3, len(base)))
+    for k in range(1, steps + 1):
+        sigma = 1 / (1 + np.exp(-lam))
+        omega = base * sigma
+        total = omega.sum()
+        grad = omega * (1 - sigma) / total * (losses - (omega @ losses) / total)
+        m, v = 0.9 * m + 0.1 * grad, 0.999 * v + 0.001 * grad * grad
+        lam = lam - lr * (m / (1 - 0.9**k)) / (np.sqrt(v / (1 - 0.999**k)) + 1e-8)
+    omega = base / (1 + np.exp(-lam))
+    return omega / omega.mean()
+
+
+def tirt_explorer(schedule: Schedule, losses: Tensor) -> Explorer:
+    """TIRT's cap gamma, learning rate, steps and base against the curve it ends in, for frozen losses (T,).
+
+    About 250 of the timesteps are trained: the same curve, in time for the next move.
+    """
+    t = np.arange(0, schedule.T, max(schedule.T // 250, 1))
+    loss, bases = np.asarray(losses, dtype=float)[t], {"published": curriculum.published, "min_snr": curriculum.min_snr}
+    half = schedule.T // 2
+
+    def draw(gamma: float, lr: float, steps: int, base: str) -> tuple:
+        start = bases[base](schedule, gamma).double().numpy()[t]
+        start /= start.mean()
+        end = frozen_tirt(start, loss, lr=lr, steps=steps)
+        before, after = (start * loss).mean(), (end * loss).mean()
+        figure, axes = plt.subplots(1, 2, figsize=(9.6, 3.3), layout="constrained")
+        plots.plot_curves({"base": start, "after TIRT": end}, x=t, ylabel="weight omega", ax=axes[0])
+        plots.plot_bars({"weighted, before": before, "weighted, after": after, "plain mean": loss.mean()},
+                        xlabel="loss of the same frozen network", ax=axes[1])
+        axes[0].set_title(f"gamma {gamma:g}, {steps} steps at {lr:g}")
+        shares = [omega[t >= half].sum() / omega.sum() for omega in (start, end)]
+        text = (f"Base {base}, gamma {gamma:g}: {steps} steps at learning rate {lr:g} take the weighted loss from "
+                f"{before:.3g} to {after:.3g}, while the network's plain loss stays {loss.mean():.3g}. The share of "
+                f"weight at t ≥ {half} goes from {shares[0]:.1%} to {shares[1]:.1%}.")
+        return figure, text
+
+    cap, cap_box = number("gamma", 5.0, 0.5, 20.0, step=0.5)
+    rate, rate_box = number("learning rate", 0.005, 0.0, 0.02, step=0.001)
+    steps, steps_box = number("steps", 500, 0, 2000)
+    base = choice("base", list(bases))
+    return Explorer(draw, {"gamma": cap, "lr": rate, "steps": steps, "base": base},
+                    [base, cap_box, rate_box, steps_box])
+
+
+def synthetic_gap(size: float, noise: float, *, n: int = 400, dim: int = 64, seed: int = 0) -> tuple[Branches, ...]:
+    """A student's gap, `size` times the teacher's plus `noise` times another, and the teacher's; normal, (n, dim)."""
+    generator = torch.Generator().manual_seed(seed)
+    gap, other = torch.randn((2, n, dim), generator=generator)
+    zero = torch.zeros_like(gap)
+    return Branches(size * gap + noise * other, zero), Branches(gap, zero)
+
+
+def gap_explorer() -> Explorer:
+    """Size and noise of a synthetic student gap against rho, slope, cos and R²."""
+    def draw(size: float, noise: float) -> tuple[plt.Figure, str]:
+        found = gap_stats(*synthetic_gap(size, noise))._asdict()
+        del found["mse"]
+        ax = plots.plot_bars(found)
+        ax.axvline(1, color="#bbbbbb", lw=1)
+        ax.set(xlim=(-2, 2), title=f"student gap = {size:g} × teacher gap + {noise:g} × noise")
+        return ax.figure, ", ".join(f"{name} {value:.2f}" for name, value in found.items())
+
+    controls, boxes = {}, []
+    for name, text, value in (("size", "share of the gap", 0.8), ("noise", "noise", 0.5)):
+        controls[name], box = number(text, value, 0.0, 2.0, step=0.05)
+        boxes.append(box)
+    return Explorer(draw, controls, boxes)
+
+
+STATISTICS = ("slope", "cos", "rho", "r2")
+
+
+def results_explorer(results: pd.DataFrame, arms: Sequence[str], *, arm: str, other: str = "dash") -> Explorer:
+    """Arm, statistic of its gap and timestep over a tidy results table, beside another arm, paired by training seed."""
+    there = results.metric.unique()
+    by_timestep = {s: results[results.arm.isin(arms) & results.metric.str.startswith(f"{s}@t=")] for s in STATISTICS}
+    times = sorted({int(m.partition("@t=")[2]) for m in there if "@t=" in m})
+
+    @lru_cache
+    def table(metric: str) -> pd.DataFrame:
+        return by_seed(results, metric)[list(arms)]
+
+    @lru_cache
+    def paired(metric: str, arm: str, other: str) -> tuple[Interval, Interval]:
+        both = table(metric)
+        difference = (both[arm] - both[other]).to_frame("d")
+        return (bootstrap(both[[arm]], lambda m: m[arm], draws=2000),
+                bootstrap(difference, lambda m: m.d, draws=2000))
+
+    def draw(arm: str, other: str, statistic: str, t: str) -> tuple[plt.Figure, str]:
+        place = f"{statistic}@t={t}"
+        metric = place if place in there else statistic
+        where = f"around t = {t}" if metric == place else "over all timesteps"
+        figure, axes = plt.subplots(1, 2, figsize=(9.6, 0.22 * len(arms) + 1.6), layout="constrained")
+        means = table(metric).mean()
+        plots.plot_bars(means.to_dict(), xlabel=f"{statistic} {where}", ax=axes[0])
+        axes[0].tick_params("y", labelsize="x-small")
+        for label in axes[0].get_yticklabels():
+            label.set_fontweight("bold" if label.get_text() in (arm, other) else "normal")
+        if len(by_timestep[statistic]):
+            both = list(dict.fromkeys([other, arm]))
+            plots.plot_by_timestep(by_timestep[statistic], name=statistic, arms=both, ax=axes[1])
+        else:
+            axes[1].text(0.5, 0.5, f"{statistic} is kept for all timesteps together", ha="center", color="#444444")
+            axes[1].set_axis_off()
+        if metric == place:
+            axes[1].axvline(int(t), color="#D55E00", lw=1)
+        own, difference = paired(metric, arm, other)
+        rank = int((means > means[arm]).sum()) + 1
+        text = (f"{statistic} of {arm} {where}: {own}, number {rank} of {len(arms)} from the top; minus {other}'s, "
+                f"paired: {difference}.")
+        return figure, text
+
+    controls = {"arm": choice("arm", list(arms)), "other": choice("beside", list(arms)),
+                "statistic": choice("statistic", [s for s in STATISTICS if s in there]),
+                "t": choice("timestep", ["all", *map(str, times)])}
+    controls["arm"].value, controls["other"].value = arm, other
+    return Explorer(draw, controls, list(controls.values()))
+
+
+def ledger_explorer(ledger: pd.DataFrame) -> Explorer:
+    """The claim ledger by claim and verdict: a forest plot of the rows, and each with its link."""
+    def draw(claim: str, verdict: str) -> tuple[plt.Figure, str]:
+        rows = ledger[(ledger.claim == claim) | (claim == "all")]
+        rows = rows[(rows.verdict == verdict) | (verdict == "all")]
+        ax = plots.plot_ledger(rows)
+        lines = [f"<b>{r.claim}</b> {r.measure}: {r.verdict} " + (f"({r.note}) " if r.note else "") +
+                 f'<a href="{r.figure.replace("#", ".ipynb#")}">figure</a>' for r in rows.fillna("").itertuples()]
+        return ax.figure, f"{len(rows)} rows.<br>" + "<br>".join(lines)
+
+    controls = {"claim": choice("claim", ["all", *ledger.claim.unique()]),
+                "verdict": choice("verdict", ["all", *ledger.verdict.unique()])}
+    return Explorer(draw, controls, list(controls.values()))

@@ -1,0 +1,255 @@
+"""Pictures of arrays and tables; this module knows no model.
+
+`plot_<thing>(data, *, ax=None) -> Axes`, and `show(ax, alt)` to display a figure with its text.
+"""
+
+import base64
+import html
+import io
+from collections.abc import Mapping, Sequence
+
+import matplotlib
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import LogLocator
+
+PALETTE = {   # colour-blind safe (Okabe and Ito); one colour an arm, everywhere
+    "teacher": "#000000", "dash": "#0072B2", "composite": "#D55E00", "cond_only": "#CC79A7", "scratch": "#999999",
+    "multi_w": "#E69F00", "gap_match": "#009E73", "dash_no_un": "#56B4E9", "dash_no_im": "#7570B3",
+    "dash_no_an": "#1B9E77", "dash_no_tirt": "#A6761D", "real": "#444444", "fitnets": "#8C510A",
+    "single_head": "#C51B7D", "pruning": "#666600", "slicing": "#996633", "dash_sliced": "#00429D",
+    "label_drop": "#5E3C99", "cond_only_icg": "#B2ABD2", "label_drop_10": "#8073AC", "dash_uniform": "#80B1D3",
+    "dash_relearned": "#01665E", "im_un_base": "#4393C3", "im_an_base": "#92C5DE", "im_base": "#F4A582",
+    "composite_mild": "#B35806", "composite_an": "#F1A340", "kd_drop": "#542788", "no_un_noise": "#7FBC41",
+}
+
+
+def use_style() -> None:
+    """The look of every figure in the series."""
+    sns.set_theme(context="notebook", style="whitegrid", palette="colorblind", font_scale=0.9)
+    size = {"figure.dpi": 90, "savefig.dpi": 90, "figure.figsize": (6.4, 3.6)}
+    matplotlib.rcParams.update({"axes.titlesize": "medium", **size})
+
+
+def png(figure: Figure) -> bytes:
+    """The figure as PNG, tightly cropped and without a time stamp; it is closed."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", bbox_inches="tight", metadata={"Software": None})
+    plt.close(figure)
+    return buffer.getvalue()
+
+
+def image_element(drawing: Axes | Figure, alt: str) -> str:
+    """A figure as a self-contained HTML <img> with its alt text."""
+    figure = drawing if isinstance(drawing, Figure) else drawing.get_figure()
+    code = base64.b64encode(png(figure)).decode()
+    return f'<img alt="{html.escape(alt)}" style="max-width:100%" src="data:image/png;base64,{code}">'
+
+
+def show(drawing: Axes | Figure, alt: str) -> None:
+    """Display a figure as an HTML image whose alt text, which is also the plain-text output, states what it shows."""
+    from IPython.display import display
+
+    display({"text/html": image_element(drawing, alt), "text/plain": alt}, raw=True)
+
+
+def plot_images(images: np.ndarray, *, columns: int = 10, ax: Axes | None = None) -> Axes:
+    """Images (N, C, H, W) in [-1, 1], tiled in rows of `columns`, with one white pixel between them."""
+    x = np.clip((np.asarray(images, dtype=float) + 1) / 2, 0, 1)
+    n, c, h, w = x.shape
+    rows = -(-n // columns)
+    sheet = np.ones((rows * (h + 1) - 1, columns * (w + 1) - 1, c))
+    for i, image in enumerate(x):
+        r, k = divmod(i, columns)
+        sheet[r * (h + 1) : r * (h + 1) + h, k * (w + 1) : k * (w + 1) + w] = image.transpose(1, 2, 0)
+    ax = ax or plt.subplots(figsize=(0.55 * columns, 0.55 * rows))[1]
+    ax.imshow(sheet.squeeze(-1) if c == 1 else sheet, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    ax.set_axis_off()
+    return ax
+
+
+def plot_image_rows(rows: Mapping[str, np.ndarray], *, title: str = "") -> Figure:
+    """Named rows of images, each (N, C, H, W): one row a name, the same column being the same start."""
+    n = max(len(v) for v in rows.values())
+    figure, axes = plt.subplots(len(rows), 1, figsize=(0.62 * n + 1.6, 0.66 * len(rows)), squeeze=False)
+    for ax, (name, images) in zip(axes[:, 0], rows.items(), strict=True):
+        plot_images(images, columns=n, ax=ax)
+        ax.text(-0.01, 0.5, name, transform=ax.transAxes, ha="right", va="center", fontsize="small")
+    figure.suptitle(title, fontsize="medium")
+    return figure
+
+
+def plot_curves(curves: Mapping[str, Sequence[float]], *, x: Sequence[float] | None = None, xlabel: str = "timestep t",
+                ylabel: str = "", log: bool = False, ax: Axes | None = None) -> Axes:
+    """Named curves over a common x (their index by default); known arms keep their colour."""
+    ax = ax or plt.subplots()[1]
+    for name, y in curves.items():
+        y = np.asarray(y, dtype=float)
+        ax.plot(np.arange(len(y)) if x is None else x, y, label=name, color=PALETTE.get(name))
+    ax.set(xlabel=xlabel, ylabel=ylabel, yscale="log" if log else "linear")
+    if len(curves) > 1:
+        ax.legend(fontsize="small")
+    return ax
+
+
+def plot_losses(history: pd.DataFrame, *, smooth: int = 50, ax: Axes | None = None) -> Axes:
+    """Training losses against step: a table with a `step` column and one column a learner; running means."""
+    ax = ax or plt.subplots()[1]
+    for name in history.columns.drop("step"):
+        y = history[name].rolling(smooth, min_periods=1).mean()
+        ax.plot(history.step, y, label=name, color=PALETTE.get(name, "#0072B2"))
+    ax.set(xlabel="step", ylabel=f"loss (mean of {smooth} steps)", yscale="log")
+    if len(history.columns) > 2:
+        ax.legend(fontsize="small")
+    return ax
+
+
+def w_curve(results: pd.DataFrame, metric: str = "frechet") -> pd.DataFrame:
+    """Tidy results to columns arm, seed, w, value for a metric measured at several scales.
+
+    Fréchet distances are divided by the real-vs-real floor.
+    """
+    part = results[results.metric.str.startswith(f"{metric}@w=")].copy()
+    part["w"] = part.metric.str.removeprefix(f"{metric}@w=").astype(float)
+    if metric == "frechet":
+        part["value"] /= results.query("arm == 'real' and metric == 'frechet'").value.mean()
+    return part[["arm", "seed", "w", "value"]]
+
+
+def plain_log(ax: Axes, axis: str = "y") -> None:
+    """A logarithmic axis, "x" or "y", labelled 1, 2, 5, 10 and so on in plain numbers."""
+    (ax.set_xscale if axis == "x" else ax.set_yscale)("log")
+    ticks = ax.xaxis if axis == "x" else ax.yaxis
+    ticks.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
+    ticks.set_major_formatter("{x:g}")
+    ticks.set_minor_formatter("")
+
+
+def plot_w_curve(results: pd.DataFrame, *, arms: Sequence[str] | None = None, metric: str = "frechet",
+                 ax: Axes | None = None) -> Axes:
+    """Quality against the guidance scale: thin lines are training seeds, thick ones their (geometric) mean.
+
+    `metric` is frechet, frechet_teacher (to the teacher's samples) or accuracy.
+    """
+    ax = ax or plt.subplots(figsize=(6.8, 4.2))[1]
+    curve = w_curve(results, metric)
+    for arm in arms or curve.arm.unique():
+        wide = curve[curve.arm == arm].pivot(index="w", columns="seed", values="value")
+        colour = PALETTE.get(arm)
+        if wide.shape[1] > 1:
+            ax.plot(wide.index, wide, color=colour, lw=0.8, alpha=0.5)
+        mean = np.exp(np.log(wide).mean(axis=1)) if metric.startswith("frechet") else wide.mean(axis=1)
+        style = "--" if arm == "teacher" else "-"
+        ax.plot(wide.index, mean, color=colour, lw=2.4, marker="o", ms=4, ls=style, label=arm)
+    labels = {"frechet": "Fréchet distance / real-vs-real floor",
+              "frechet_teacher": "Fréchet distance to the teacher's samples"}
+    ax.set(ylabel=labels.get(metric, metric))
+    if metric == "frechet":
+        ax.axhline(1, color=PALETTE["real"], lw=1, ls=":")
+    if metric in labels:
+        plain_log(ax)
+    ax.set(xlabel="guidance scale w")
+    ax.legend(fontsize="small", ncols=2)
+    return ax
+
+
+def plot_calibration(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
+    """rho against slope, one point an arm, from a table indexed by arm; a perfect student sits at (1, 1)."""
+    ax = ax or plt.subplots(figsize=(5.2, 4.2))[1]
+    ax.axvline(1, color="#bbbbbb", lw=1)
+    ax.axhline(1, color="#bbbbbb", lw=1)
+    for arm, row in table.drop(index="teacher", errors="ignore").iterrows():
+        ax.scatter(row.rho, row.slope, color=PALETTE.get(arm), s=60, zorder=3, label=arm)
+    ax.set(xlabel="rho (size of the gap over the teacher's)", ylabel="slope (share of the teacher's gap)")
+    ax.margins(0.15)
+    ax.legend(fontsize="x-small", loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    return ax
+
+
+def plot_by_timestep(results: pd.DataFrame, *, name: str = "rho", arms: Sequence[str] | None = None,
+                     ax: Axes | None = None) -> Axes:
+    """A gap statistic against t, one line an arm (mean over seeds)."""
+    ax = ax or plt.subplots()[1]
+    part = results[results.metric.str.startswith(f"{name}@t=")].copy()
+    part["t"] = part.metric.str.removeprefix(f"{name}@t=").astype(int)
+    for arm in arms or part.arm.unique():
+        mean = part[part.arm == arm].groupby("t").value.mean()
+        ax.plot(mean.index, mean, marker="o", ms=3, color=PALETTE.get(arm), label=arm)
+    ax.axhline(1, color="#bbbbbb", lw=1)
+    ax.set(xlabel="timestep t", ylabel=name)
+    ax.legend(fontsize="x-small", ncols=2)
+    return ax
+
+
+def plot_bars(values: Mapping[str, float], *, errors: Mapping[str, float] | None = None, xlabel: str = "",
+              ax: Axes | None = None) -> Axes:
+    """Horizontal bars, one a name; known arms keep their colour."""
+    ax = ax or plt.subplots(figsize=(6.0, 0.34 * len(values) + 0.8))[1]
+    names = list(values)
+    ax.barh(names, [values[n] for n in names], color=[PALETTE.get(n, "#0072B2") for n in names],
+            xerr=None if errors is None else [errors.get(n, 0) for n in names])
+    ax.invert_yaxis()
+    ax.set(xlabel=xlabel)
+    return ax
+
+
+def plot_metric_ellipses(metrics: Mapping[str, np.ndarray], *, extent: float = 6.0, ax: Axes | None = None) -> Axes:
+    """Where a quadratic loss e M e^T equals its trace/2, one ellipse a 2x2 matrix M, over (cond error, uncond error).
+
+    A long ellipse is a direction that the loss hardly sees; a singular M gives two parallel lines, open for ever.
+    """
+    ax = ax or plt.subplots(figsize=(4.8, 4.4))[1]
+    colours = sns.color_palette("colorblind", len(metrics))
+    grid = np.linspace(-extent, extent, 401)
+    c, u = np.meshgrid(grid, grid)
+    handles = []
+    for colour, (name, m) in zip(colours, metrics.items(), strict=True):
+        m = np.asarray(m, dtype=float)
+        loss = (m[0, 0] * c * c + 2 * m[0, 1] * c * u + m[1, 1] * u * u) / (np.trace(m) / 2)
+        ax.contour(c, u, loss, levels=[1.0], colors=[colour])
+        handles.append(Line2D([], [], color=colour, label=name))
+    ax.set(xlabel="error of the conditional branch", ylabel="error of the unconditional branch", aspect="equal")
+    ax.legend(handles=handles, fontsize="x-small", loc="upper right")
+    return ax
+
+
+def plot_intervals(table: pd.DataFrame, *, ideal: float | None = None, xlabel: str = "", log: bool = False,
+                   ax: Axes | None = None) -> Axes:
+    """One line an arm: columns value, lo and hi, index the names; `ideal` is marked."""
+    ax = ax or plt.subplots(figsize=(6.0, 0.3 * len(table) + 0.8))[1]
+    if ideal is not None:
+        ax.axvline(ideal, color="#999999", lw=1)
+    for i, (name, row) in enumerate(table.iterrows()):
+        colour = PALETTE.get(name, "#0072B2")
+        ax.plot([row.lo, row.hi], [i, i], color=colour, lw=2.4, solid_capstyle="round")
+        ax.plot(row.value, i, "o", color=colour, ms=6)
+    ax.set(yticks=range(len(table)), yticklabels=table.index, xlabel=xlabel, ylim=(len(table) - 0.5, -0.5))
+    if log:
+        plain_log(ax, "x")
+    return ax
+
+
+VERDICTS = {"holds": "#009E73", "does not hold": "#D55E00", "not testable here": "#999999"}
+
+
+def plot_ledger(rows: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
+    """A forest plot of ledger rows: ours with its interval on a symmetric log scale, coloured by the verdict."""
+    ax = ax or plt.subplots(figsize=(6.4, 0.3 * max(len(rows), 1) + 1.0))[1]
+    labels = []
+    for i, row in enumerate(rows.itertuples()):
+        colour = VERDICTS[row.verdict]
+        ax.plot([row.lo, row.hi], [i, i], color=colour, lw=2.4, solid_capstyle="round")
+        ax.plot(row.ours, i, "o", color=colour, ms=5)
+        labels.append(f"{row.claim}  {row.measure}" + ("" if row.profile in ("digits", "any") else f" ({row.profile})"))
+    ax.axvline(0, color="#bbbbbb", lw=1)
+    ax.set(yticks=range(len(labels)), ylim=(-0.8, len(labels) - 0.2), xscale="symlog", xlabel="ours, with its interval")
+    ax.set_yticklabels(labels, fontsize="x-small")
+    ax.invert_yaxis()
+    handles = [Line2D([], [], color=c, marker="o", label=v) for v, c in VERDICTS.items()]
+    ax.legend(handles=handles, fontsize="x-small", loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    return ax

@@ -1,0 +1,78 @@
+"""The data sets, by name."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from dashkit.datasets import files
+from dashkit.method.images import Images
+
+DATASETS = ("digits", "digits_validation", "fashion_mnist", "cifar10", "cifar10_mirrored", "cifar16",
+            "cifar16_mirrored", "cifar100", "imagenet64")
+HELD_OUT, VALIDATION = 500, 300
+
+
+def source_file(name: str, cache: Path) -> Path | None:
+    """The file that a data set is read from; None for the digits, which scikit-learn ships."""
+    return None if name.startswith("digits") else cache / f"{name.removesuffix('_mirrored')}.npz"
+
+
+def load_images(name: str, *, cache: Path = Path("data/cache")) -> Images:
+    """The data set called `name`.
+
+    `digits` are the 1,797 8x8 digits inside scikit-learn, 500 of them held out by a fixed stratified split;
+    `digits_validation` are the training images of that split, 300 of them held out, for choosing settings.
+    `cifar16` is CIFAR-10 at half size, each pixel the mean of 2x2; `cifar10_mirrored` and `cifar16_mirrored` have the
+    training images and their mirror images.  Every other set is read from `cache`/NAME.npz, with the arrays `pixels`
+    and `test_pixels`, uint8 (N, C, H, W), and `labels` and `test_labels`, integers (N,).  ValueError for an unknown
+    name, FileNotFoundError if there is no file.
+    """
+    if name == "digits":
+        return _digits()
+    if name == "digits_validation":
+        return _split(_digits().pixels.numpy(), _digits().labels.numpy(), VALIDATION)
+    if name.endswith("_mirrored") and name in DATASETS:
+        plain = load_images(name.removesuffix("_mirrored"), cache=cache)
+        return replace(plain, pixels=torch.cat([plain.pixels, plain.pixels.flip(3)]), labels=plain.labels.repeat(2))
+    if name not in DATASETS:
+        raise ValueError(f"unknown data set {name!r}; choose from {', '.join(DATASETS)}")
+    path = source_file(name, cache)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path} is not there: dashkit fetch {name}. Or make it from a folder or from arrays of your own "
+            "(see data/README.md); the profiles smoke and digits need no file."
+        )
+    arrays = files.read_npz(path, ("pixels", "labels", "test_pixels", "test_labels"))
+    try:
+        return files.from_arrays(*arrays)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def halved(pixels: np.ndarray) -> np.ndarray:
+    """uint8 images (N, C, H, W) at half size, each pixel the mean of 2x2, rounded half up.
+
+    >>> halved(np.array([[[[0, 1], [2, 3]]]], dtype=np.uint8)).tolist()
+    [[[[2]]]]
+    """
+    n, c, h, w = pixels.shape
+    sums = pixels.reshape(n, c, h // 2, 2, w // 2, 2).sum((3, 5), dtype=np.uint16)
+    return ((sums + 2) // 4).astype(np.uint8)
+
+
+def _digits() -> Images:
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    pixels = (bunch.images * (255 / 16)).round().astype(np.uint8)[:, None]        # (1797, 1, 8, 8), 17 grey levels
+    return _split(pixels, bunch.target, HELD_OUT)
+
+
+def _split(pixels: np.ndarray, labels: np.ndarray, held_out: int) -> Images:
+    """A fixed stratified split."""
+    from sklearn.model_selection import train_test_split
+
+    train, test = train_test_split(np.arange(len(pixels)), test_size=held_out, stratify=labels, random_state=0)
+    return files.from_arrays(pixels[train], labels[train], pixels[test], labels[test])

@@ -1,0 +1,342 @@
+"""The paper's experiment in stages that fit short turns on a GPU: plan, train, measure, FID, table.
+
+`dashkit campaign --profile cifar10_fast --hours 0.4` measures how fast this machine is, fixes the number of steps that
+fit, and works until its turn is over; the same command goes on from there.  Notebook 10 does the same.
+"""
+
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from reprlib import repr as short
+from typing import NamedTuple
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from dashkit.datasets import fetch, sources
+from dashkit.experiments import budget, fid, processes, training
+from dashkit.experiments.evaluation import evaluate_all, is_measured, tidy
+from dashkit.experiments.networks import check_current, load_student, load_teacher
+from dashkit.experiments.profiles import PROFILES
+from dashkit.experiments.progress import progress_bar
+from dashkit.experiments.run import SAMPLING_SEED, Run
+from dashkit.experiments.training import train_teacher
+from dashkit.method import guidance
+from dashkit.method.images import to_float, to_uint8
+from dashkit.method.quality import in_chunks
+from dashkit.method.sampling import sample
+from dashkit.storage import paths, provenance, store, tables
+
+SHARES = {"teacher": 0.45, "students": 0.25, "evaluation": 0.08, "fid": 0.22}
+"""How a campaign's time is divided: a student is never better than its teacher, so the teacher gets the most."""
+MAIN = ("teacher", "dash", "scratch")
+PART = 1000                  # images between two looks at the clock, and two files
+
+
+class Plan(NamedTuple):
+    """What one campaign does in its hours; fixed at its start, so that every later turn does the same."""
+
+    hours: float
+    teacher_steps: int
+    student_steps: int
+    fid_samples: int         # for the main arms; the others get a fifth
+    full_hours: float        # what the published settings would take here, from the speed of their networks
+
+
+def plan_path(run: Run) -> Path:
+    """Where the plan for exactly these settings is kept; the run is the one before `with_plan`."""
+    return run.root / run.profile.name / f"campaign-s{run.seed}-{store.fingerprint(run.profile.asdict())}.json"
+
+
+def make_plan(run: Run, hours: float, *, fid_samples: int = 50_000) -> Plan:
+    """The plan of this run: the one begun before, or a new one from rates measured now.
+
+    Steps fill their share of the time, but are never more than the profile's; so is the number of samples, up to
+    `fid_samples`.  ValueError for other hours or `fid_samples` than those of a campaign already begun.
+    """
+    if not 0 < hours <= 10_000 or fid_samples < 20:
+        raise ValueError(f"hours must be in (0, 10000] and fid_samples at least 20, not {hours!r} and {fid_samples!r}")
+    path = plan_path(run)
+    if path.is_file():
+        plan, most = _read_plan(run, path)
+        if (plan.hours, most) != (hours, fid_samples):
+            raise ValueError(f"{path} plans {plan.hours:g} hours and at most {short(most)} samples, not {hours:g} and "
+                             f"{fid_samples}: go on with the same, or delete it to plan anew")
+        return plan
+    p, cost = run.profile, budget.rates(run)
+    seconds = {stage: share * hours * 3600 for stage, share in SHARES.items()}
+    lockstep = p.seeds * (cost.teacher_pass + len(p.arms) * cost.student_update)
+    n_samples = seconds["fid"] / (p.sample_steps / p.batch) / _fid_passes(run, cost)
+    plan = Plan(
+        hours,
+        min(p.teacher_steps, max(1, int(seconds["teacher"] / cost.teacher_update))),
+        min(p.student_steps, max(1, int(seconds["students"] / lockstep))),
+        min(fid_samples, max(20, int(n_samples))),
+        published_hours(run),
+    )
+    if processes.is_main():
+        store.write_json(path, {"plan": plan._asdict(), "fid_samples": fid_samples, "manifest": provenance.manifest(
+            profile=p.name, seed=run.seed, device=provenance.device_name(run.device), processes=processes.size(),
+            settings=p.asdict())})
+    processes.wait()                          # all have measured, together; what the main process wrote is the plan
+    return make_plan(run, hours, fid_samples=fid_samples)
+
+
+def _read_plan(run: Run, path: Path) -> tuple[Plan, object]:
+    """A plan made before, and how many samples were asked for; ValueError unless it is one of this run."""
+    saved, p = store.read_json(path, "plan", "fid_samples"), run.profile
+    found = saved["plan"]
+    most = {"hours": 10_000, "teacher_steps": p.teacher_steps, "student_steps": p.student_steps,
+            "fid_samples": 10**9, "full_hours": 10**9}
+    whole = [k for k in most if not k.endswith("hours")]
+    if not isinstance(found, dict) or found.keys() != most.keys() or not all(
+            type(v) is int or (type(v) is float and k not in whole) for k, v in found.items()) or not all(
+            0 < v <= most[k] for k, v in found.items()):
+        raise ValueError(f"{path} holds no plan of {p.name}; delete it to plan anew")
+    return Plan(**found), saved["fid_samples"]
+
+
+def _fid_passes(run: Run, cost: budget.Rates) -> float:
+    """Seconds of one sampling step of a batch in each process, summed over all that FID is asked of."""
+    found = 0.0
+    for arm in ("teacher", *run.profile.arms):
+        seeds, one = (1, cost.measured_pass) if arm == "teacher" else (run.profile.seeds, cost.student_pass)
+        found += seeds * one * len(_guidances(run, arm)) * (1 if arm in MAIN else 0.2)
+    return found
+
+
+def with_plan(run: Run, plan: Plan) -> Run:
+    """The run with the steps of its plan."""
+    steps = {"teacher_steps": plan.teacher_steps, "student_steps": plan.student_steps}
+    return replace(run, profile=replace(run.profile, **steps))
+
+
+def resumed_run(run: Run) -> Run:
+    """The run as its campaign trains it, if one was begun; else the run itself."""
+    path = plan_path(run)
+    return with_plan(run, _read_plan(run, path)[0]) if path.is_file() else run
+
+
+class Guidance(NamedTuple):
+    """One way of sampling that FID is measured for."""
+
+    w: float | Tensor
+    recompute_eps: bool = True
+
+
+def _guidances(run: Run, arm: str) -> dict[str, Guidance]:
+    """The paper's timestep-adaptive guidance, and the fixed scale.
+
+    For the teacher and DASH also the fixed scale with the eps of before the clamp: notebook 01 shows what that does.
+    """
+    found = {"tag": Guidance(guidance.tag(run.profile.T, max(run.profile.ws))),
+             f"w={run.profile.w:g}": Guidance(run.profile.w)}
+    if arm in ("teacher", "dash"):
+        found[f"w={run.profile.w:g}, eps kept"] = Guidance(run.profile.w, recompute_eps=False)
+    return found
+
+
+# ------------------------------------------------------------------------------------------------------------- stages
+
+
+class Stage(NamedTuple):
+    make: Callable[[], Iterator]    # its items, when its turn comes
+    ticks: int                      # how many there are at most
+    together: bool                  # whether all processes do each item, or each process items of its own
+
+
+def stages(run: Run, plan: Plan, extract: fid.Extractor, reference: fid.Statistics) -> dict[str, Stage]:
+    """What a campaign does, in order; `run` is the planned one."""
+    p = run.profile
+
+    def students() -> dict[tuple[str, int], nn.Module]:
+        return {(a, s): load_student(run, a, s) for s in run.seeds for a in p.arms}
+
+    def distil() -> Iterator:
+        teacher = load_teacher(run)
+        for seed in run.seeds:
+            yield from training.distil(run, teacher, p.arms, seed)
+
+    def measure() -> Iterator:
+        teacher = load_teacher(run)
+        with processes.main_first():
+            evaluate_all(run, teacher, {})                     # the teacher's own
+        for key, student in processes.own(list(students().items())):
+            if not is_measured(run, *key):
+                yield evaluate_all(run, teacher, {key: student})
+
+    def judge() -> Iterator:
+        models = {("teacher", run.seed): load_teacher(run).model, **students()}
+        models = {key: run.compiled(model) for key, model in models.items()}
+        for arm, seed, name in processes.own([(*key, name) for key in models for name in _guidances(run, key[0])]):
+            yield from fid_parts(run, plan, models[arm, seed], arm, seed, name, extract, reference)
+
+    n_models = 1 + len(p.arms) * p.seeds
+    n_parts = sum(len(_guidances(run, a)) * -(-_n(plan, a) // PART) * (1 if a == "teacher" else p.seeds)
+                  for a in ("teacher", *p.arms))
+    return {"teacher": Stage(lambda: train_teacher(run), p.teacher_steps, True),
+            "students": Stage(distil, p.student_steps * p.seeds, True),
+            "evaluation": Stage(measure, n_models - 1, False),
+            "fid": Stage(judge, n_parts, False)}
+
+
+def _n(plan: Plan, arm: str) -> int:
+    return plan.fid_samples if arm in MAIN else max(20, plan.fid_samples // 5)
+
+
+def fid_path(run: Run, plan: Plan, arm: str, seed: int, name: str, reference: fid.Statistics) -> Path:
+    """Where the results of one model and guidance are kept; those of other weights or samples are elsewhere."""
+    w, recompute_eps = _guidances(run, arm)[name]
+    key = [name, w.tolist() if isinstance(w, Tensor) else w, recompute_eps, _n(plan, arm), run.profile.sample_steps,
+           run.weights(arm, seed), reference.n]           # of n images: `make_reference` always takes the same ones
+    return run.folder(arm, seed) / f"fid-{store.fingerprint(key)}.csv"
+
+
+def parts_path(path: Path, reference: fid.Statistics) -> Path:
+    """Where features wait for the last of the samples whose results belong in `path`.
+
+    Those of another extractor are elsewhere: the small classifier is trained in every turn, and with another number of
+    threads it is another one.
+    """
+    return path.with_name(f"{path.stem}-{store.fingerprint(reference.mean.tolist())}")
+
+
+def fid_parts(run: Run, plan: Plan, model: nn.Module, arm: str, seed: int, name: str, extract: fid.Extractor,
+              reference: fid.Statistics) -> Iterator[None]:
+    """FID and KID of one model under the guidance called `name`, a thousand images at a time; finished parts stay on
+    disk.
+
+    All models get the same labels and noise.
+    """
+    n, how = _n(plan, arm), _guidances(run, arm)[name]
+    path = fid_path(run, plan, arm, seed, name, reference)
+    if path.is_file():
+        return
+    check_current(run, arm, seed, model)
+    parts = parts_path(path, reference)
+    for start in range(0, n, PART):
+        part = parts / f"{start:06d}.safetensors"
+        if not part.is_file():
+            size = min(PART, n - start)
+            y = ((torch.arange(size) + start) % run.images.num_classes).to(run.device)
+            generator = torch.Generator().manual_seed(SAMPLING_SEED + start)
+            x_T = torch.randn((size, *run.images.shape), generator=generator).to(run.device)
+            with run.autocast():
+                x = sample(model, run.schedule, y, x_T=x_T, w=how.w, steps=run.profile.sample_steps,
+                           recompute_eps=how.recompute_eps)
+            store.save_tensors(part, {"features": extract(to_uint8(x)).float().cpu()}, {"arm": arm, "name": name})
+            yield
+    files = [parts / f"{start:06d}.safetensors" for start in range(0, n, PART)]
+    features = torch.cat([_read_part(f, min(PART, n - i * PART), reference) for i, f in enumerate(files)])
+    values = dict(zip(extract.distances, (fid.fid(features, reference), fid.kid(features, reference)), strict=True))
+    found = [{"metric": f"{distance}@{name}", "value": value, "n": n} for distance, value in values.items()]
+    if extract.classifier is not None:
+        found.append({"metric": f"is@{name}", "value": fid.inception_score(features, extract.classifier), "n": n})
+    tables.write_table(path, tidy(run, arm, seed, found))
+    for folder in path.parent.glob(f"{path.stem}-*"):
+        shutil.rmtree(folder)
+
+
+def _read_part(path: Path, n: int, reference: fid.Statistics) -> Tensor:
+    features = store.load_tensors(path).tensors.get("features", torch.empty(0))
+    if features.dtype != torch.float32 or features.shape != (n, len(reference.mean)):
+        raise ValueError(f"{path} does not hold the features of {n} images; delete it")
+    return features
+
+
+def table(run: Run, plan: Plan, extract: fid.Extractor, reference: fid.Statistics) -> pd.DataFrame:
+    """Everything that was measured, tidy: gap statistics, Fréchet distances of the small classifier, FID and KID."""
+    teacher = load_teacher(run)
+    models = {(a, s): load_student(run, a, s) for s in run.seeds for a in run.profile.arms}
+    keys = [("teacher", run.seed), *models]
+    found = [tables.read_table(fid_path(run, plan, a, s, name, reference))
+             for a, s in keys for name in _guidances(run, a)]
+    floor = tidy(run, "real", run.seed, [{"metric": extract.distances[0], "value": reference.floor,
+                                                   "n": reference.n // 2}])
+    return pd.concat([evaluate_all(run, teacher, models), floor, *found], ignore_index=True)
+
+
+def run_stages(run: Run, plan: Plan, *, minutes: float, extract: fid.Extractor, reference: fid.Statistics) -> bool:
+    """Work through the stages for at most about `minutes`; returns whether all is done.  Stop it at any time."""
+    deadline = time.monotonic() + 60 * minutes
+    for name, stage in stages(run, plan, extract, reference).items():
+        late = False
+        with closing(stage.make()) as items:
+            for _ in progress_bar(items, total=stage.ticks, title=name):
+                late = time.monotonic() > deadline
+                if stage.together:
+                    late = processes.agree(late)
+                if late:
+                    break
+        if processes.agree(late):
+            return False
+    return True
+
+
+class SmallFeatures:
+    """The run's own classifier in Inception's place, for images that Inception cannot see: uint8 images to features.
+
+    What comes out are Fréchet and kernel distances, `fd` and `kd`, but they are not FID and KID.
+    """
+
+    distances, classifier = ("fd", "kd"), None
+
+    def __init__(self, run: Run) -> None:
+        self.features, self.device = run.image_reference.classifier.features, run.device
+
+    def __call__(self, images: Tensor) -> Tensor:
+        return in_chunks(self.features, to_float(images.to(self.device))).cpu()
+
+
+def make_reference(run: Run, n: int | None = None) -> tuple[fid.Extractor, fid.Statistics]:
+    """What FID is of, and the statistics of n training images of the data set, mirrored ones left out.
+
+    Fewer than all are a random selection, always the same one.  Grey images get `SmallFeatures`.
+    """
+    pixels = sources.load_images(run.profile.dataset.removesuffix("_mirrored"), cache=paths.CACHE).pixels
+    if n is not None and not 4 <= n <= len(pixels):
+        raise ValueError(f"the reference must be 4 to {len(pixels)} images, not {n!r}")
+    if n is not None and n < len(pixels):    # at random: the first n of a data set stored class by class are one class
+        pixels = pixels[torch.randperm(len(pixels), generator=torch.Generator().manual_seed(0))[:n]]
+    if run.profile.teacher.channels != 3:
+        extract = SmallFeatures(run)
+        return extract, fid.statistics(extract(pixels))
+    extract = fid.Inception(paths.CACHE / fetch.INCEPTION, run.device)
+    with processes.main_first():
+        return extract, fid.reference(pixels, lambda: extract, paths.CACHE)
+
+
+def summary(results: pd.DataFrame) -> pd.DataFrame:
+    """One row an arm: parameters, gap statistics in eps and in clamped x0, and FID and KID by guidance, with N."""
+    wanted = "^(?:fid|kid|is|fd|kd)(?:@|$)"
+    rows = results[results.metric.isin(["parameters", "rho", "slope", "cos", "rho_x0", "cos_x0", "spearman"])
+                   | results.metric.str.contains(wanted)]
+    wide = rows.pivot_table(index="arm", columns="metric", values="value", sort=False)
+    wide["N"] = results[results.metric.str.contains(wanted)].groupby("arm").n.first()
+    return wide
+
+
+def published_hours(run: Run) -> float:
+    """Hours that the paper's settings would take on this device, students in lockstep, by their networks' speed."""
+    p = PROFILES["cifar10"]
+    batch = max(1, (p.batch if run.device.type == "cuda" else 8) // processes.size()) * processes.size()
+    cost = budget.rates(replace(run, profile=replace(p, batch=batch, seeds=1, arms=run.profile.arms)))
+    lockstep = cost.teacher_pass + len(run.profile.arms) * cost.student_update
+    return p.batch / batch * (p.teacher_steps * cost.teacher_update + p.student_steps * lockstep) / 3600
+
+
+def describe(run: Run, plan: Plan) -> str:
+    """What the plan does, and what more time would buy."""
+    p, batch = PROFILES["cifar10"], run.profile.batch
+    return "\n".join([
+        f"{plan.hours:g} hours: teacher {plan.teacher_steps:,} steps of {batch} "
+        f"({plan.teacher_steps * batch / 1e6:.2f} million images), {len(run.profile.arms)} students "
+        f"{plan.student_steps:,} steps, FID from {plan.fid_samples:,} samples of {', '.join(MAIN)}, of others a fifth.",
+        f"With more time the teacher would see more: the published settings are {p.batch * p.teacher_steps / 1e6:.0f} "
+        f"million images, and with {len(run.profile.arms)} students in lockstep take about "
+        f"{budget.format_seconds(3600 * plan.full_hours)} on {provenance.device_name(run.device)}.",
+    ])

@@ -1,0 +1,330 @@
+"""Measure the teacher and every student, into tidy tables."""
+
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from dashkit.experiments.networks import check_current, load_curriculum
+from dashkit.experiments.progress import progress_bar
+from dashkit.experiments.run import SAMPLING_SEED, Run, Teacher
+from dashkit.experiments.threads import side_by_side
+from dashkit.method import guidance, pruning
+from dashkit.method.arms import objective
+from dashkit.method.calibration import (
+    Calibration,
+    GapStats,
+    States,
+    all_branches,
+    gap_stats,
+    held_out_states,
+    measure_calibration,
+    other_null_rows,
+    visited_states,
+    x0_branches,
+)
+from dashkit.method.cost import counted_passes, flops
+from dashkit.method.guidance import W_MAX, Branches, matched_tables
+from dashkit.method.losses import distil_terms, per_sample
+from dashkit.method.quality import Quality, frechet_distance, measure_quality, quality_of
+from dashkit.method.schedule import Noised
+from dashkit.method.unet import n_parameters
+from dashkit.storage import locks, provenance, store
+from dashkit.storage import tables as storage_tables
+
+
+class TeacherReference(NamedTuple):
+    """What every model of a run is held against: the teacher's branches on common states, and its samples' features."""
+
+    states: Noised
+    target: Branches
+    features: dict[str, Tensor]   # by guidance, e.g. "w=1.5"
+
+
+def evaluate_all(run: Run, teacher: Teacher, students: Mapping[tuple[str, int], nn.Module]) -> pd.DataFrame:
+    """Quality, calibration and cost of the teacher and every student, as a tidy table; finished rows stay on disk."""
+    paths = {(arm, seed): _evaluation_path(run, arm, seed) for arm, seed in students}
+    own = _evaluation_path(run, "teacher", run.seed)
+    for path in (own, *paths.values()):
+        locks.remove_leftovers(path.parent)               # a process may have died between the table and its lock
+    missing = [key for key, path in paths.items() if not path.is_file()]
+    if missing or not own.is_file():
+        for arm, seed, model in [("teacher", run.seed, teacher.model), *((*key, students[key]) for key in missing)]:
+            check_current(run, arm, seed, model)
+        states = held_out_states(run.schedule, run.images, run.profile.states, seed=SAMPLING_SEED)
+        yardstick = TeacherReference(states, all_branches(teacher.model, states), _teacher_features(run, teacher))
+        # counted here and not in the threads: the counter's hooks see all of them
+        costs = {kind: flops(net) for kind, net in {_kind(m): m for m in students.values()}.items()}
+
+        def measure_one(arm: str, seed: int, model: nn.Module) -> Iterator[None]:
+            with locks.lock_folder(run.folder(arm, seed)):
+                table = _evaluate(run, arm, seed, model, teacher, yardstick, costs.get(_kind(model)))
+                storage_tables.write_table(own if arm == "teacher" else paths[arm, seed], table)
+            yield
+
+        if not own.is_file():
+            costs[_kind(teacher.model)] = flops(teacher.model) if isinstance(teacher.model, nn.Module) else None
+            deque(measure_one("teacher", run.seed, teacher.model), maxlen=0)
+        jobs = {f"{arm} {seed}": partial(measure_one, arm, seed, students[arm, seed]) for arm, seed in missing}
+        if jobs:
+            side_by_side(run, jobs, at_once=len(students), ticks=len(jobs), title="evaluation")
+    keys = {("teacher", run.seed): own, **paths}
+    tables = [_read_evaluation(run, *key, path) for key, path in keys.items()]
+    table = pd.concat([_floor_rows(run), *tables], ignore_index=True)
+    others = sorted(set(table.commit) - {provenance.commit()})
+    if others:
+        n = table.commit.isin(others).sum()
+        print(f"{n} of {len(table)} measurements were made at commit {', '.join(others)}, this is {provenance.commit()}; "
+              f"to make all anew, delete evaluation-*.csv and features-* in {run.root / run.profile.name}/*")
+    trained = _training_commits(run, list(keys))
+    older = sorted(set(trained) - {provenance.commit()})
+    if older:
+        n = sum(c in older for c in trained)
+        print(f"{n} of {len(trained)} networks were trained at commit {', '.join(older)}, this is {provenance.commit()}")
+    return table
+
+
+def _training_commits(run: Run, keys: Sequence[tuple[str, int]]) -> list[str]:
+    """The commit that each trained network's manifest names."""
+    paths = dict.fromkeys(run._final(*key).with_name("manifest.json") for key in keys)
+    return [str(store.read_json(path, "commit")["commit"]) for path in paths if path.is_file()]
+
+
+def _read_evaluation(run: Run, arm: str, seed: int, path: Path) -> pd.DataFrame:
+    table = storage_tables.read_table(path)
+    found = {(row.profile, row.arm, row.seed) for row in table.itertuples()}
+    if found != {(run.profile.name, arm, seed)}:
+        raise ValueError(f"{path} must hold measurements of {arm}, seed {seed}, of {run.profile.name} alone; "
+                         "delete it to measure again")
+    return table
+
+
+def _kind(model: nn.Module) -> tuple:
+    return type(model), getattr(model, "config", None)
+
+
+def _teacher_features(run: Run, teacher: Teacher) -> dict[str, Tensor]:
+    """Features of the teacher's samples at every scale, sampled once and kept beside its weights."""
+    path = run.folder("teacher", run.seed) / f"features-{_evaluation_key(run, 'teacher', run.seed)}.safetensors"
+    if not path.is_file():
+        scales = progress_bar(run.profile.ws, total=len(run.profile.ws), title="the teacher's samples")
+        found = {f"{_of_set(k)}w={w:g}": measure(run, teacher.model, w, sampling_set=k).features
+                 for w in scales for k in range(run.profile.sampling_sets)}
+        store.save_tensors(path, found, {"profile": run.profile.name, "seed": run.seed})
+    features = store.load_tensors(path, device=run.device).tensors
+    wanted = {f"{_of_set(k)}w={w:g}": (run.profile.samples, *run.image_reference.reference.shape[1:])
+              for w in run.profile.ws for k in range(run.profile.sampling_sets)}
+    if {k: tuple(v.shape) for k, v in features.items() if v.is_floating_point()} != wanted:
+        raise ValueError(f"{path} does not hold the features of this profile's samples; delete it to draw them again")
+    return features
+
+
+def results_path(run: Run) -> Path:
+    """Where the tidy table of a run's profile, seed, settings and weights is kept."""
+    weights = [run.weights("teacher", run.seed)] + [run.weights(a, s) for a in run.profile.arms for s in run.seeds]
+    key = store.fingerprint([run.profile.asdict(), weights])
+    return run.root / run.profile.name / f"results-s{run.seed}-{key}.csv"
+
+
+def get_results(run: Run, teacher: Teacher, students: Mapping[tuple[str, int], nn.Module]) -> pd.DataFrame:
+    """`evaluate_all`, kept in the run's results file for the other notebooks and the report.
+
+    A file that holds the same measurements stays: `real` alone is measured anew each time, in as many threads as there
+    are, and the file may be somebody else's to write.
+    """
+    results = evaluate_all(run, teacher, students)
+    with suppress(ValueError):                           # a damaged one is written again
+        kept = read_results(run)
+        if kept is not None and _measured(kept) == _measured(results):
+            return kept
+    storage_tables.write_table(results_path(run), results)
+    return results
+
+
+def _measured(results: pd.DataFrame) -> str:
+    return results[results.arm != "real"].sort_values(["arm", "seed", "metric"]).to_csv(index=False)
+
+
+def read_results(run: Run) -> pd.DataFrame | None:
+    """The table that `get_results` wrote for exactly these settings and weights, or None.
+
+    ValueError if it is not what was measured: it was cut short or changed.
+    """
+    path = results_path(run)
+    keys = [("teacher", run.seed), *((arm, seed) for seed in run.seeds for arm in run.profile.arms)]
+    if not path.is_file() or not all(is_measured(run, *key) for key in keys):
+        return None
+    table = storage_tables.read_table(path)
+    if _measured(table) != _measured(pd.concat([_read_evaluation(run, *k, _evaluation_path(run, *k)) for k in keys])):
+        raise ValueError(f"{path} does not hold what was measured; run notebook 04 again, which writes it anew")
+    return table
+
+
+def _evaluation_key(run: Run, arm: str, seed: int) -> str:
+    p = run.profile
+    more = [p.sampling_sets, p.classifier] if (p.sampling_sets, p.classifier) != (1, "small") else []
+    return store.fingerprint(
+        [p.w, p.ws, p.samples, p.sample_steps, p.states, SAMPLING_SEED, run.weights(arm, seed), *more])
+
+
+def _evaluation_path(run: Run, arm: str, seed: int) -> Path:
+    return run.folder(arm, seed) / f"evaluation-{_evaluation_key(run, arm, seed)}.csv"
+
+
+def is_measured(run: Run, arm: str, seed: int) -> bool:
+    """Whether the evaluation of one arm and seed is there, with exactly these settings."""
+    return _evaluation_path(run, arm, seed).is_file()
+
+
+def _evaluate(run: Run, arm: str, seed: int, model: nn.Module, teacher: Teacher, yardstick: TeacherReference,
+              operations: int | None) -> pd.DataFrame:
+    p, (states, target, features) = run.profile, yardstick
+    own = target if arm == "teacher" else all_branches(model, states)
+    calibration = measure_calibration(own, target, states, T=p.T)
+    found = list(calibration_rows(calibration, p.states))
+
+    if arm == "cond_only":                       # its null row never gets a gradient: whatever it starts as, it stays
+        for name, net in other_null_rows(model).items():
+            stats = gap_stats(all_branches(net, states), target)
+            found += gap_rows(stats, p.states, f"@null={name}")
+    in_x0 = [x0_branches(pair, run.schedule, states) for pair in (own, target)]
+    found += gap_rows(gap_stats(*in_x0), p.states, "_x0")
+    visited = _visited(run, model)
+    on_path = [all_branches(net, visited) for net in (model, teacher.model)]
+    found += gap_rows(gap_stats(*on_path), len(visited.t), "_visited")
+
+    guidances: dict[str, float | Tensor] = {f"w={w:g}": w for w in p.ws}
+    slope = max(calibration.gap.slope, 1e-6)
+    wanted = 1 + (max(p.ws) - 1) / slope                 # what a pure error of magnitude would need
+    guidances["corrected"] = min(max(wanted, 0.0), W_MAX)
+    found.append({"metric": "w_corrected", "value": guidances["corrected"], "n": p.states})
+    if arm in ("teacher", "dash"):
+        guidances |= matched_tables(p.T)
+    elif p.classifier == "colour":
+        guidances["tag"] = guidance.tag(p.T)
+    for name, w in guidances.items():
+        reference = features[f"w={max(p.ws):g}"] if name == "corrected" else features.get(name)
+        if arm == "teacher" and reference is not None:       # its samples were drawn already, for the others
+            quality = quality_of(run.image_reference, reference, run.images.num_classes)
+        else:
+            quality = measure(run, model, w)
+        found += quality_rows(name, quality, reference)
+    for k in range(1, p.sampling_sets):                      # other labels and noise: how much of a difference is luck
+        for w in p.ws:
+            reference = features[f"{_of_set(k)}w={w:g}"]
+            quality = (quality_of(run.image_reference, reference, run.images.num_classes) if arm == "teacher"
+                       else measure(run, model, w, sampling_set=k))
+            found += [row | {"metric": _of_set(k) + row["metric"]}
+                      for row in quality_rows(f"w={w:g}", quality, reference)]
+
+    if arm == "teacher" or objective(arm).curriculum == "relearned":
+        omega = teacher.omega if arm == "teacher" else load_curriculum(run, arm, seed)
+        if not torch.equal(omega, run.base):             # an exact teacher has learned nothing: there is no rank
+            rank = _rank_of_difficulty(run, arm, omega, own, target, states)
+            found.append({"metric": "spearman", "value": rank, "n": p.states})
+    if isinstance(model, nn.Module):
+        pruned = arm != "teacher" and objective(arm).student == "pruned"
+        with counted_passes(model) as passes:
+            measure(run, model, p.w, n=2)
+        size = pruning.n_nonzero(model) if pruned else n_parameters(model)
+        found += [{"metric": name, "value": value, "n": 1} for name, value in
+                  {"parameters": size, "flops": operations, "passes": passes[0] // 2}.items()]
+    return tidy(run, arm, seed, found)
+
+
+def _visited(run: Run, model: nn.Module) -> States:
+    p = run.profile
+    y = (torch.arange(max(p.states // p.sample_steps, 1)) % run.images.num_classes).to(run.device)
+    generator = torch.Generator().manual_seed(SAMPLING_SEED)
+    x_T = torch.randn((len(y), *run.images.shape), generator=generator).to(run.device)
+    return visited_states(model, run.schedule, y, x_T=x_T, w=p.w, steps=p.sample_steps)
+
+
+def _rank_of_difficulty(run: Run, arm: str, omega: Tensor, own: Branches, target: Branches, states: Noised) -> float:
+    """Spearman's correlation of a learned curriculum with the held-out loss that it was learned on."""
+    if arm == "teacher":
+        losses = per_sample(own.cond, states.eps)
+    else:
+        lam, terms = objective(arm).lam, distil_terms(own, target, eps=states.eps, w=1.0)
+        losses = sum(c * terms[k] for k, c in lam.items())
+    return rank_of_difficulty(omega, run.base, losses, states.t)
+
+
+def _of_set(k: int) -> str:
+    """What stands before a metric that was measured on another set of labels and noise than the first."""
+    return f"set{k}:" if k else ""
+
+
+def measure(
+    run: Run, model: nn.Module, w: float | Tensor, *, sampling_set: int = 0, **ddim_arguments
+) -> Quality:
+    """The quality of a model under one guidance, a number or a table, by the run's own protocol.
+
+    Every model gets the same labels and noise; each `sampling_set` is another draw of them.
+    """
+    p = run.profile
+    settings = {"n": p.samples, "steps": p.sample_steps, "seed": SAMPLING_SEED + 100_003 * sampling_set,
+                "batch": 1000 if run.device.type == "cuda" else 256} | ddim_arguments
+    sampled = run.sampler(model) if settings["n"] >= 100 else model         # a graph does not pay for a few
+    return measure_quality(sampled, run.schedule, run.image_reference, shape=run.images.shape, w=w,
+                                    num_classes=run.images.num_classes, device=run.device, **settings)
+
+
+def _floor_rows(run: Run) -> pd.DataFrame:
+    floor, n = run.image_reference.floor, min(run.profile.samples, len(run.images.pixels))
+    return tidy(run, "real", run.seed, [
+        {"metric": "frechet", "value": floor.mean().item(), "n": n},
+        {"metric": "frechet_sd", "value": floor.std().item(), "n": len(floor)},
+        {"metric": "accuracy", "value": run.image_reference.accuracy, "n": len(run.images.test_labels)},
+    ])
+
+
+def tidy(run: Run, arm: str, seed: int, found: list[dict]) -> pd.DataFrame:
+    table = pd.DataFrame(found).assign(profile=run.profile.name, arm=arm, seed=seed,
+                                       device=provenance.device_name(run.device), commit=provenance.commit())
+    return table[list(storage_tables.COLUMNS)]
+
+
+def quality_rows(name: str, quality: Quality, teacher: Tensor | None = None) -> Iterator[dict]:
+    """Tidy {metric, value, n} of samples under the guidance called `name`, e.g. frechet@w=1.5.
+
+    `teacher` (n, 32) are features of the teacher's samples, to which the distance is measured too.
+    """
+    yield {"metric": f"frechet@{name}", "value": quality.frechet, "n": quality.n}
+    yield {"metric": f"accuracy@{name}", "value": quality.accuracy, "n": quality.n}
+    if teacher is not None:
+        value = frechet_distance(quality.features, teacher)
+        yield {"metric": f"frechet_teacher@{name}", "value": value, "n": quality.n}
+
+
+def gap_rows(stats: GapStats, n: int, suffix: str = "") -> Iterator[dict]:
+    """Tidy rows of gap statistics: rho, slope, cos, r2 and mse, with a suffix for where or in which space."""
+    for name, value in stats._asdict().items():
+        yield {"metric": f"{name}{suffix}", "value": value, "n": n}
+
+
+def calibration_rows(found: Calibration, n: int) -> Iterator[dict]:
+    """Tidy rows of a `Calibration`; a metric in a bin of timesteps is called NAME@t=250."""
+    yield from gap_rows(found.gap, n)
+    yield {"metric": "cond_error", "value": found.cond_error, "n": n}
+    yield {"metric": "uncond_error", "value": found.uncond_error, "n": n}
+    for t, stats in found.by_timestep.items():
+        for name in ("rho", "slope", "cos"):
+            yield {"metric": f"{name}@t={t}", "value": getattr(stats, name), "n": n}
+
+
+def rank_of_difficulty(omega: Tensor, base: Tensor, losses: Tensor, t: Tensor, *, bins: int = 20) -> float:
+    """Spearman's correlation of the learned part omega / base (T,) of a curriculum with the loss, over bins of t.
+
+    losses (B,) and t (B,) are held-out losses and their timesteps; +1 if more loss goes with more weight.
+    """
+    gate, index = (omega / base).log()[t], t * bins // len(omega)
+    pairs = torch.stack([torch.stack([gate[index == b].mean(), losses[index == b].mean()])
+                         for b in index.unique().tolist()]).double()
+    return float(pd.DataFrame(pairs.cpu().numpy()).corr(method="spearman").iloc[0, 1])

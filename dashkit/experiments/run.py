@@ -1,0 +1,227 @@
+"""A run: one profile with one seed on one device."""
+
+import os
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+import torch
+from filelock import FileLock
+from torch import Tensor, nn
+
+from dashkit.datasets import sources
+from dashkit.experiments import processes
+from dashkit.experiments.profiles import Profile, resolve
+from dashkit.method import curriculum
+from dashkit.method.arms import objective
+from dashkit.method.capture import ReplayedModel
+from dashkit.method.exact_teacher import ExactTeacher
+from dashkit.method.images import Images
+from dashkit.method.quality import ColourClassifier, ImageReference, make_image_reference, train_colour_classifier
+from dashkit.method.schedule import Schedule, cosine_schedule
+from dashkit.method.training import check_weights
+from dashkit.method.unet import UNet
+from dashkit.storage import paths, provenance, store
+from dashkit.storage.store import sha256
+
+CHECKPOINT, FINAL = "checkpoint.safetensors", "final.safetensors"
+SAMPLING_SEED = 1234        # the same noise and labels for every model, so that differences are paired
+_CURRICULA = {"uniform": lambda schedule, gamma: curriculum.uniform(schedule),
+              "min_snr": curriculum.min_snr, "published": curriculum.published}
+
+CPU = torch.device("cpu")
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """The device called auto, cpu or cuda; auto takes CUDA where there is one.  ValueError if it is not to be had.
+
+    Where a launcher started several processes, they find each other here.
+    """
+    if name not in ("auto", "cpu", "cuda"):
+        raise ValueError(f"device must be auto, cpu or cuda, not {name!r}")
+    processes.join(name)
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device='cuda' was asked for, but torch sees no CUDA device; use 'cpu' or 'auto'")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+class Teacher(NamedTuple):
+    """A trained teacher: averaged weights, and the curriculum (T,) that it learned; or an exact one with the base."""
+
+    model: UNet | ExactTeacher
+    omega: Tensor
+    history: pd.DataFrame   # step, loss
+
+
+@dataclass(frozen=True)
+class Run:
+    """One profile with one seed on one device: knows its data, its reference images and its files; trains nothing itself."""
+
+    profile: Profile
+    seed: int = 42
+    device: torch.device = CPU
+    root: Path = paths.RUNS
+    compile: bool = False    # torch.compile in training and FID's sampling: meant for a GPU, takes a while to begin
+
+    def __post_init__(self) -> None:
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or not 0 <= self.seed < 2**31:
+            raise ValueError(f"seed must be an integer in [0, {2**31}), not {self.seed!r}")
+        processes.own_slice(self.profile.batch)
+        provenance.commit()                            # what runs is this one, whatever is committed meanwhile
+        for arm in self.profile.arms:            # refuses an unknown arm here, before any work
+            row = objective(arm)
+            if self.profile.exact_bandwidth and (row.student in ("pruned", "sliced") or "hint" in row.lam):
+                raise ValueError(f"{arm} needs a teacher that is a network; that of {self.profile.name} is exact")
+            if self.compile and "hint" in row.lam:
+                raise ValueError(f"{arm} looks inside its networks, and cannot be compiled; leave one of the two out")
+
+    @cached_property
+    def schedule(self) -> Schedule:
+        return cosine_schedule(self.profile.T).to(self.device)
+
+    @cached_property
+    def images(self) -> Images:
+        return self._read[0]
+
+    @cached_property
+    def _read(self) -> tuple[Images, str]:
+        """The images, and the digest of the file that they are from."""
+        digest = self._digest()
+        images = sources.load_images(self.profile.dataset, cache=paths.CACHE).to(self.device)
+        if self._digest() != digest:
+            raise ValueError(f"{sources.source_file(self.profile.dataset, paths.CACHE)} was changed while it was read; "
+                             "start again")
+        net = self.profile.teacher
+        if images.shape != (net.channels, net.size, net.size) or images.num_classes != net.num_classes:
+            expected = (net.channels, net.size, net.size)
+            raise ValueError(f"{self.profile.dataset} has images {images.shape} in {images.num_classes} classes, but "
+                             f"the profile's networks expect {expected} in {net.num_classes}")
+        return images, digest
+
+    @property
+    def data_digest(self) -> str:
+        """SHA-256 of the file that the images come from; nothing for the digits, which scikit-learn ships."""
+        return self._read[1] if "_read" in vars(self) else self._digest()
+
+    def _digest(self) -> str:
+        path = sources.source_file(self.profile.dataset, paths.CACHE)
+        return _sha256(path, path.stat().st_mtime_ns, path.stat().st_size) if path and path.is_file() else ""
+
+    @cached_property
+    def image_reference(self) -> ImageReference:
+        colour = _colour_classifier(self) if self.profile.classifier == "colour" else None
+        return make_image_reference(self.images, n=self.profile.samples, seed=0, classifier=colour)
+
+    @cached_property
+    def base(self) -> Tensor:
+        """The curriculum (T,) that the teacher's TIRT starts from."""
+        return _CURRICULA[self.profile.base](self.schedule, self.profile.gamma)
+
+    @property
+    def seeds(self) -> list[int]:
+        """The students' training seeds; the teacher's is `seed`."""
+        return [self.seed + i for i in range(self.profile.seeds)]
+
+    def autocast(self) -> torch.autocast:
+        """The context in which networks compute in the profile's precision."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.profile.precision == "bfloat16")
+
+    def compiled(self, net: nn.Module) -> nn.Module:
+        """The same network as it is to be called, compiled at its first call if the run says so."""
+        if not (self.compile and isinstance(net, nn.Module)):
+            return net
+        torch._dynamo.config.recompile_limit = 64         # each precision, batch size and mode is a graph of its own
+        torch._dynamo.config.fail_on_recompile_limit_hit = True         # more would run uncompiled, and say nothing
+        return torch.compile(net, dynamic=False)
+
+    @property
+    def captures(self) -> bool:
+        """Whether training steps and sampling are replayed as CUDA graphs: on one GPU, and without dropout."""
+        return (self.device.type == "cuda" and processes.size() == 1 and self.profile.teacher.dropout == 0
+                and os.environ.get("DASHKIT_CUDA_GRAPHS") != "0")
+
+    @cached_property
+    def _samplers(self) -> dict[tuple, ReplayedModel]:
+        return {}
+
+    def sampler(self, model: nn.Module) -> nn.Module | ReplayedModel:
+        """A model as it is sampled: replayed where that pays, else as `compiled` gives it."""
+        if not self.captures or type(model) is not UNet:
+            return self.compiled(model)
+        if model.config not in self._samplers:
+            self._samplers[model.config] = ReplayedModel(model, compiled=self.compile)
+        return self._samplers[model.config].load(model)
+
+    def teacher_settings(self) -> dict:
+        names = ("dataset", "teacher", "exact_bandwidth", "T", "base", "gamma", "label_dropout", "batch",
+                 "teacher_steps", "teacher_lr", "teacher_ema", "warmup", "clip", "precision")
+        settings = self.profile.asdict()
+        own = {"data": self.data_digest} if self.data_digest else {}
+        own |= {k: settings[k] for k in ("stored",) if k in settings}
+        return {k: settings[k] for k in names} | own | {"seed": self.seed}
+
+    def student_settings(self, arm: str, seed: int) -> dict:
+        names = ("student", "student_steps", "student_lr", "student_ema")
+        settings = self.profile.asdict()
+        row = objective(arm)
+        weights = objective(row.reuses) if row.reuses else row
+        return {k: settings[k] for k in names} | {
+            "teacher": self.teacher_settings(), "teacher_weights": self.weights("teacher", self.seed), "seed": seed,
+            "objective": weights._asdict() | {"reuses": row.reuses}}
+
+    def folder(self, arm: str, seed: int) -> Path:
+        """Where one trained network lives; another setting is another folder, so results never mix."""
+        settings = self.teacher_settings() if arm == "teacher" else self.student_settings(arm, seed)
+        return self.root / self.profile.name / f"{arm}-s{seed}-{store.fingerprint(settings)}"
+
+    def _final(self, arm: str, seed: int) -> Path:
+        """The file of an arm's trained weights, which may be those of another arm."""
+        return self.folder(arm if arm == "teacher" else objective(arm).reuses or arm, seed) / FINAL
+
+    def is_trained(self, arm: str, seed: int) -> bool:
+        """Whether the network of one arm and seed is finished, with exactly these settings."""
+        return (arm == "teacher" and bool(self.profile.exact_bandwidth)) or self._final(arm, seed).is_file()
+
+    def weights(self, arm: str, seed: int) -> str:
+        """The checksum of the trained weights: what is distilled or measured is kept under it.  Nothing if there are
+        none, as of an exact teacher."""
+        path = self._final(arm, seed)
+        return store.checksum(path) if path.is_file() else ""
+
+
+def _colour_classifier(run: Run) -> ColourClassifier:
+    """The classifier of colour images, trained once and kept beside the networks: on a CPU it takes minutes."""
+    model = ColourClassifier(run.images.shape, run.images.num_classes)
+    key = store.fingerprint([run.profile.dataset, run.data_digest])
+    path = run.root / run.profile.name / f"classifier-{key}.safetensors"
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.with_suffix(".lock")):
+            if not path.is_file():
+                images = run.images
+                trained = train_colour_classifier(images.pixels, images.labels, num_classes=images.num_classes, seed=0)
+                store.save_tensors(path, {k: v.contiguous() for k, v in trained.state_dict().items()},
+                                  {"dataset": run.profile.dataset, "commit": provenance.commit()})
+    weights = dict(store.load_tensors(path).tensors)
+    try:
+        check_weights(model, weights)
+    except ValueError as error:
+        raise ValueError(f"{path} does not hold this classifier ({error}); delete it to train it again") from error
+    model.load_state_dict(weights)
+    return model.to(run.device, memory_format=torch.channels_last).eval().requires_grad_(False)
+
+
+@lru_cache(maxsize=16)
+def _sha256(path: Path, changed: int, size: int) -> str:
+    return sha256(path)
+
+
+def start_run(profile: str = "auto", *, seed: int = 42, device: str = "auto", compile: bool = False,
+          **overrides: object) -> Run:
+    """Check every parameter of a notebook or a command at once and return its Run.
+
+    `overrides` replace settings of the profile; None leaves one alone.  ValueError names what is allowed.
+    """
+    return Run(resolve(profile, **overrides), seed=seed, device=pick_device(device), compile=compile)

@@ -1,0 +1,89 @@
+"""The arms: objectives as rows of coefficients."""
+
+from functools import lru_cache
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Objective(NamedTuple):
+    """One arm: coefficients of the terms, and what is particular about its student.
+
+    `curriculum` is the teacher's learned omega, frozen (`transferred`), the one that the teacher started from (`base`),
+    1 everywhere (`uniform`), or one that the student learns itself from the base (`relearned`).
+    """
+
+    lam: dict[str, float]
+    w: tuple[float, ...] = (4.0,)     # the scales that `comp` is matched at
+    curriculum: str = "transferred"
+    student: str = "new"              # how it begins: a key of `students.STUDENTS`
+    lr: float = 1.0                   # its learning rate over the profile's, chosen on a validation split
+    reuses: str = ""                  # the arm whose trained student this is, sampled by another rule
+
+
+_DASH = {"im": 1.0, "un": 1.0, "an": 0.1}
+_NOISE = {"an": 0.9, "an_un": 0.1}
+OBJECTIVES = {
+    "dash":            Objective(_DASH),
+    "dash_no_im":      Objective({"un": 1.0, "an": 0.1}),
+    "dash_no_un":      Objective({"im": 1.0, "an": 0.1}),
+    "dash_no_an":      Objective({"im": 1.0, "un": 1.0}),
+    "dash_no_tirt":    Objective(_DASH, curriculum="base"),
+    "dash_uniform":    Objective(_DASH, curriculum="uniform"),
+    "dash_relearned":  Objective(_DASH, curriculum="relearned"),
+    "im_un_base":      Objective({"im": 1.0, "un": 1.0}, curriculum="base"),
+    "im_an_base":      Objective({"im": 1.0, "an": 0.1}, curriculum="base"),
+    "im_base":         Objective({"im": 1.0}, curriculum="base"),
+    "gap_match":       Objective({"im": 1.0, "gap": 1.0}),
+    "multi_w":         Objective({"comp": 1.0}, w=(1.0, 2.0, 3.0, 4.0)),
+    "composite":       Objective({"comp": 1.0}, lr=0.25),
+    "composite_mild":  Objective({"comp": 1.0}, w=(1.5,)),
+    "composite_an":    Objective({"comp": 1.0, "an": 0.1}, lr=0.25),
+    "cond_only":       Objective({"im": 1.0}),
+    "cond_only_icg":   Objective({"im": 1.0}, reuses="cond_only"),
+    "label_drop":      Objective({"im": 0.5, "un_c": 0.5}),
+    "label_drop_10":   Objective({"im": 0.9, "un_c": 0.1}),
+    "kd_drop":         Objective({"im": 0.9, "un": 0.1}),
+    "no_un_noise":     Objective({"im": 1.0, "an": 0.1, "an_un": 0.1}),
+    "fitnets":         Objective({"im": 1.0, "hint": 0.1}),
+    "single_head":     Objective({"guided": 1.0}, student="single_head"),
+    "pruning":         Objective(_NOISE, curriculum="base", student="pruned", lr=0.25),
+    "slicing":         Objective(_NOISE, curriculum="base", student="sliced", lr=0.25),
+    "dash_sliced":     Objective(_DASH, student="sliced", lr=0.25),
+    "scratch":         Objective(_NOISE, curriculum="base"),
+}  # fmt: skip
+"""Every arm.  `scratch` and the fine-tuned prunings never see the teacher's output: 0.9 and 0.1 on the true noise are
+the shares of label dropout, taken in expectation, as is the dropping of only the student's label in `label_drop`."""
+
+ARMS = tuple(OBJECTIVES)
+"""The names of all arms: what `dashkit sweep` compares."""
+
+FACTORIAL = {
+    frozenset(): "im_base", frozenset("U"): "im_un_base", frozenset("A"): "im_an_base", frozenset("T"): "cond_only",
+    frozenset("UA"): "dash_no_tirt", frozenset("UT"): "dash_no_an", frozenset("AT"): "dash_no_un",
+    frozenset("UAT"): "dash",
+}
+"""The 2^3 design: unconditional loss U, anchor A, transferred curriculum T; all imitate the conditional branch."""
+
+
+def objective(name: str) -> Objective:
+    """The row called `name`; ValueError names the rows there are."""
+    if name not in OBJECTIVES:
+        raise ValueError(f"unknown arm {name!r}; choose from {', '.join(OBJECTIVES)}")
+    return OBJECTIVES[name]
+
+
+def pick_w(row: Objective, u: Tensor) -> Tensor:
+    """Turn uniform numbers u (B,) in [0, 1) into scales drawn evenly from the row's, (B,).
+
+    The numbers are the batch's, not the arm's, so that all arms share their randomness.
+    """
+    scales = _scales(row.w, u.device)
+    return scales[(u * len(scales)).long()]
+
+
+@lru_cache(maxsize=64)
+def _scales(w: tuple[float, ...], device: torch.device) -> Tensor:
+    """The scales (n,) on a device, copied there once: a copy in every step would make a GPU wait."""
+    return torch.tensor(w, device=device)

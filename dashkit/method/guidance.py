@@ -1,0 +1,116 @@
+"""Classifier-free guidance: two branches, their gap, and guidance tables.
+
+Convention everywhere: guided = u + w (c - u), gap = c - u; w = 0 unconditional, w = 1 conditional.
+"""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from dashkit.method.schedule import expand
+
+W_MAX = 20.0
+
+Model = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""model(x_t (B, ...), t (B,), y (B,)) -> eps (B, ...), with an attribute `null_label`."""
+
+
+def check_w(w: float) -> float:
+    """Return the guidance scale w as a float, or raise ValueError if it is not a number in [0, 20]."""
+    if isinstance(w, bool) or not isinstance(w, int | float) or not math.isfinite(w) or not 0 <= w <= W_MAX:
+        raise ValueError(f"the guidance scale w must be a number in [0, {W_MAX:g}], not {w!r}")
+    return float(w)
+
+
+class Branches(NamedTuple):
+    """The two predictions of a class-conditional model at the same (x_t, t)."""
+
+    cond: Tensor    # (B, ...)
+    uncond: Tensor  # (B, ...)
+
+    @property
+    def gap(self) -> Tensor:
+        """cond - uncond, (B, ...): the direction that guidance amplifies."""
+        return self.cond - self.uncond
+
+    def guided(self, w: float | Tensor) -> Tensor:
+        """uncond + w gap, (B, ...); w is a number or a tensor (B,)."""
+        return self.uncond + (expand(w, self.cond) if isinstance(w, Tensor) else w) * self.gap
+
+
+def branches(model: Model, x_t: Tensor, t: Tensor, y: Tensor) -> Branches:
+    """Evaluate both branches in one pass over 2B samples; y (B,) holds real labels."""
+    null = torch.full_like(y, model.null_label)
+    eps = model(torch.cat([x_t, x_t]), torch.cat([t, t]), torch.cat([y, null]))
+    return Branches(*eps.chunk(2))
+
+
+def check_eval(model: Model) -> None:
+    """Raise ValueError if a network is in train mode: its dropout would add noise to every gap."""
+    if getattr(model, "training", False):
+        raise ValueError(f"the {type(model).__name__} is in train mode; call its eval() before measuring or sampling")
+
+
+def check_labels(y: Tensor, model: Model) -> None:
+    """Raise ValueError unless every label of y (B,) is a class of the model, or its null label."""
+    if len(y) and not 0 <= int(y.min()) <= int(y.max()) <= model.null_label:
+        raise ValueError(f"labels must be in 0 .. {model.null_label - 1} ({model.null_label} for none), "
+                         f"not {int(y.min())} .. {int(y.max())}")
+
+
+def drop_labels(y: Tensor, null_label: int, *, p: float, generator: torch.Generator) -> Tensor:
+    """Replace each label of y (B,) by the null label with probability p, each sample by itself."""
+    if not 0 <= p <= 1:
+        raise ValueError(f"p must be in [0, 1], not {p!r}")
+    drop = torch.rand(y.shape, generator=generator, device=generator.device).to(y.device) < p
+    return torch.where(drop, null_label, y)
+
+
+def constant(T: int, w: float) -> Tensor:
+    """The table (T,) of one guidance scale at every timestep."""
+    return torch.full((T,), check_w(w))
+
+
+def tag(T: int, w_max: float = 4.0, *, w_min: float = 1.0, beta: float = 5.0) -> Tensor:
+    """Timestep-adaptive guidance, w(t) = w_min + (w_max - w_min) sigmoid(beta (0.5 - t/T)), shape (T,).
+
+    >>> table = tag(1000)
+    >>> [round(float(w), 2) for w in (table[0], table.mean(), table[-1])]
+    [3.77, 2.5, 1.23]
+    """
+    check_w(w_min), check_w(w_max)
+    t = torch.arange(T) / T
+    return w_min + (w_max - w_min) * torch.sigmoid(beta * (0.5 - t))
+
+
+def interval(T: int, w: float, *, lo: float = 0.2, hi: float = 0.8) -> Tensor:
+    """w for lo <= t/T < hi and 1 elsewhere, shape (T,) (Kynkäänniemi et al., 2024)."""
+    if not 0 <= lo < hi <= 1:
+        raise ValueError(f"an interval needs 0 <= lo < hi <= 1, not lo={lo!r}, hi={hi!r}")
+    t = torch.arange(T) / T
+    return torch.where((t >= lo) & (t < hi), check_w(w), 1.0)
+
+
+def guidance_table(T: int, w: float | Tensor) -> Tensor:
+    """A table (T,) from a number or from a table; raise ValueError for anything else."""
+    if not isinstance(w, Tensor):
+        return constant(T, w)
+    if w.shape != (T,) or not bool(((w >= 0) & (w <= W_MAX)).all()):
+        raise ValueError(f"a guidance table needs shape ({T},) and entries in [0, {W_MAX:g}], not {tuple(w.shape)}")
+    return w
+
+
+def matched_tables(T: int, w_max: float = 4.0) -> dict[str, Tensor]:
+    """Three guidance tables (T,) of equal mean: the published TAG, a constant, and an interval."""
+    adaptive, flat = tag(T, w_max), interval(T, 2.0)
+    mean = adaptive.mean().item()
+    middle = 1 + (mean - 1) * (flat - 1) / (flat - 1).mean()
+    return {"tag": adaptive, "constant": constant(T, mean), "interval": middle}
+
+
+def tables_at(T: int, w: float) -> dict[str, Tensor]:
+    """Guidance tables (T,) for a scale w: everywhere; TAG, from 1 at much noise to w at little; in the middle."""
+    return {"constant": constant(T, w), "TAG": tag(T, w), "interval": interval(T, w)}

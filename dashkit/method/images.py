@@ -1,0 +1,70 @@
+"""Labelled images in memory, as uint8."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Images:
+    """A labelled image set with a held-out part; uint8 pixels (N, C, H, W), labels (N,)."""
+
+    pixels: Tensor
+    labels: Tensor
+    test_pixels: Tensor
+    test_labels: Tensor
+
+    def __post_init__(self) -> None:
+        for pixels, labels in ((self.pixels, self.labels), (self.test_pixels, self.test_labels)):
+            if pixels.dtype != torch.uint8 or labels.dtype != torch.int64 or int(labels.min()) < 0:
+                raise ValueError(f"pixels must be uint8 and labels int64 from 0, not {pixels.dtype} and {labels.dtype}")
+
+    @property
+    def num_classes(self) -> int:
+        return int(max(self.labels.max(), self.test_labels.max())) + 1
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.pixels.shape[1:])
+
+    @property
+    def x0(self) -> Tensor:
+        """The training images in [-1, 1], float32 (N, C, H, W)."""
+        return to_float(self.pixels)
+
+    @property
+    def test_x0(self) -> Tensor:
+        """The held-out images in [-1, 1], float32 (M, C, H, W)."""
+        return to_float(self.test_pixels)
+
+    def to(self, device: torch.device | str) -> "Images":
+        return Images(*(v.to(device) for v in (self.pixels, self.labels, self.test_pixels, self.test_labels)))
+
+
+def to_float(pixels: Tensor) -> Tensor:
+    """uint8 0 .. 255 to float32 -1 .. 1; ValueError for any other type."""
+    if pixels.dtype != torch.uint8:
+        raise ValueError(f"pixels must be uint8, not {pixels.dtype}: they may have been scaled before")
+    return pixels.float() / 127.5 - 1
+
+
+def check_images(x: Tensor) -> None:
+    """Raise ValueError unless images x (B, ...) are floats inside [-1, 1]."""
+    low, high = (float(x.min()), float(x.max())) if x.numel() else (0.0, 0.0)
+    if not x.is_floating_point() or not -1 <= low <= high <= 1:
+        raise ValueError(f"images must be floats in [-1, 1], not {x.dtype} in [{low:g}, {high:g}]; see images.to_float")
+
+
+def to_uint8(x: Tensor) -> Tensor:
+    """float -1 .. 1 to the nearest uint8 0 .. 255; values outside are clamped."""
+    return ((x.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+
+
+def minibatches(images: Images, batch: int, *, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+    """Endless (x0 (B, C, H, W), y (B,)) drawn with replacement; all state is in `generator`, so a run can resume."""
+    while True:
+        i = torch.randint(len(images.pixels), (batch,), generator=generator, device=generator.device)
+        i = i.to(images.pixels.device)
+        yield to_float(images.pixels[i]), images.labels[i]

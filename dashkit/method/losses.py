@@ -1,0 +1,51 @@
+"""What a student is trained on: one loss term a sample, and their weighted sum."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from dashkit.method.guidance import Branches
+
+TERMS = ("im", "un", "an", "an_un", "un_c", "comp", "gap")
+
+
+def per_sample(a: Tensor, b: Tensor) -> Tensor:
+    """Mean squared difference of a and b (B, ...) over everything but the batch, (B,)."""
+    return (a - b).square().flatten(1).mean(1)
+
+
+def distil_terms(student: Branches, teacher: Branches, *, eps: Tensor, w: float | Tensor) -> dict[str, Tensor]:
+    """Every loss term, each (B,); w is the scale, or the scales (B,), at which `comp` compares the guided outputs."""
+    return {
+        "im": per_sample(student.cond, teacher.cond),                  # imitate the conditional branch
+        "un": per_sample(student.uncond, teacher.uncond),              # imitate the unconditional branch
+        "an": per_sample(student.cond, eps),                           # anchor cond to the true noise
+        "an_un": per_sample(student.uncond, eps),                      # and uncond: together, training from scratch
+        "un_c": per_sample(student.uncond, teacher.cond),              # dropping only the student's label adds this
+        "comp": per_sample(student.guided(w), teacher.guided(w)),      # match only the guided output
+        "gap": per_sample(student.gap, teacher.gap),                   # match the gap
+    }
+
+
+def total(terms: Mapping[str, Tensor], lam: Mapping[str, float], omega_t: Tensor) -> Tensor:
+    """mean over the batch of omega_t * sum_k lam_k term_k: the only place where losses are weighted."""
+    unknown = set(lam) - set(terms)
+    if unknown:
+        raise ValueError(f"unknown loss term {', '.join(sorted(unknown))}; known: {', '.join(terms)}")
+    return (omega_t * sum(c * terms[k] for k, c in lam.items())).mean()
+
+
+def composite_metric(w: Tensor) -> Tensor:
+    """The 2x2 matrix M for which E_w |e_w|^2 = (e_c, e_u) M (e_c, e_u)^T, with e_w = w e_c + (1 - w) e_u.
+
+    w (n,) are the scales that a composite loss averages over; det M = Var(w), so one scale alone cannot tell the
+    branches apart.
+
+    >>> composite_metric(torch.tensor([0.0, 1.0])).tolist()     # L_im + L_un, halved: perfectly conditioned
+    [[0.5, 0.0], [0.0, 0.5]]
+    >>> torch.linalg.matrix_rank(composite_metric(torch.tensor([4.0]))).item()
+    1
+    """
+    basis = torch.stack([w, 1 - w])                                    # (2, n)
+    return basis @ basis.T / len(w)

@@ -1,0 +1,210 @@
+"""Quality: samples held against real images, by a small classifier and the Fréchet distance."""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dashkit.method.guidance import Model
+from dashkit.method.images import Images, check_images, to_float
+from dashkit.method.sampling import sample
+from dashkit.method.schedule import Schedule
+
+
+def frechet_distance(a: Tensor, b: Tensor) -> float:
+    """Fréchet distance of Gaussians fitted to features a (N, D) and b (M, D): |mu|^2 + tr(A + B - 2 (AB)^(1/2)).
+
+    Smaller is better; biased upwards for few samples, so compare only distances of equal N, and beside a floor.
+    This is FID only for Inception features.  ValueError for fewer than two samples.
+    """
+    if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1] or min(len(a), len(b)) < 2:
+        raise ValueError(f"features must be (N, D) and (M, D), N, M >= 2, not {tuple(a.shape)} and {tuple(b.shape)}")
+    a, b = a.double(), b.double()
+    if not bool(a.isfinite().all() and b.isfinite().all()):
+        raise ValueError("features must be finite: samples or weights hold NaN or infinity")
+    cov_a, cov_b = torch.cov(a.T).reshape(a.shape[1], -1), torch.cov(b.T).reshape(a.shape[1], -1)
+    values, vectors = torch.linalg.eigh(cov_a)
+    root = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
+    cross = torch.linalg.eigvalsh(root @ cov_b @ root).clamp(min=0).sqrt().sum()
+    mean = (a.mean(0) - b.mean(0)).square().sum()
+    return (mean + cov_a.trace() + cov_b.trace() - 2 * cross).item()
+
+
+class Classifier(nn.Module):
+    """A small convolutional classifier: logits for class accuracy, `features` (B, 32) for the Fréchet distance."""
+
+    def __init__(self, shape: tuple[int, ...], num_classes: int) -> None:
+        super().__init__()
+        c, h, w = shape
+        self.body = nn.Sequential(
+            nn.Conv2d(c, 32, 3, padding=1), nn.ReLU(),
+            nn.Conv2d(32, 64, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
+            nn.Flatten(), nn.Linear(64 * (h // 2) * (w // 2), 32),
+        )
+        self.head = nn.Sequential(nn.ReLU(), nn.Linear(32, num_classes))
+
+    def features(self, x: Tensor) -> Tensor:
+        return self.body(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.body(x))
+
+
+class ColourClassifier(nn.Module):
+    """A convolutional classifier of colour photographs: logits, and `features` (B, 64) for the Fréchet distance."""
+
+    def __init__(self, shape: tuple[int, ...], num_classes: int) -> None:
+        super().__init__()
+
+        def block(cin: int, cout: int) -> list[nn.Module]:
+            return [nn.Conv2d(cin, cout, 3, padding=1, bias=False), nn.BatchNorm2d(cout), nn.ReLU()]
+
+        self.body = nn.Sequential(
+            *block(shape[0], 48), *block(48, 96), nn.MaxPool2d(2), *block(96, 96), *block(96, 192), nn.MaxPool2d(2),
+            *block(192, 192), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(192, 64))
+        self.head = nn.Sequential(nn.ReLU(), nn.Dropout(0.2), nn.Linear(64, num_classes))
+
+    def features(self, x: Tensor) -> Tensor:
+        return self.body(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.body(x))
+
+
+def train_colour_classifier(
+    pixels: Tensor, labels: Tensor, *, num_classes: int, seed: int, epochs: int = 20, batch: int = 256
+) -> ColourClassifier:
+    """Train a `ColourClassifier` on uint8 images (N, 3, H, W) with labels (N,); mirrored and shifted at random.
+
+    The seed decides everything, and the caller's random state is left as it was.  Minutes on a CPU, seconds on a GPU.
+    """
+    device = pixels.device
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        model = ColourClassifier(tuple(pixels.shape[1:]), num_classes).to(device, memory_format=torch.channels_last)
+        optimiser = torch.optim.SGD(model.parameters(), momentum=0.9, nesterov=True, weight_decay=5e-4)
+        steps = epochs * len(pixels) // batch
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, max_lr=0.2, total_steps=steps)
+        for _ in range(steps):
+            i = torch.randint(len(pixels), (batch,), device=device)
+            x = to_float(pixels[i])
+            flip, (dy, dx) = torch.rand(batch, device=device) < 0.5, torch.randint(-2, 3, (2,)).tolist()
+            x = torch.where(flip[:, None, None, None], x.flip(3), x).roll((dy, dx), (2, 3))
+            loss = F.cross_entropy(model(x.contiguous(memory_format=torch.channels_last)), labels[i],
+                                   label_smoothing=0.1)
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            schedule.step()
+    return model.eval().requires_grad_(False)
+
+
+def train_classifier(x: Tensor, y: Tensor, *, num_classes: int, seed: int, epochs: int = 20) -> Classifier:
+    """Train a `Classifier` on images x (N, C, H, W) in [-1, 1] with labels y (N,), lightly jittered; about ten seconds.
+
+    At most 2,000 steps of 64 images, however many images there are.
+
+    The seed decides everything and the caller's random state is left as it was.  ValueError for images outside
+    [-1, 1] or labels outside 0 .. num_classes-1.
+    """
+    check_images(x)
+    if not 0 <= int(y.min()) <= int(y.max()) < num_classes:
+        raise ValueError(f"labels must be in 0 .. {num_classes - 1}, not {int(y.min())} .. {int(y.max())}")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = Classifier(tuple(x.shape[1:]), num_classes).to(x.device)
+        optimiser = torch.optim.AdamW(model.parameters())          # the schedule sets the rate
+        steps = min(epochs * (len(x) // 64 + 1), 2000)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, max_lr=4e-3, total_steps=steps)
+        for _ in range(steps):
+            i = torch.randint(len(x), (64,))
+            noise = torch.randn(64, *x.shape[1:]).to(x.device)
+            loss = F.cross_entropy(model(x[i] + 0.15 * noise), y[i], label_smoothing=0.05)
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            schedule.step()
+    return model.eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def in_chunks(function: Callable[[Tensor], Tensor], x: Tensor, size: int = 2000) -> Tensor:
+    """function(x), `size` images at a time: the activations of fifty thousand images fit no memory."""
+    return torch.cat([function(part) for part in x.split(size)])
+
+
+@torch.no_grad()
+def class_accuracy(classifier: nn.Module, x: Tensor, y: Tensor) -> float:
+    """The share of images x (N, C, H, W) that `classifier` gives their label y (N,)."""
+    return (in_chunks(classifier, x).argmax(1) == y).double().mean().item()
+
+
+@torch.no_grad()
+def real_floor(
+    features: Callable[[Tensor], Tensor], train: Tensor, test: Tensor, n: int, *, seed: int, draws: int = 8
+) -> Tensor:
+    """Fréchet distances (draws,) of n real training images to the held-out ones: what a perfect sampler would get."""
+    if not 2 <= n <= len(train):
+        raise ValueError(f"n must be in 2 .. {len(train)}, not {n!r}")
+    generator = torch.Generator().manual_seed(seed)
+    a, b = in_chunks(features, train), in_chunks(features, test)
+    return torch.tensor([
+        frechet_distance(a[torch.randperm(len(a), generator=generator)[:n].to(a.device)], b) for _ in range(draws)
+    ])
+
+
+class ImageReference(NamedTuple):
+    """What samples are held against: a classifier trained on the training images, and the held-out images."""
+
+    classifier: Classifier | ColourClassifier
+    reference: Tensor   # (M, D)   features of the held-out images
+    floor: Tensor       # (draws,) Fréchet distances of n real training images to the held-out ones
+    accuracy: float     # of the classifier on the held-out images
+
+
+def make_image_reference(images: Images, *, n: int, seed: int, classifier: Classifier | ColourClassifier | None = None) -> ImageReference:
+    """Train the classifier, unless there is one, and measure the floor for n samples (or as many as there are images).
+    """
+    if classifier is None:
+        classifier = train_classifier(images.x0, images.labels, num_classes=images.num_classes, seed=seed)
+    n = min(n, len(images.pixels))
+    floor = real_floor(classifier.features, images.x0, images.test_x0, n, seed=seed, draws=32)
+    return ImageReference(
+        classifier, in_chunks(classifier.features, images.test_x0), floor,
+        class_accuracy(classifier, images.test_x0, images.test_labels),
+    )
+
+
+class Quality(NamedTuple):
+    """How samples drawn under one guidance compare with real images."""
+
+    frechet: float
+    accuracy: float
+    n: int
+    features: Tensor   # (n, 32) of the samples, to compare them with another model's
+
+
+def measure_quality(
+    model: Model, schedule: Schedule, judge: ImageReference, *, shape: Sequence[int], num_classes: int, w: float | Tensor,
+    n: int, steps: int, seed: int, device: torch.device | str = "cpu", **ddim_arguments,
+) -> Quality:
+    """Sample n images with balanced labels and compare them; equal seeds give every model the same labels and noise."""
+    y = balanced_labels(n, num_classes).to(device)
+    generator = torch.Generator().manual_seed(seed)
+    x_T = torch.randn((n, *shape), generator=generator).to(device)
+    x = sample(model, schedule, y, x_T=x_T, w=w, steps=steps, **ddim_arguments)
+    return quality_of(judge, in_chunks(judge.classifier.features, x), num_classes)
+
+
+def balanced_labels(n: int, num_classes: int) -> Tensor:
+    """The labels (n,) that samples are drawn for: every class in turn."""
+    return torch.arange(n) % num_classes
+
+
+def quality_of(judge: ImageReference, features: Tensor, num_classes: int) -> Quality:
+    """What the reference says of samples with these features (n, 32), drawn for `balanced_labels`."""
+    y = balanced_labels(len(features), num_classes).to(features.device)
+    accuracy = class_accuracy(judge.classifier.head, features, y)
+    return Quality(frechet_distance(features, judge.reference), accuracy, len(features), features)

@@ -1,0 +1,96 @@
+"""Deterministic sampling with guidance."""
+
+from collections import deque
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from dashkit.method.guidance import Model, branches, check_eval, check_labels, guidance_table
+from dashkit.method.schedule import Schedule
+
+
+def guided_eps(model: Model, x_t: Tensor, t: Tensor, y: Tensor, w: float) -> Tensor:
+    """eps_w of one timestep, (B, ...); a single pass where w is 1 or 0, since then one branch is not used.
+
+    A model that predicts the guided output itself has a method `guided(x_t, t, y, w)`, and is asked for it.
+    """
+    if hasattr(model, "guided"):
+        return model.guided(x_t, t, y, w)
+    if w == 1:
+        return model(x_t, t, y)
+    if w == 0:
+        return model(x_t, t, torch.full_like(y, model.null_label))
+    return branches(model, x_t, t, y).guided(w)
+
+
+def ddim(
+    model: Model,
+    schedule: Schedule,
+    y: Tensor,
+    *,
+    shape: tuple[int, ...] | None = None,
+    x_T: Tensor | None = None,
+    w: float | Tensor = 1.0,
+    steps: int = 50,
+    x0_clip: float | None = 1.0,
+    recompute_eps: bool = True,
+    generator: torch.Generator | None = None,
+) -> Iterator[Tensor]:
+    """DDIM with eta = 0 (Song et al., 2021, eq. 12), yielding x (B, ...) after each of exactly `steps` steps.
+
+    y (B,) are labels; start from `x_T` (B, ...), or from noise of `shape` (...) drawn with `generator`.  w is a number
+    or a guidance table (T,).  The x0 prediction is clamped to [-x0_clip, x0_clip]; None leaves it alone.  After that,
+    eps is recomputed so that (x0, eps) still explain x_t.  `recompute_eps=False` keeps the original eps, which turns
+    strong guidance against itself; notebook 01 shows it.  Gradients are off.
+    """
+    if x_T is None:
+        if shape is None or generator is None:
+            raise ValueError("ddim needs either x_T, or both shape and generator")
+        x_T = torch.randn((len(y), *shape), generator=generator, device=generator.device).to(y.device)
+    if len(x_T) != len(y):
+        raise ValueError(f"x_T and y need the same length, not {len(x_T)} and {len(y)}")
+    if x0_clip is not None and not x0_clip > 0:
+        raise ValueError(f"x0_clip must be positive or None, not {x0_clip!r}")
+    check_eval(model), check_labels(y, model)
+    table = guidance_table(schedule.T, w).tolist()
+    grid = schedule.grid(steps)
+    return _ddim(model, schedule, y, x_T, table, grid, x0_clip, recompute_eps)
+
+
+@torch.no_grad()
+def _ddim(model, schedule, y, x, table, grid, x0_clip, recompute_eps) -> Iterator[Tensor]:
+    times = grid.tolist()
+    abar = schedule.alphas_cumprod
+    for time, earlier in zip(times, [*times[1:], None], strict=True):
+        t = torch.full_like(y, time)
+        eps = guided_eps(model, x, t, y, table[time])
+        x0 = schedule.predict_x0(x, t, eps)
+        if x0_clip is not None:
+            x0 = x0.clamp(-x0_clip, x0_clip)
+            if recompute_eps:
+                eps = schedule.predict_eps(x, t, x0)
+        # the last step lands where abar = 1 and no noise is left
+        x = x0 if earlier is None else abar[earlier].sqrt() * x0 + (1 - abar[earlier]).sqrt() * eps
+        yield x
+
+
+def sample(model: Model, schedule: Schedule, y: Tensor, *, batch: int = 256, **ddim_arguments) -> Tensor:
+    """The last state of `ddim` for all y, on the device of y; `batch` at a time, or fewer where memory is short."""
+    if batch < 1:
+        raise ValueError(f"batch must be positive, not {batch!r}")
+    parts, x_T, generator, i = [], ddim_arguments.pop("x_T", None), ddim_arguments.get("generator"), 0
+    while i < len(y):
+        start = {} if x_T is None else {"x_T": x_T[i : i + batch]}
+        state = None if generator is None else generator.get_state()
+        try:
+            states = ddim(model, schedule, y[i : i + batch], **start, **ddim_arguments)
+            parts.append(deque(states, maxlen=1).pop())
+            i += batch
+        except torch.OutOfMemoryError:
+            if batch == 1:
+                raise
+            batch = (batch + 1) // 2
+            if state is not None:
+                generator.set_state(state)
+    return torch.cat(parts)

@@ -1,0 +1,96 @@
+"""Students other than a small network of their own: a single head, hints, and a rule at inference.
+
+A row of `arms.OBJECTIVES` names one of `STUDENTS`; everything else about it (terms, curriculum) is the row's.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from dashkit.method.guidance import Branches, branches
+from dashkit.method.losses import per_sample
+from dashkit.method.pruning import pruned, sliced
+from dashkit.method.schedule import expand
+from dashkit.method.unet import UNet, UNetConfig
+
+
+def middle_channels(config: UNetConfig) -> int:
+    """The width of a network's middle, where hint features are taken."""
+    return config.ch * config.ch_mult[-1]
+
+
+def with_hint(net: UNet, x_t: Tensor, t: Tensor, y: Tensor) -> tuple[Branches, Tensor]:
+    """`branches` of a network, and the features (2B, middle_channels, h, w) of its middle in the same pass."""
+    caught: list[Tensor] = []
+    handle = net.mid[-1].register_forward_hook(lambda module, arguments, output: caught.append(output))
+    try:
+        return branches(net, x_t, t, y), caught[0]
+    finally:
+        handle.remove()
+
+
+def hint_term(adapter: nn.Module, features: Tensor, hint: Tensor) -> Tensor:
+    """|A h_S - h_T|^2 of the conditional branch, (B,): FitNets (Romero et al., 2015).
+
+    `features` (2B, ...) are the student's of both branches, `hint` (B, ...) the teacher's of the conditional one.
+    """
+    return per_sample(adapter(features[: len(hint)]), hint)
+
+
+class SingleHead(nn.Module):
+    """A student of the guided output itself: w is a constant input channel, one pass a step, and no gap is formed.
+
+    Guidance distillation (Meng et al., 2023) in its plainest form, trained for w in `W_RANGE`.  Called like any
+    model it gives w = 1 for a label and w = 0 for the null label, so that its implied gap can be measured.
+    """
+
+    W_RANGE = (0.0, 4.0)
+
+    def __init__(self, config: UNetConfig) -> None:
+        super().__init__()
+        self.config, self.null_label = config, config.num_classes
+        self.net = UNet(UNetConfig(**config.asdict() | {"channels": config.channels + 1}))
+
+    def guided(self, x_t: Tensor, t: Tensor, y: Tensor, w: float | Tensor) -> Tensor:
+        """eps_w (B, C, H, W); w is a number or (B,)."""
+        scale = torch.as_tensor(w, dtype=x_t.dtype, device=x_t.device).expand(len(x_t)) / self.W_RANGE[1]
+        channel = expand(scale, x_t).expand(-1, 1, *x_t.shape[2:])
+        return self.net(torch.cat([x_t, channel], 1), t, y)[:, :-1]
+
+    def forward(self, x_t: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        return self.guided(x_t, t, y, (y != self.null_label).to(x_t.dtype))
+
+
+class IndependentCondition(nn.Module):
+    """A model whose null label is a random class, drawn anew for each image and timestep.
+
+    Independent condition guidance (Sadat et al., 2025): it needs no trained null row, and averages to the
+    unconditional prediction only as far as classes are alike.  The draws follow `seed`, the first timestep of the batch
+    and an image's place in it, whatever was asked before.
+    """
+
+    def __init__(self, net: nn.Module, *, seed: int = 0) -> None:
+        super().__init__()
+        self.net, self.config, self.null_label, self.seed = net, net.config, net.null_label, seed
+
+    def forward(self, x_t: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        generator = torch.Generator().manual_seed((self.seed << 16) + int(t[0]))      # a CPU's takes 32 bits
+        other = torch.randint(self.null_label, y.shape, generator=generator).to(y.device)
+        return self.net(x_t, t, torch.where(y == self.null_label, other, y))
+
+
+STUDENTS: dict[str, Callable[[UNet, UNetConfig], nn.Module]] = {
+    "new": lambda teacher, config: UNet(config),
+    "single_head": lambda teacher, config: SingleHead(config),
+    "pruned": pruned,
+    "sliced": sliced,
+}
+"""How a student begins, from the trained teacher and the student's configuration."""
+
+
+def empty(kind: str, teacher: UNetConfig, config: UNetConfig) -> nn.Module:
+    """A student of this kind to load trained weights into."""
+    if kind == "pruned":
+        return UNet(teacher)
+    return SingleHead(config) if kind == "single_head" else UNet(config)

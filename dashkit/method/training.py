@@ -1,0 +1,252 @@
+"""Training: one generator for the teacher and for any number of students in lockstep."""
+
+import copy
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from itertools import cycle
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from dashkit.experiments import processes
+from dashkit.method.capture import Replayed
+from dashkit.method.memory import Batch, batch_size, split
+
+LR_MIN = 1e-6
+EXPLODED = 100.0      # times the loss of the first steps
+BRANCHES = 4          # learners of a CUDA graph that a GPU may work on at once: one small network does not fill it
+
+
+def cosine_lr(step: int, *, lr: float, steps: int, warmup: int) -> float:
+    """The learning rate of update `step` (from 0): linear warm-up, then half a cosine from lr to 1e-6.
+
+    >>> [cosine_lr(s, lr=1.0, steps=10, warmup=2) for s in (0, 1, 2)]
+    [0.5, 1.0, 1.0]
+    """
+    if step < warmup:
+        return lr * (step + 1) / warmup
+    progress = (step - warmup) / max(steps - warmup, 1)
+    return LR_MIN + (lr - LR_MIN) * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+
+
+def flatten(model: nn.Module) -> nn.Parameter:
+    """Move a model's trainable parameters and their gradients into one vector, of which they become views.
+
+    Clipping, AdamW and the average are then one operation each, instead of one for every layer.
+    """
+    params = [p for p in model.parameters() if p.requires_grad]
+    vector = nn.Parameter(torch.cat([p.detach().flatten() for p in params]))
+    vector.grad = torch.zeros_like(vector)
+    start = 0
+    for p in params:
+        place = (p.shape, p.stride(), start)             # the strides keep channels_last as it is
+        p.data = vector.data.as_strided(*place).copy_(p.detach())
+        p.grad = vector.grad.as_strided(*place)
+        start += p.numel()
+    return vector
+
+
+class Learner:
+    """A model with its AdamW, its exponential moving average `ema` and the number of updates done.
+
+    `tensors` and `load` carry all of it through a file, so that a resumed run goes on bit for bit.
+    """
+
+    def __init__(
+        self, model: nn.Module, *, lr: float, steps: int, ema: float, warmup: int = 0, clip: float = 1.0
+    ) -> None:
+        self.model, self.lr, self.steps, self.warmup, self.clip, self.decay = model, lr, steps, warmup, clip, ema
+        self._ema = copy.deepcopy(model).eval()
+        self.vector, self.average = flatten(model), flatten(self._ema).detach()
+        cuda = self.vector.is_cuda
+        self._rate = torch.tensor(lr, device=self.vector.device) if cuda else None      # where a CUDA graph reads it
+        self.optimiser = torch.optim.AdamW([self.vector], lr=self._rate if cuda else lr, fused=True, capturable=cuda)
+        self.done = self.averaged = 0
+
+    @property
+    def ema(self) -> nn.Module:
+        """The averaged model, for evaluation; ValueError if it did not see every update."""
+        if not self.done == self.averaged > 0:
+            raise ValueError(f"the average has seen {self.averaged} of {self.done} updates")
+        return self._ema
+
+    def update(self, loss: Tensor | Iterable[Tensor]) -> Tensor:
+        """One optimiser step on a scalar loss, and one of the average, which starts as the first step's weights.
+
+        A loss may come in parts, made one after another, so that only one's activations are held.  Returns the sum.
+        Where several processes train as one, losses and gradients are the means of theirs.
+        """
+        self.prepare()
+        whole = self.move(loss)
+        self.done += 1
+        return whole
+
+    def prepare(self) -> None:
+        """Set the learning rate of the next step."""
+        rate = cosine_lr(self.done, lr=self.lr, steps=self.steps, warmup=self.warmup)
+        if self._rate is None:
+            self.optimiser.param_groups[0]["lr"] = rate
+        else:
+            self._rate.fill_(rate)
+
+    def move(self, loss: Tensor | Iterable[Tensor]) -> Tensor:
+        """What `update` does to tensors; a CUDA graph can record it from the second step on."""
+        self.vector.grad.zero_()
+        whole = torch.zeros((), device=self.vector.device)
+        for part in [loss] if isinstance(loss, Tensor) else loss:
+            part.backward()
+            whole += part.detach()
+        processes.average(self.vector.grad, whole)
+        nn.utils.clip_grad_norm_(self.vector, self.clip)
+        self.optimiser.step()
+        self._follow()
+        return whole
+
+    def _follow(self) -> None:
+        self.average.lerp_(self.vector.detach(), 1 - self.decay if self.averaged else 1.0)
+        self.averaged += 1
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything that changes in training, flat."""
+        out = {f"model.{k}": v for k, v in self.model.state_dict().items()}
+        out |= {f"ema.{k}": v for k, v in self._ema.state_dict().items()}
+        out |= {f"adam.{k}": v for k, v in self.optimiser.state[self.vector].items()}
+        return out | {"done": torch.tensor(self.done), "averaged": torch.tensor(self.averaged)}
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take over what `tensors` returned; ValueError if it belongs to another model."""
+        def part(prefix: str) -> dict[str, Tensor]:
+            return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+        try:
+            check_weights(self.model, part("model."))
+            check_weights(self._ema, part("ema."))
+            slot, wanted = part("adam."), (torch.float32, self.vector.shape)
+            if {k: (v.dtype, v.shape) for k, v in slot.items()} != {
+                    "step": (torch.float32, ()), "exp_avg": wanted, "exp_avg_sq": wanted}:
+                raise ValueError("the optimiser's state is of another shape or type")
+            done, averaged, moved = (int(v) for v in (tensors["done"], tensors["averaged"], slot["step"]))
+            if not done == averaged == moved > 0:
+                raise ValueError(f"{done} updates, but {averaged} of the average and {moved} of the optimiser")
+            if bool((slot["exp_avg_sq"] < 0).any()):
+                raise ValueError("the optimiser's mean squares are negative")
+        except (RuntimeError, KeyError, ValueError, OverflowError) as error:
+            raise ValueError(f"the checkpoint does not fit this model: {error}") from error
+        self.model.load_state_dict(part("model."))
+        self._ema.load_state_dict(part("ema."))
+        self.optimiser.load_state_dict({**self.optimiser.state_dict(), "state": {0: slot}})
+        if self._rate is not None:
+            self.optimiser.param_groups[0]["lr"] = self._rate       # it was copied
+        self.done, self.averaged = done, averaged
+
+
+def check_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Raise ValueError unless `weights` are those of `model`: names, shapes, and types that it holds without loss."""
+    wanted = model.state_dict()
+    if wanted.keys() != weights.keys():
+        odd = sorted(wanted.keys() ^ weights.keys())
+        raise ValueError(f"{len(odd)} weights are missing or unknown, the first {odd[0]}")
+    for name, value in wanted.items():
+        found = weights[name]
+        kept = found.is_floating_point() == value.is_floating_point() and (
+            torch.promote_types(found.dtype, value.dtype) == value.dtype)
+        if found.shape != value.shape or not kept:
+            raise ValueError(f"{name} must be {value.dtype} {tuple(value.shape)}, "
+                             f"not {found.dtype} {tuple(found.shape)}")
+
+
+class Step(NamedTuple):
+    """One update of every learner."""
+
+    number: int                # 1 for the first
+    losses: dict[str, Tensor]  # the loss of each learner, a detached scalar on its device
+
+
+def fit(
+    learners: Mapping[str, Learner],
+    loss_fn: Callable[[str, nn.Module, Batch], Tensor],
+    batches: Iterable[Batch],
+    *,
+    steps: int,
+    check_every: int = 25,
+    capture: bool = False,
+) -> Iterator[Step]:
+    """Train `learners` on the same batches until each has done `steps` updates; yields after each.
+
+    loss_fn(name, model, batch) returns a scalar, the mean over the batch's samples.  Where the memory is too small for
+    a batch, its loss is computed in halves, quarters, …, with equal results up to rounding; a batch is then a tensor or
+    a NamedTuple of tensors.  The caller logs, plots, saves and may stop at any time.  Raises FloatingPointError with
+    the learner and the step when a loss is not finite, or has grown to a hundred times what it was in the first steps
+    (looked at every `check_every` steps and at the last one).  With `capture` a step is recorded as a CUDA graph and
+    replayed: loss_fn must then draw no random numbers.
+    """
+    parts = 1
+    replayed = None
+    if capture:
+        streams = [torch.cuda.Stream() for _ in range(min(BRANCHES, len(learners)))]
+        replayed = Replayed(partial(_move_all, learners, loss_fn, streams))
+    done = {learner.done for learner in learners.values()}
+    if len(done) != 1:
+        raise ValueError(f"learners in lockstep must have done the same number of steps, not {sorted(done)}")
+    recent: dict[str, list[Tensor]] = {name: [] for name in learners}
+    first: dict[str, float] = {}
+    for number, batch in zip(range(done.pop() + 1, steps + 1), batches, strict=False):
+        losses = {}
+        if replayed is not None:
+            losses = _replay(replayed, learners, batch)
+        for name, learner in learners.items():
+            while name not in losses:
+                try:
+                    losses[name] = learner.update(
+                        share * loss_fn(name, learner.model, part) for part, share in split(batch, parts))
+                except torch.OutOfMemoryError:
+                    if parts >= batch_size(batch):
+                        raise
+                    parts = min(2 * parts, batch_size(batch))
+                    print(f"out of memory: batches of {batch_size(batch)} go in {parts} parts from step {number} on")
+            recent[name].append(losses[name])
+        if number % check_every == 0 or number == steps:
+            for name, values in recent.items():
+                _check_losses(name, number, torch.stack(values).tolist(), first)
+                values.clear()
+        yield Step(number, losses)
+
+
+def _move_all(
+    learners: Mapping[str, Learner], loss_fn: Callable[[str, nn.Module, Batch], Tensor],
+    streams: Sequence[torch.cuda.Stream], batch: Batch,
+) -> Tensor:
+    """One step of every learner, shared out to streams; their losses (n,)."""
+    main, losses = torch.cuda.current_stream(), []
+    for stream in streams:
+        stream.wait_stream(main)
+    for (name, learner), stream in zip(learners.items(), cycle(streams), strict=False):
+        with torch.cuda.stream(stream):
+            losses.append(learner.move(loss_fn(name, learner.model, batch)))
+    for stream in streams:
+        main.wait_stream(stream)
+    return torch.stack(losses)
+
+
+def _replay(replayed: Replayed, learners: Mapping[str, Learner], batch: Batch) -> dict[str, Tensor]:
+    """One step of every learner through a CUDA graph, which knows nothing of learning rates and counters."""
+    for learner in learners.values():
+        learner.prepare()
+    before = {name: learner.averaged for name, learner in learners.items()}
+    losses = replayed(batch)
+    for name, learner in learners.items():
+        learner.done += 1
+        learner.averaged = before[name] + 1
+    return dict(zip(learners, losses.unbind(), strict=True))
+
+
+def _check_losses(name: str, number: int, losses: list[float], first: dict[str, float]) -> None:
+    """Look at the losses up to step `number`; `first` keeps each learner's mean of the first ones."""
+    for step, loss in enumerate(losses, number - len(losses) + 1):
+        if not math.isfinite(loss):
+            raise FloatingPointError(f"the loss of {name} is {loss} at step {step}; lower its lr")
+    mean = sum(losses) / len(losses)
+    if mean > EXPLODED * first.setdefault(name, mean):
+        raise FloatingPointError(f"the loss of {name} explodes: {mean:.3g} up to step {number}, {first[name]:.3g} in "
+                                 "the first steps; lower its lr")

@@ -1,0 +1,212 @@
+"""Every generated part of the README and of the instructor's guide.
+
+`python -m dashkit.publishing.readme` takes over the minutes of a finished digits series, measures cost, decides every
+claim and fills the README.  The sweeps themselves are published by `dashkit sweep --publish`.
+"""
+
+import json
+import re
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+
+from dashkit.analysis.costs import cost_rows, thread_rows
+from dashkit.analysis.ledger import claim_ledger
+from dashkit.analysis.tables import RESULTS, Results, by_seed, calibration_table, published_results
+from dashkit.classroom import plots
+from dashkit.classroom.notebooks import notebook_paths
+from dashkit.experiments import campaign
+from dashkit.experiments.profiles import PROFILES
+from dashkit.method.statistics import Interval, bootstrap
+from dashkit.publishing.series import BUILD
+from dashkit.storage import paths, store, tables
+
+README, GUIDE = paths.ROOT / "README.md", paths.ROOT / "notebooks" / "INSTRUCTOR.md"
+IN_README = ["teacher", "dash", "gap_match", "multi_w", "label_drop", "cond_only_icg", "fitnets", "composite",
+             "cond_only", "single_head", "slicing", "pruning", "scratch"]
+SHOWN = ["teacher", "dash", "composite", "cond_only", "scratch"]
+
+
+def blocks(root: Path = RESULTS) -> dict[str, str]:
+    """The README's generated parts, by name, from the committed results alone."""
+    series = store.read_json(root / "digits" / "series.json")
+    digits, verdicts = published_results("digits", root), pd.read_csv(root / "digits" / "ledger.csv")
+    return {
+        "calibration": _calibration(digits),
+        "findings": _findings(digits.table, verdicts),
+        "notebooks": _notebooks(series),
+        "size": _size(digits.table),
+        "speed": _speed(root, series),
+        "rehearsal": _rehearsal(published_results("cifar10_proof", root), store.read_json(root / "cifar10_proof" / "manifest.json")),
+        "threads": _threads(pd.read_csv(root / "threads.csv")),
+    }
+
+
+def fill(text: str, parts: dict[str, str]) -> str:
+    """Replace what stands between `<!-- begin NAME -->` and `<!-- end NAME -->`; ValueError if a part has no place."""
+    for name, body in parts.items():
+        pattern = re.compile(rf"(<!-- begin {name} -->\n).*?(<!-- end {name} -->)", re.S)
+        if not pattern.search(text):
+            raise ValueError(f"the text has no place for {name}")
+        text = pattern.sub(lambda m, body=body: m[1] + body + "\n" + m[2], text)
+    return text
+
+
+def _calibration(results: Results) -> str:
+    w = PROFILES["digits"].w
+    card = calibration_table(results.table, w=w)
+    published = pd.read_csv(paths.ROOT / "data" / "reference" / "published.csv").set_index("arm")
+    heads = ["arm", "rho", "slope", "cos", f"Fréchet / floor at w = {w:g}", "at its best w", "recognised as asked",
+             "the paper's rho"]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for arm, row in card.loc[IN_README].iterrows():
+        sd = "" if pd.isna(row.sd) else f" ± {row.sd:.2f}"
+        paper = published.c10_rho.get(arm, float("nan"))
+        cells = [arm, f"{row.rho:.2f}", f"{row.slope:.2f}", f"{row.cos:.2f}", f"{row.fd:.2f}{sd}",
+                 f"{row.fd_best:.2f} (w = {row.w_best:.3g})", f"{row.accuracy:.1%}",
+                 "" if pd.isna(paper) else f"{paper:.2f}"]
+        lines.append(f"| {' | '.join(cells)} |")
+    n = int(results.table.query("arm == 'dash' and metric == 'frechet@w=1'").n.iloc[0])
+    facts = (f"{results.source[0].upper()}{results.source[1:]}; mean ± sd over them, {n} samples a point. "
+             "The paper's rho: CIFAR-10.")
+    return "\n".join([*lines, "", facts])
+
+
+def _findings(results: pd.DataFrame, verdicts: pd.DataFrame) -> str:
+    """At most ten lines, each a number with its interval."""
+    def found(text: str) -> str:
+        """The first row of the digits whose measure starts so, with its interval and verdict."""
+        row = verdicts[verdicts.measure.str.startswith(text) & (verdicts.profile == "digits")].iloc[0]
+        return f"{Interval(row['ours'], row['lo'], row['hi'], row['n'])} ({row['claim']}: {row['verdict']})"
+
+    def mean(arm: str, metric: str) -> Interval:
+        return bootstrap(by_seed(results, metric)[[arm]], lambda m: m[arm])
+
+    lines = [
+        f"DASH stays near its teacher: Fréchet/floor at its best w is higher by {found('DASH - teacher')}.",
+        f"The rho of a conditional-only student: {found('rho of cond-only')}; its untrained null row decides: set to "
+        f"zeros, {found('rho of cond-only, its null row set to 0')}.",
+        f"The composite loss has rho {mean('composite', 'rho')}, and R² {mean('composite', 'r2')}; "
+        f"its cos is lower than DASH's by {found('cos of the gap, DASH - composite')}.",
+        f"Several w identify the gap: multi-w has R² {mean('multi_w', 'r2')}, DASH {mean('dash', 'r2')}.",
+        f"Share of the unconditional loss by Shapley: {found('share of L_un, Shapley, Fréchet/floor at w')}.",
+        f"Training from scratch, Fréchet over DASH's: {found('scratch / DASH')}; digits leave little room.",
+        f"Leaving out the anchor changes Fréchet/floor by {found('without anchor - DASH')}, taking the curriculum's "
+        f"start for its end by {found('curriculum frozen at its start')}.",
+        f"A relearned curriculum has Spearman {found('Spearman of curriculum and loss, relearned')} with the loss.",
+        f"The teacher pruned to as many weights, Fréchet/floor minus DASH's: {found('pruning - DASH')}, at the "
+        f"teacher's operations; a single head, at half of DASH's: {found('single_head - DASH')}.",
+        f"At equal mean w, Fréchet of a constant scale minus TAG's: {found('DASH, constant - TAG')}; of an interval's: "
+        f"{found('DASH, interval - TAG')}.",
+    ]
+    return "\n".join(f"{i}. {line}" for i, line in enumerate(lines, 1))
+
+
+def _notebooks(series: dict) -> str:
+    minutes = {n["name"]: f"{n['seconds'] / 60:.1f}" for n in series["notebooks"]}
+    lines = ["| notebook | question | minutes to run |", "|---|---|---|"]
+    for path in notebook_paths():
+        header = nbformat.read(path, as_version=4).cells[0].source
+        question = re.search(r"\*\*Question\.\*\*\s*(.*?)\n\n", header, re.S)
+        title, asked = header.splitlines()[0].lstrip("# "), " ".join(question[1].split())
+        lines.append(f"| [{title}](notebooks/{path.name}) | {asked} | {minutes.get(path.stem, '')} |")
+    made = series["manifest"]
+    return "\n".join([*lines, "", f"Minutes: profile digits on {made['device']}, {series['seconds'] / 60:.1f} in all, "
+                      f"commit {made['commit']}; 06 to 09 read published tables, 10 takes what it is given."])
+
+
+def minutes(root: Path = RESULTS) -> dict[str, str]:
+    """The generated part of the instructor's guide: what each notebook took, as far as it was measured."""
+    series = store.read_json(root / "digits" / "series.json")
+    taken = {n["name"][:2]: n["seconds"] / 60 for n in series["notebooks"] if n["status"] == "ok"}
+    there = [path.name[:2] for path in notebook_paths()]
+    cells = [f"{taken[n]:.1f}" if n in taken else "not measured" for n in there]
+    rows = [f"| {' | '.join(row)} |" for row in (["notebook", *there], ["---"] * (len(there) + 1), ["minutes", *cells])]
+    made = series["manifest"]
+    return {"minutes": "\n".join([*rows, "", f"Measured on {made['device']} from an empty folder of runs, "
+                                  f"{series['seconds'] / 60:.1f} in all, commit {made['commit']}."])}
+
+
+def _size(results: pd.DataFrame) -> str:
+    cost = results[results.metric.isin(["parameters", "flops"])].drop_duplicates(["arm", "metric"])
+    cost = cost.pivot(index="arm", columns="metric", values="value")
+    teacher, student = cost.loc["teacher"], cost.loc["dash"]
+    return (f"Teacher {teacher.parameters:,.0f} parameters, students {student.parameters:,.0f} "
+            f"({teacher.parameters / student.parameters:.2f} times fewer, "
+            f"{teacher.flops / student.flops:.2f} times fewer operations).")
+
+
+def _speed(root: Path, series: dict) -> str:
+    rows = json.loads((root / "bench" / "bench.json").read_text())
+    waited = store.read_json(root / "bench" / "waits.json")
+    lines = ["| work | against | ours | theirs | times as fast (middle half) | aim |", "|---|---|---|---|---|---|"]
+    for row in rows:
+        verdict = "reached" if row["ratio"] >= (row["target"] or 0) else "missed"
+        aim = "" if row["target"] is None else f"{row['target']:g}, {verdict}"
+        low, high = row["spread"]
+        lines.append(f"| {row['name']} | {row['peer']} | {row['ours_s']:.3g} s | {row['peer_s']:.3g} s | "
+                     f"{row['ratio']:.2f} ({low:.2f} – {high:.2f}) | {aim} |")
+    waits = ", ".join(f"{name} {wait['seconds']:.1f} s" for name, wait in waited["waits"].items())
+    leak, peak = waited["leak"], series["manifest"]["peak_memory_mib"]
+    facts = (f"A user waits: {waits}, the whole digits series {series['seconds'] / 60:.1f} minutes with at most "
+             f"{peak:,.0f} MiB in one process. From training step {leak['since']:,} to {leak['steps']:,}, memory "
+             f"grows by {leak['grown_mib']:.1f} MiB. Measured on {rows[0]['device']}, commit {rows[0]['commit']}.")
+    return "\n".join([*lines, "", facts])
+
+
+def _rehearsal(results: Results, manifest: dict) -> str:
+    """The campaign on real CIFAR-10 that a CPU manages in minutes."""
+    card = campaign.summary(results.table).rename_axis(index=None)
+    lines = ["| arm | parameters | N | FID, TAG | KID, TAG | rho |", "|---" * 6 + "|"]
+    for arm, row in card.iterrows():
+        values = [row["fid" if arm == "real" else "fid@tag"], row["kid@tag"], row["rho"]]
+        cells = ["" if pd.isna(v) else f"{v:.3g}" for v in values]
+        size = "" if pd.isna(row.parameters) else f"{row.parameters:,.0f}"
+        lines.append(f"| {arm} | {size} | {row.N:.0f} | {' | '.join(cells)} |")
+    steps = manifest["settings"]["sample_steps"]
+    return "\n".join([*lines, "", f"{results.source[0].upper()}{results.source[1:]}; {steps} DDIM steps. "
+                      "`real`: one half of the reference images against the other."])
+
+
+def _threads(rows: pd.DataFrame) -> str:
+    said = ", ".join(f"{r.what} by {r.largest_difference:.1g} (typical size {r.typical_size:.1g})"
+                     for r in rows.itertuples())
+    first = rows.iloc[0]
+    return ("The same seed gives the same bytes with the same number of threads. Two threads instead of one change, "
+            f"after {first.teacher_steps} and {first.student_steps} steps of profile {first.profile}, at most: {said}. "
+            f"Seed {first.seed}, {first.device}, commit {first.commit}.")
+
+
+def take_series(source: Path = BUILD / "digits", root: Path = RESULTS) -> None:
+    """Keep the manifest and the minutes of a series that went well."""
+    series = store.read_json(source / "series.json", "ok", "notebooks", "seconds", "manifest")
+    notebooks, made, numbers = series["notebooks"], series["manifest"], (int, float)
+    if not (isinstance(notebooks, list) and isinstance(made, dict) and {"device", "commit"} <= made.keys() and all(
+            isinstance(n, dict) and isinstance(n.get("name"), str) and isinstance(n.get("seconds"), numbers)
+            for n in notebooks) and isinstance(series["seconds"], numbers)):
+        raise ValueError(f"{source / 'series.json'} is no report of a series; run it again")
+    if series["ok"] is not True or any(n.get("status") != "ok" for n in notebooks):
+        raise ValueError(f"{source / 'series.json'}: only a whole series without failure is published")
+    store.write_json(root / "digits" / "series.json", series)
+
+
+def main() -> None:
+    if (BUILD / "digits" / "series.json").is_file():
+        take_series()
+    if not (RESULTS / "cost.csv").is_file():
+        cost = [cost_rows("digits", batch=64, rounds=21), cost_rows("cifar10", batch=8)]
+        tables.write_table(RESULTS / "cost.csv", pd.concat(cost, ignore_index=True))
+    tables.write_table(RESULTS / "threads.csv", thread_rows())
+    tables.write_table(RESULTS / "digits" / "ledger.csv", claim_ledger())
+    plots.use_style()
+    ax = plots.plot_w_curve(published_results("digits").table, arms=SHOWN)
+    ax.set_title("A calibrated student runs along its teacher's curve")
+    store.write_bytes(RESULTS / "digits" / "w_curve.png", plots.png(ax.figure))
+    store.write_bytes(README, fill(README.read_text(), blocks()).encode())
+    store.write_bytes(GUIDE, fill(GUIDE.read_text(), minutes()).encode())
+    print(f"{RESULTS.relative_to(paths.ROOT)} and {README.name} are up to date")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,72 @@
+"""The notebook series, executed and reported."""
+
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from dashkit.analysis.tables import calibration_table
+from dashkit.classroom.notebooks import SeriesError, execute, notebook_paths
+from dashkit.experiments.evaluation import read_results
+from dashkit.experiments.run import start_run
+from dashkit.publishing.report import Outcome, write_report
+from dashkit.storage import paths as storage_paths
+from dashkit.storage import provenance, store, tables
+
+BUILD = storage_paths.ROOT / "build" / "series"
+
+
+def run_series(
+    profile: str = "auto", *, seed: int = 42, device: str = "auto", only: Sequence[str] = (),
+    settings: Mapping[str, object] | None = None, build: Path = BUILD,
+) -> bool:
+    """Execute the numbered notebooks in order and write the report; returns whether all went well.
+
+    Writes build/PROFILE/NN_name.ipynb and .html, index.html, results.csv and series.json.  Stops at the first failure,
+    which it prints with the notebook, the cell and the error.  ValueError for a bad parameter, before any work.
+    """
+    settings = dict(settings or {})
+    run = start_run(profile, seed=seed, device=device, **settings)
+    paths = notebook_paths(only)
+    folder = build / run.profile.name
+    parameters = {"profile": run.profile.name, "seed": seed, "device": device}
+    if settings:
+        parameters["settings"] = settings
+    print(f"profile {run.profile.name}, seed {seed}, {provenance.device_name(run.device)}: {len(paths)} notebooks → {folder}")
+
+    outcomes, began, failure = [], time.monotonic(), ""
+    for path in paths:
+        if failure:
+            outcomes.append(Outcome(path.stem, "not run", 0.0))
+            continue
+        start = time.monotonic()
+        try:
+            execute(path, folder / path.name, parameters, bar=sys.stderr.isatty())
+        except SeriesError as error:
+            failure = str(error)
+        seconds = round(time.monotonic() - start, 1)
+        outcomes.append(Outcome(path.stem, "failed" if failure else "ok", seconds))
+        print(f"  {path.stem:44s} {outcomes[-1].status:7s} {seconds:7.1f} s", flush=True)
+
+    try:
+        results = read_results(run)
+    except ValueError as error:                       # a damaged table or network: the report says so
+        results, failure = None, failure or str(error)
+    if results is not None:
+        tables.write_table(folder / "results.csv", results)
+    else:
+        (folder / "results.csv").unlink(missing_ok=True)
+    store.write_json(folder / "series.json", {
+        "profile": run.profile.name, "ok": not failure, "seconds": round(time.monotonic() - began, 1),
+        "notebooks": [o._asdict() for o in outcomes], "seed": seed, "error": failure or None,
+        "manifest": provenance.manifest(device=provenance.device_name(run.device), settings=run.profile.asdict(),
+                                  peak_memory_mib=provenance.peak_memory_mib(children=True)),     # of the largest kernel
+    })
+    write_report(folder, run, outcomes, results, failure)
+    if results is not None:
+        print(f"\nCalibration, held-out states; fd = Fréchet distance / real-vs-real floor, at w = {run.profile.w:g}")
+        print(calibration_table(results, w=run.profile.w).to_string(float_format="{:.3g}".format))
+    print(f"\n{folder / 'index.html'}")
+    if failure:
+        print(f"\nFAILED  {failure}", file=sys.stderr)
+    return not failure

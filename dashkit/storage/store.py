@@ -1,0 +1,176 @@
+"""Files on disk: safetensors and JSON, written whole or not at all."""
+
+import glob
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, NamedTuple
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from dashkit.storage import locks
+
+MAX_JSON, MAX_TABLE = 2**22, 2**26          # bytes; a manifest has a few thousand, the digits' table a million
+MAX_DEPTH = 32                              # of objects and lists in one another; a manifest has five
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file so that a reader sees the old content or the new, never a part: temporary file, fsync, rename.
+
+    OSError names the file and what to do about a full disk or a folder that cannot be written.  What a killed writer
+    of the same file left behind is removed.
+    """
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        locks.remove_leftovers(path.parent, glob.escape(path.name))
+        file = locks.open_locked(lambda: _temporary(path))
+        temporary = Path(file.name)
+        with file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+            temporary.chmod(0o644)
+            temporary.replace(path)
+    except BaseException as error:
+        if temporary:
+            temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise locks.explained(error, path) from error
+        raise
+
+
+def _temporary(path: Path) -> IO:
+    return tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp", delete=False)
+
+
+def write_json(path: Path, value: object) -> None:
+    write_bytes(path, (json.dumps(value, indent=1, sort_keys=True) + "\n").encode())
+
+
+def read_json(path: Path, *required: str) -> dict:
+    """A JSON object from disk; ValueError if the file is damaged, larger than 4 MiB or lacks a `required` key."""
+    check_size(path, MAX_JSON, "manifest")
+    try:
+        value = parse_json(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}); delete it to start afresh") from error
+    missing = [k for k in required if k not in value]
+    if missing:
+        raise ValueError(f"{path} lacks {', '.join(missing)}; delete it to start afresh")
+    return value
+
+
+def parse_json(text: str) -> dict:
+    """A JSON object; ValueError if it is not one, says a name twice, holds NaN or half a character, or nests deeply.
+
+    What it returns can be walked and written again without a second thought.
+    """
+    def once(pairs: list[tuple[str, object]]) -> dict:
+        if len(found := dict(pairs)) < len(pairs):
+            raise ValueError("it says a name twice")
+        return found
+
+    def refuse(constant: str) -> float:
+        raise ValueError(f"it holds {constant}")
+
+    try:
+        value = json.loads(text, object_pairs_hook=once, parse_constant=refuse)
+        json.dumps(value, ensure_ascii=False).encode()       # surrogates are no characters
+    except RecursionError:
+        raise ValueError("it nests too deeply") from None
+    if not isinstance(value, dict):
+        raise ValueError("it must hold a JSON object")
+    level, depth = [value], 0
+    while level := [inner for v in level if isinstance(v, dict | list)
+                    for inner in (v.values() if isinstance(v, dict) else v)]:
+        depth += 1
+        if depth > MAX_DEPTH:
+            raise ValueError("it nests too deeply")
+    return value
+
+
+def check_size(path: Path, most: int, kind: str) -> None:
+    size = path.stat().st_size
+    if size > most:
+        raise ValueError(f"{path} has {size:,} bytes, more than any {kind}; it is not dashkit's")
+
+
+class Saved(NamedTuple):
+    tensors: dict[str, Tensor]
+    meta: dict
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], meta: Mapping) -> None:
+    """Write tensors and JSON-able `meta` into one safetensors file, with a checksum over both."""
+    flat = {k: v.detach().cpu().clone(memory_format=torch.contiguous_format) for k, v in tensors.items()}
+    text = json.dumps(meta, sort_keys=True)
+    write_bytes(path, save(flat, metadata={"dashkit": text, "sha256": digest(flat, text)}))
+
+
+def load_tensors(path: Path, *, device: torch.device | str = "cpu") -> Saved:
+    """Read what `save_tensors` wrote; FileNotFoundError, or ValueError for a damaged or foreign file.
+
+    A file without a checksum is taken if it is whole; one that holds NaN or infinity never is.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"no checkpoint at {path}")
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            facts = file.metadata() or {}
+            meta = parse_json(facts["dashkit"])
+            # copies: what safetensors returns is a view of the file, which changes, or kills us, if it is written over
+            tensors = {k: file.get_tensor(k).clone() for k in file.keys()}  # noqa: SIM118 (not a dict)
+        if facts.get("sha256", "") not in ("", digest(tensors, facts["dashkit"])):
+            raise ValueError("its content does not match its checksum")
+        for name, value in tensors.items():
+            check_finite(name, value)
+    except (SafetensorError, KeyError, ValueError, OSError, RuntimeError) as error:
+        raise ValueError(f"{path} is damaged or not dashkit's ({error}); delete it to start afresh") from error
+    return Saved({k: v.to(device) for k, v in tensors.items()}, meta)
+
+
+def checksum(path: Path) -> str:
+    """The SHA-256 that `save_tensors` wrote into a file, without reading its tensors; ValueError if it is damaged.
+
+    Nothing for a file that has none.
+    """
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            return (file.metadata() or {}).get("sha256", "")
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path} is damaged or not dashkit's ({error}); delete it to start afresh") from error
+
+
+def check_finite(name: str, value: Tensor) -> None:
+    """Raise ValueError if a tensor holds NaN or infinity; needs no memory of its size."""
+    if value.is_floating_point() or value.is_complex():
+        for part in value.reshape(-1).split(2**20):
+            if not bool(part.isfinite().all()):
+                raise ValueError(f"{name} holds NaN or infinity")
+
+
+def digest(tensors: Mapping[str, Tensor], text: str) -> str:
+    """SHA-256 of names, types, shapes, values and the text beside them."""
+    digest = hashlib.sha256(text.encode())
+    for name in sorted(tensors):
+        value = tensors[name]
+        digest.update(f"\0{name}\0{value.dtype}\0{tuple(value.shape)}\0".encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def fingerprint(settings: object) -> str:
+    """Eight hex digits that change whenever a setting does; part of a run folder's name."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,266 @@
+"""Each control of each explorer changes the picture and the read-out, and moving it back restores both."""
+
+import threading
+
+import ipywidgets as ipw
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from dashkit.analysis.tables import published_results
+from dashkit.classroom import explorers
+from dashkit.datasets import sources
+from dashkit.method import curriculum, guidance
+from dashkit.method.arms import ARMS
+from dashkit.method.exact_teacher import ExactTeacher
+from dashkit.method.guidance import branches, interval, tag
+from dashkit.method.sampling import sample
+from dashkit.method.schedule import cosine_schedule
+
+SCHEDULE = cosine_schedule(1000)
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """As in the notebooks: threads that wait for each other on a busy machine would be what is timed."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def exact_teacher():
+    images = sources.load_images("digits")
+    return images, ExactTeacher(SCHEDULE, images.x0, images.labels, bandwidth=0.1)
+
+
+class Resized:
+    """An exact teacher with its gap multiplied by rho."""
+
+    def __init__(self, rho):
+        self.rho, self.teacher = rho, exact_teacher()[1]
+        self.null_label = self.teacher.null_label
+
+    def __call__(self, x_t, t, y):
+        c, u = branches(self.teacher, x_t, t, y)
+        return torch.where((y == self.null_label)[:, None, None, None], u, u + self.rho * (c - u))
+
+
+def judge(x):
+    return exact_teacher()[1].posterior(x, torch.full((len(x),), 100))
+
+
+def noise(n):
+    return torch.randn((n, 1, 8, 8), generator=torch.Generator().manual_seed(0))
+
+
+def make_size():
+    return explorers.size_explorer(Resized, SCHEDULE, torch.arange(10), x_T=noise(10), classify=judge)
+
+
+def make_guidance():
+    images, teacher = exact_teacher()
+    return explorers.guidance_explorer(teacher, images.test_x0[:10], images.test_labels[:10], judge, seed=0)
+
+
+def make_samples():
+    grid = explorers.sample_grid({"teacher": Resized(1.0), "half": Resized(0.5)}, SCHEDULE, torch.arange(4),
+                               x_T=noise(4), ws=(1.0, 2.0, 4.0), steps=4)
+    return explorers.sample_explorer(grid, torch.arange(4), judge)
+
+
+def make_results():
+    return explorers.results_explorer(published_results("digits").table, ARMS, arm="im_base")
+
+
+def make_tirt():
+    return explorers.tirt_explorer(SCHEDULE, torch.linspace(1, 0, 1000))
+
+
+def seen(explorer):
+    return bytes(explorer.image.value), explorer.readout.value
+
+
+def make_ledger():
+    row = {"paper": "", "ours": 0.5, "lo": 0.1, "hi": 0.9, "n": 8, "rule": "", "note": "", "profile": "digits"}
+    return explorers.ledger_explorer(pd.DataFrame([
+        row | {"claim": "C2", "measure": "a", "verdict": "holds", "figure": "06_x#a"},
+        row | {"claim": "C3", "measure": "b", "verdict": "does not hold", "figure": "07_y#b"}]))
+
+
+EXPLORERS = {
+    "size": (make_size, {"rho": 1.5, "w": 1.0}),
+    "guidance": (make_guidance, {"t": 200, "w": 0.0, "table": "TAG", "clip": "keep"}),
+    "metric": (explorers.metric_explorer, {"w1": 0.0, "w2": 1.5, "w3": 8.0, "composite": False, "L_im": True,
+                                         "L_un": True, "gap": True}),
+    "samples": (make_samples, {"kind": "TAG", "w": 4.0}),
+    "results": (make_results, {"arm": "dash_no_un", "other": "scratch", "statistic": "cos", "t": "950"}),
+    "gap": (explorers.gap_explorer, {"size": 0.3, "noise": 1.5}),
+    "ledger": (make_ledger, {"claim": "C2", "verdict": "does not hold"}),
+    "tirt": (make_tirt, {"gamma": 1.5, "lr": 0.002, "steps": 100, "base": "min_snr"}),
+}
+
+
+@pytest.mark.parametrize("name", EXPLORERS)
+def test_each_control_changes_picture_and_readout_and_restores_them(name):
+    make, moves = EXPLORERS[name]
+    explorer = make()
+    first = seen(explorer)
+    assert first[0].startswith(b"\x89PNG") and len(first[1]) > 40
+    for control, value in moves.items():
+        widget = explorer.controls[control]
+        before = widget.value
+        widget.value = value
+        moved = seen(explorer)
+        assert all(a != b for a, b in zip(first, moved, strict=True)), control
+        widget.value = before
+        assert seen(explorer) == first, control
+
+
+def test_a_move_while_the_picture_is_drawn_ends_on_the_last_value():
+    slider, box = explorers.number("size", 1, 0, 9)
+
+    def draw(size):
+        if size in (2, 3):
+            slider.value = size + 1           # the learner is quicker than the drawing
+        return plt.figure(figsize=(1, 1 + size)), f"size {size}"
+
+    explorer = explorers.Explorer(draw, {"size": slider}, [box])
+    slider.value = 2
+    assert slider.value == 4 and "size 4" in explorer.readout.value
+    fresh = explorers.Explorer(draw, {"size": explorers.number("size", 4, 0, 9)[0]}, [])
+    assert seen(explorer) == seen(fresh)
+    slider.value = 7
+    assert "size 7" in explorer.readout.value
+
+
+def test_moves_from_another_thread_end_on_the_last_value():
+    slider, box = explorers.number("size", 1, 0, 9)
+    under_way, moved, alone = threading.Event(), threading.Event(), threading.Lock()
+
+    def draw(size):
+        assert alone.acquire(blocking=False)  # pyplot is for one thread at a time
+        if size == 2:
+            under_way.set()
+            assert moved.wait(20)
+        alone.release()
+        return plt.figure(figsize=(1, 1)), f"size {size}"
+
+    explorer = explorers.Explorer(draw, {"size": slider}, [box])
+    slow = threading.Thread(target=lambda: setattr(slider, "value", 2))
+    slow.start()
+    assert under_way.wait(20)
+    slider.value = 5
+    assert "size 1" in explorer.readout.value
+    moved.set()
+    slow.join(20)
+    assert "size 5" in explorer.readout.value
+
+
+def test_a_drawing_that_fails_does_not_stop_the_next():
+    slider, box = explorers.number("size", 1, 0, 9)
+
+    def draw(size):
+        if size == 2:
+            raise RuntimeError("no")
+        return plt.figure(figsize=(1, 1)), f"size {size}"
+
+    explorer = explorers.Explorer(draw, {"size": slider}, [box])
+    with pytest.raises(RuntimeError):
+        slider.value = 2
+    slider.value = 3
+    assert "size 3" in explorer.readout.value
+
+
+@pytest.mark.parametrize(("values", "says"), [
+    ({}, ("rank 1", "unseen: (0.75, 1)", "Var(w) = 0.")),
+    ({"w1": 1.0, "w3": 1.0}, ("rank 2", "Var(w) = 2.")),
+    ({"w1": 1.0, "w2": 1.0, "w3": 1.0}, ("rank 1", "unseen: (0, 1)")),
+    ({"L_im": True}, ("rank 2", "+ L_im")),
+    ({"composite": False, "gap": True}, ("rank 1", "unseen: (1, 1)")),
+    ({"composite": False, "gap": True, "L_im": True}, ("rank 2", "condition number 6.85")),
+    ({"composite": False, "L_un": True, "L_im": True}, ("rank 2", "condition number 1,")),
+    ({"composite": False}, ("nothing is supervised",)),
+])
+def test_which_losses_identify_the_branches(values, says):
+    explorer = explorers.metric_explorer()
+    for name, value in values.items():
+        explorer.controls[name].value = value
+    assert all(piece in explorer.readout.value for piece in says), explorer.readout.value
+
+
+def test_a_student_samples_as_its_teacher_at_the_product_of_scale_and_size():
+    explorer = make_size()
+    for rho, w in ((0.5, 3.0), (1.0, 4.0), (2.0, 1.5)):
+        explorer.controls["rho"].value, explorer.controls["w"].value = rho, w
+        assert "differ by nothing" in explorer.readout.value
+
+
+def test_schedules_have_the_scale_as_their_largest():
+    tables = guidance.tables_at(1000, 4.0)
+    assert torch.equal(tables["TAG"], tag(1000, 4.0)) and torch.equal(tables["interval"], interval(1000, 4.0))
+    assert all(t.max() <= 4 and t.max() > 3.7 for t in tables.values())
+
+
+def test_a_grid_holds_what_sampling_gives():
+    y, x_T, model = torch.arange(3), noise(3), Resized(0.5)
+    grid = explorers.sample_grid({"half": model}, SCHEDULE, y, x_T=x_T, ws=(2.0,), steps=3)
+    assert set(grid) == {("constant", 2.0), ("TAG", 2.0), ("interval", 2.0)}
+    again = sample(model, SCHEDULE, y, x_T=x_T, w=tag(1000, 2.0), steps=3)
+    assert torch.equal(grid["TAG", 2.0]["half"], again)
+
+
+def test_the_browser_says_what_the_table_says():
+    explorer, table = make_results(), published_results("digits").table
+    explorer.controls["statistic"].value, explorer.controls["t"].value = "cos", "950"
+    mean = table.query("arm == 'im_base' and metric == 'cos@t=950'").value.mean()
+    assert f"cos of im_base around t = 950: {mean:.2f}" in explorer.readout.value
+    explorer.controls["statistic"].value = "r2"       # not measured by timestep
+    mean = table.query("arm == 'im_base' and metric == 'r2'").value.mean()
+    assert f"r2 of im_base over all timesteps: {mean:.2f}" in explorer.readout.value
+
+
+@pytest.mark.parametrize("name", EXPLORERS)
+def test_every_slider_has_a_box_with_a_name_that_moves_with_it(name):
+    explorer = EXPLORERS[name][0]()
+    found = 0
+    for row in explorer.children:
+        for box, slider in zip(getattr(row, "children", ()), getattr(row, "children", ())[1:], strict=False):
+            pairs = [(box, slider)] if type(slider).__name__.endswith("Slider") else []
+            if type(slider).__name__ == "HBox":
+                pairs = [tuple(slider.children)]
+            for text, knob in pairs:
+                if isinstance(text, ipw.Dropdown):           # the arrow keys of a list belong to JupyterLab
+                    assert text.description and knob.continuous_update is False
+                    knob.index = len(knob.options) - 1
+                    assert text.index == knob.index
+                    text.index = 0
+                    assert knob.index == 0
+                    continue
+                found += 1
+                assert type(text).__name__.startswith("Bounded") and text.description
+                assert knob.continuous_update is False
+                knob.value = knob.min
+                assert text.value == knob.min
+                text.value = knob.max
+                assert knob.value == knob.max
+    assert found == sum(type(c).__name__.endswith("Slider") for c in explorer.controls.values())
+    assert not any(isinstance(row, ipw.Dropdown) for row in explorer.children)
+    for control in explorer.controls.values():
+        assert type(control).__name__.endswith("Slider") or control.description
+        assert control.value is not None          # a list without a choice shows nothing
+
+
+def test_frozen_tirt_is_tirt_under_adam():
+    base, losses = curriculum.published(SCHEDULE), torch.linspace(1, 0, 1000)
+    tirt = curriculum.TIRT(base)
+    optimiser = torch.optim.Adam(tirt.parameters(), lr=0.01)
+    for _ in range(60):
+        optimiser.zero_grad()
+        (tirt() * losses).mean().backward()
+        optimiser.step()
+    fast = explorers.frozen_tirt(base.double().numpy(), losses.double().numpy(), lr=0.01, steps=60)
+    assert np.allclose(fast, tirt().detach().numpy(), rtol=1e-2, atol=1e-3)
+    assert np.isclose(fast.mean(), 1)

@@ -1,0 +1,51 @@
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib import pyplot as plt
+
+from dashkit.classroom import plots
+
+
+def test_a_shown_figure_is_an_image_with_its_text_and_the_text_itself(monkeypatch):
+    shown = []
+    monkeypatch.setattr("IPython.display.display", lambda data, raw: shown.append(data))
+    plots.show(plots.plot_curves({"a": [1, 2]}), 'half < "full" & 0.50')
+    [data] = shown
+    assert data["text/plain"] == 'half < "full" & 0.50'
+    assert 'alt="half &lt; &quot;full&quot; &amp; 0.50"' in data["text/html"] and "base64," in data["text/html"]
+
+
+def test_the_same_figure_gives_the_same_bytes():
+    a, b = (plots.png(plots.plot_curves({"dash": [1, 3, 2]}).get_figure()) for _ in range(2))
+    assert a == b
+
+
+def test_images_are_tiled_in_order_with_a_line_between():
+    images = np.stack([np.full((1, 2, 2), v) for v in (-1.0, 0.0, 1.0)])
+    sheet = plots.plot_images(images, columns=2).images[0].get_array()
+    assert sheet.shape == (5, 5)
+    assert sheet[0, 0] == 0 and sheet[0, 3] == 0.5 and sheet[3, 0] == 1 and sheet[0, 2] == 1
+
+
+def test_every_default_arm_has_its_own_colour():
+    from dashkit.method.arms import ARMS
+
+    colours = [plots.PALETTE[a] for a in (*ARMS, "teacher")]
+    assert len(set(colours)) == len(colours)
+
+
+def test_the_w_curve_divides_distances_by_the_floor_and_leaves_accuracies():
+    rows = [("real", 0, "frechet", 2.0), ("dash", 0, "frechet@w=1.5", 5.0), ("dash", 0, "accuracy@w=1.5", 0.9)]
+    table = pd.DataFrame(rows, columns=["arm", "seed", "metric", "value"])
+    assert plots.w_curve(table).to_dict("records") == [{"arm": "dash", "seed": 0, "w": 1.5, "value": 2.5}]
+    assert plots.w_curve(table, "accuracy").value.item() == pytest.approx(0.9)
+
+
+def test_intervals_begin_at_the_top_with_room_at_both_ends_on_shared_axes_too():
+    table = pd.DataFrame({"value": [1.0, 2.0], "lo": [0.5, 1.5], "hi": [1.5, 2.5]}, index=["first", "last"])
+    for axes in (1, 2, 3):
+        figure, shared = plt.subplots(1, axes, sharey=True, squeeze=False)
+        for ax in shared.flat:
+            plots.plot_intervals(table, ax=ax)
+        assert [ax.get_ylim() for ax in shared.flat] == [(1.5, -0.5)] * axes
+        plt.close(figure)

@@ -1,0 +1,45 @@
+"""The estimate of what is still to be done, against runs whose costs are known."""
+
+import pytest
+import torch
+
+from dashkit.experiments import budget
+from dashkit.experiments.budget import Budget
+from dashkit.experiments.evaluation import get_results
+from dashkit.experiments.training import get_students, get_teacher
+
+
+def test_it_counts_what_is_left_and_nothing_else(tiny):
+    run = tiny()
+    before = budget.remaining(run)
+    assert all(seconds > 0 for seconds in before)
+    teacher = get_teacher(run)
+    assert budget.remaining(run).teacher == 0
+    students = get_students(run, teacher)
+    assert budget.remaining(run)[:2] == (0, 0) and budget.remaining(run).evaluation > 0
+    get_results(run, teacher, students)
+    assert str(budget.remaining(run)) == "Nothing left to train or to measure."
+
+
+def test_it_multiplies_what_it_times_by_the_numbers_of_the_profile(tiny, monkeypatch):
+    monkeypatch.setattr(budget, "seconds_of", lambda work, device: 1.0)
+    settings = {"teacher_steps": 7, "student_steps": 5, "batch": 10, "samples": 20, "sample_steps": 3, "seeds": 2}
+    found = budget.remaining(tiny(**settings, arms=("dash", "cond_only", "cond_only_icg"), ws=(1.0, 1.5)))
+    assert found.teacher == 7
+    assert found.students == 5 * (2 + 4)                       # two teacher passes a step, two students each
+    assert found.evaluation == (2 + 1) * 20 * 3 / 10 * (6 + 1)
+    assert budget.remaining(tiny(exact_bandwidth=0.2)).teacher == 0
+
+
+def test_it_leaves_torch_as_it_was(tiny):
+    threads, state = torch.get_num_threads(), torch.get_rng_state()
+    budget.remaining(tiny())
+    assert torch.get_num_threads() == threads and torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("left, text", [
+    (Budget(30, 0, 0), "Still to do here: teacher about 30 s."),
+    (Budget(0, 600, 100.2), "Still to do here: students about 10 min, evaluation about 2 min."),
+])
+def test_it_is_told_in_one_line(left, text):
+    assert str(left) == text

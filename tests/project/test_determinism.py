@@ -1,0 +1,82 @@
+"""The same seed gives the same bytes: in fresh processes, with another order of hashing, with a warm cache."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from dashkit.analysis.costs import thread_rows
+from dashkit.experiments.profiles import PROFILES, resolve
+
+CODE = """
+import hashlib, sys
+from pathlib import Path
+from dashkit.experiments.evaluation import get_results
+from dashkit.experiments.profiles import resolve
+from dashkit.experiments.run import Run
+from dashkit.experiments.training import get_students
+from dashkit.experiments.training import get_teacher
+from dashkit.method.sampling import sample
+from dashkit.storage import store
+import torch
+torch.set_num_threads(1)
+settings = dict(teacher_steps=6, student_steps=6, samples=20, states=40, sample_steps=2, ws=(1.0, 1.5), batch=8,
+                warmup=0, arms=sys.argv[2].split(","))
+run = Run(resolve("smoke", **settings), seed=1, root=Path(sys.argv[1]))
+teacher = get_teacher(run)
+students = get_students(run, teacher)
+table = get_results(run, teacher, students).sort_values(["arm", "metric"])
+x = sample(students["dash", 1], run.schedule, torch.arange(10), shape=run.images.shape, w=1.5, steps=2,
+                  generator=torch.Generator().manual_seed(0))
+digest = hashlib.sha256()
+for path in sorted(run.root.rglob("final.safetensors")):
+    for name, value in sorted(store.load_tensors(path).tensors.items()):
+        digest.update(name.encode() + value.numpy().tobytes())
+print(digest.hexdigest(), hashlib.sha256(x.numpy().tobytes()).hexdigest(),
+      hashlib.sha256(table.to_csv(index=False).encode()).hexdigest())
+"""
+
+
+def digests(root, *, arms="dash,cond_only", hashing="0"):
+    """SHA-256 of all weights, of samples, and of the table of results, from a process of its own."""
+    environment = {**os.environ, "PYTHONHASHSEED": hashing, "DASHKIT_PROGRESS": "0", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", CODE, str(root), arms], env=environment, text=True,
+                          capture_output=True, check=True, timeout=300)
+    return done.stdout.split()
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory):
+    root = tmp_path_factory.mktemp("first")
+    return root, digests(root)
+
+
+def test_a_fresh_process_with_another_order_of_hashing_and_of_arms_repeats_every_byte(first, tmp_path):
+    assert digests(tmp_path, arms="cond_only,dash", hashing="123") == first[1]
+
+
+def test_a_warm_cache_changes_nothing(first):
+    root, wanted = first
+    kept = sorted(root.rglob("evaluation-*.csv"))
+    assert len(kept) == 3
+    kept[-1].unlink()                                   # half of it measured anew, beside networks that were loaded
+    assert digests(root) == wanted
+
+
+def test_another_seed_changes_every_byte(tmp_path, first, monkeypatch):
+    other = CODE.replace("seed=1", "seed=2").replace('["dash", 1]', '["dash", 2]')
+    monkeypatch.setattr(sys.modules[__name__], "CODE", other)
+    assert not set(digests(tmp_path)) & set(first[1])
+
+
+def test_the_difference_between_one_and_two_threads_is_measured_and_is_rounding(monkeypatch):
+    small = resolve("smoke", teacher_steps=20, student_steps=20, sample_steps=4)
+    monkeypatch.setitem(PROFILES, "smoke", small)
+    before, rows = torch.get_num_threads(), thread_rows().set_index("what")
+    assert set(rows.index) == {"loss", "samples", "weights"} and torch.get_num_threads() == before
+    # float32 keeps 2^-24 of a number; forty steps of AdamW, whose updates are of the size of the learning rate
+    # whatever the gradient's, may make it ten thousand times as large
+    assert (rows.largest_difference < 10_000 * 2**-24 * rows.typical_size.clip(lower=1)).all()
+    assert (rows.typical_size > 1e-3).all()

@@ -1,0 +1,133 @@
+"""The rules that every notebook of the series keeps."""
+
+import ast
+import os
+import re
+import subprocess
+import sys
+
+import nbformat
+import pytest
+
+from dashkit.classroom.exercises import EXERCISES
+from dashkit.classroom.notebooks import notebook_paths, tagged
+from dashkit.storage import paths
+
+PATHS = notebook_paths()
+BANNED = ("import *", "sys.path", "%pip", "!pip", ".cuda()", "torch.load", "pickle", "urllib", "requests.", "%matplot")
+LOADED = [pytest.param(nbformat.read(p, as_version=4), id=p.stem) for p in PATHS]
+notebooks = pytest.mark.parametrize("notebook", LOADED)
+
+
+def code(notebook):
+    return [c for c in notebook.cells if c.cell_type == "code"]
+
+
+def prose(notebook):
+    """Markdown without formulas and code, where a number would be a claim."""
+    text = "\n".join(c.source for c in notebook.cells if c.cell_type == "markdown")
+    return re.sub(r"```.*?```|`[^`]*`|\$\$.*?\$\$|\$[^$]*\$|\*\*\d\d\.\d\*\*|https?:\S+", "", text, flags=re.S)
+
+
+def imported(cell):
+    return [n for n in ast.walk(ast.parse(cell.source)) if isinstance(n, ast.Import | ast.ImportFrom)]
+
+
+def test_numbers_are_consecutive():
+    assert [p.name[:2] for p in PATHS] == [f"{i:02d}" for i in range(len(PATHS))]
+
+
+@notebooks
+def test_header_says_what_a_reader_needs(notebook):
+    header = notebook.cells[0]
+    assert header.cell_type == "markdown" and header.source.startswith("# ")
+    assert all(f"**{word}" in header.source for word in ("Question", "You will be able to", "Prerequisites", "Time"))
+
+
+@notebooks
+def test_all_imports_are_in_the_first_code_cell(notebook):
+    first, *others = code(notebook)
+    assert imported(first)
+    assert not any(imported(c) for c in others)
+
+
+@notebooks
+def test_parameters_are_plain_and_validated_at_once(notebook):
+    [place] = tagged(notebook, "parameters")
+    assignments = ast.parse(notebook.cells[place].source).body
+    names = [a.targets[0].id for a in assignments]
+    assert {"profile", "seed", "device", "settings"} <= set(names)
+    for assignment in assignments:
+        ast.literal_eval(assignment.value)
+    following = next(c for c in notebook.cells[place + 1 :] if c.cell_type == "code")
+    assert "start_run(profile, seed=seed, device=device, **settings)" in following.source
+
+
+@notebooks
+def test_nothing_banned(notebook):
+    for cell in code(notebook):
+        assert not [b for b in BANNED if b in cell.source]
+
+
+@notebooks
+def test_cells_are_short(notebook):
+    long = [c.id for c in code(notebook) if len(c.source.splitlines()) > 18]
+    assert not long
+
+
+@notebooks
+def test_prose_states_no_measured_number(notebook):
+    assert re.findall(r"\d+\.\d+|\d+ ?%", prose(notebook)) == []
+
+
+@notebooks
+def test_each_widget_follows_a_static_figure(notebook):
+    cells = code(notebook)
+    widgets = [i for i, c in enumerate(cells) if re.search(r"explorers\.\w+_explorer\(", c.source)]
+    assert len(widgets) <= 3
+    assert all("plots.show(" in cells[i - 1].source for i in widgets)
+
+
+@notebooks
+def test_cell_ids_are_readable(notebook):
+    assert all(re.fullmatch(r"\d\d-[a-z0-9-]+", c.id) for c in notebook.cells)
+    assert len({c.id for c in notebook.cells}) == len(notebook.cells)
+
+
+@pytest.mark.parametrize("number", ["00", "01", "03", "04", "05", "06", "07", "09"])
+def test_explorer_lessons_have_a_widget(number):
+    [path] = notebook_paths([number])
+    assert re.search(r"explorers\.\w+_explorer\(", path.read_text())
+
+
+@notebooks
+def test_each_exercise_is_checked_in_its_notebook(notebook):
+    number = notebook.cells[0].id[:2]
+    source = "\n".join(c.source for c in notebook.cells)
+    checked = re.findall(r"check\(\"(\d\d\.\d)\", answer\)", source)
+    assert sorted(checked) == sorted(name for name in EXERCISES if name[:2] == number)
+    assert all(f"**{name}**" in source for name in checked)
+
+
+@notebooks
+def test_predictions_are_open_and_drawn_beside_the_result(notebook):
+    number, later, made = notebook.cells[0].id[:2], code(notebook), []
+    while later:
+        cell = later.pop(0)
+        for variable, name, value in re.findall(r"^(\w+) = predict\(\"([^\"]*)\", (.*?), example=", cell.source, re.M):
+            made.append(name)
+            assert re.fullmatch(number + r"\.[a-z]+", name) and value == "...", "dots: what is stored predicts nothing"
+            again = next((i for i, c in enumerate(later) if re.search(rf"^{variable} = ", c.source, re.M)), len(later))
+            drawn = [c for c in later[:again] if re.search(rf"\b{variable}\b", c.source)]
+            assert drawn and ("plots.show(" in drawn[-1].source or "print(" in drawn[-1].source)
+    assert len(set(made)) == len(made) >= 1
+
+
+def test_the_first_notebook_explains_a_broken_set_up_before_it_needs_it(tmp_path):
+    (tmp_path / "torchvision").mkdir()
+    (tmp_path / "torchvision" / "__init__.py").write_text("raise RuntimeError('operator torchvision::nms')")
+    first = next(c.source for c in nbformat.read(PATHS[0], as_version=4).cells if c.cell_type == "code")
+    done = subprocess.run([sys.executable, "-c", first], capture_output=True, text=True, cwd=PATHS[0].parent,
+                          env=os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(paths.ROOT)])})
+    last = done.stderr.strip().splitlines()[-1]
+    assert done.returncode == 1 and last.startswith("- torch: ") and "Fix: pip uninstall -y torch torchvision" in last

@@ -1,0 +1,220 @@
+"""Files beside the code agree with each other and with the results they quote."""
+
+import argparse
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from dashkit import cli, doctor
+from dashkit.analysis import tables
+from dashkit.analysis.tables import published_results, write_published
+from dashkit.experiments import training
+from dashkit.publishing import readme
+from dashkit.storage import paths, store
+
+ROOT = paths.ROOT
+CONDA = {"torch": "pytorch"}
+
+
+def requirements():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    pinned = dict(re.fullmatch(r"([a-z-]+)(.*)", d).groups() for d in project["dependencies"])
+    return {CONDA.get(n, n): v for n, v in pinned.items()} | {"python": project["requires-python"]}
+
+
+def test_environment_yml_agrees_with_pyproject():
+    lines = re.findall(r"^  - ([a-z-]+)([<>=!].*)?$", (ROOT / "environment.yml").read_text(), re.M)
+    assert {n: v for n, v in lines if n not in ("conda-forge", "pip")} == requirements()
+
+
+def test_readme_numbers_come_from_the_committed_results():
+    text = readme.README.read_text()
+    assert readme.fill(text, readme.blocks()) == text
+    guide = readme.GUIDE.read_text()
+    assert readme.fill(guide, readme.minutes()) == guide
+
+
+def test_readme_example_names_things_that_exist():
+    blocks = re.findall(r"```python\n(.*?)```", readme.README.read_text(), re.S)
+    assert len(blocks) == 2
+    from dashkit.experiments import profiles
+    from dashkit.method import quality
+
+    modules = {"evaluate": quality, "metrics": quality, "recipes": training, "profiles": profiles}
+    for block in blocks:
+        compile(block, "README", "exec")
+        used = re.findall(r"\b(evaluate|metrics|recipes|profiles)\.(\w+)", block)
+        assert used and all(hasattr(modules[m], name) for m, name in used)
+
+
+def test_fill_refuses_a_readme_without_a_place():
+    with pytest.raises(ValueError, match="no place for x"):
+        readme.fill("text", {"x": "y"})
+
+
+def test_ci_calls_the_readme_test_command():
+    assert "make test" in (ROOT / ".ci" / "run").read_text() and "make test" in readme.README.read_text()
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    (["train", "--profile", "tiny"], "unknown profile 'tiny'; choose from auto, smoke, digits"),
+    (["train", "--profile", "smoke", "--set", "stepz=3"], "unknown setting stepz; choose from T, "),
+    (["distil", "--profile", "smoke", "--set", "arms=dish"], "unknown arm 'dish'; choose from dash, "),
+    (["train", "--profile", "smoke", "--set", "batch=big"], r"batch must be an integer in \[2, 65536\], not 'big'"),
+    (["train", "--profile", "smoke", "--set", "w=77"], r"w must be a number in \[0, 20\], not 77"),
+    (["train", "--profile", "smoke", "--set", "sample_steps=5000"], "sample_steps must be at most T=1000, not 5000"),
+    (["train", "--profile", "smoke", "--seed", "-1"], "seed must be an integer in"),
+    (["sweep", "--profile", "smoke", "--seeds", "0"], r"seeds must be an integer in \[1, 1000\], not 0"),
+    (["series", "--profile", "smoke", "--only", "99"], "no notebook has number 99"),
+    (["train", "--device", "tpu"], "device must be auto, cpu or cuda, not 'tpu'"),
+])  # fmt: skip
+def test_the_command_refuses_bad_input_in_one_line(arguments, message, capsys):
+    assert cli.main(arguments) == 2
+    error = capsys.readouterr().err
+    assert re.fullmatch(rf"dashkit: .*{message}.*\n", error)
+
+
+def test_doctor_passes_here_and_names_the_fix_for_a_folder_it_cannot_write(tmp_path):
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    good, bad = list(doctor.examine(tmp_path / "new", blocked))[-2:]
+    assert good.ok and not bad.ok and "DASHKIT_RUNS" in bad.detail
+    with pytest.raises(RuntimeError, match="cannot write"):
+        doctor.require(blocked)
+
+
+def test_doctor_explains_a_torchvision_built_for_another_torch(monkeypatch):
+    import builtins
+
+    real = builtins.__import__
+
+    def refuse(name, *rest, **keywords):
+        if name == "torchvision":
+            raise RuntimeError("operator torchvision::nms does not exist")
+        return real(name, *rest, **keywords)
+
+    monkeypatch.setattr(builtins, "__import__", refuse)
+    finding = doctor._torch()
+    assert not finding.ok
+    assert "CPU-only torch beside a CUDA torchvision" in finding.detail and "pip install" in finding.detail
+
+
+@pytest.mark.parametrize(("package", "error", "message"), [
+    ("torch", "ImportError('libcudart.so: cannot open shared object file')",
+     r"FAIL  torch    cannot be imported \(libcudart.*reinstall with: pip install torch torchvision"),
+    ("torchvision", "RuntimeError('operator torchvision::nms does not exist')", "FAIL  torch .*CPU-only torch beside"),
+    ("jupyter_client", "AttributeError('none')", "FAIL  kernel .*Fix: pip install jupyterlab ipykernel"),
+    ("papermill", "TypeError('broken')", r"FAIL  imports .*TypeError: broken.*rm -rf \.venv && make doctor"),
+    ("pandas", "ImportError('numpy.core.multiarray failed to import')",
+     r"FAIL  imports .*ImportError: numpy.*rm -rf \.venv && make doctor"),
+    ("ipywidgets", "AttributeError('x')", r"FAIL  imports .*AttributeError: x"),
+])  # fmt: skip
+def test_doctor_answers_in_a_set_up_that_is_really_broken(tmp_path, package, error, message):
+    (tmp_path / package).mkdir()
+    (tmp_path / package / "__init__.py").write_text(f"raise {error}")
+    path = os.pathsep.join([str(tmp_path), str(ROOT)])
+    done = subprocess.run([sys.executable, "-m", "dashkit", "doctor"], capture_output=True, text=True,
+                          env=os.environ | {"PYTHONPATH": path})
+    assert done.returncode == 1 and not done.stderr and re.search(message, done.stdout)
+    assert len(done.stdout.splitlines()) >= 4
+
+
+@pytest.mark.parametrize(("package", "version", "message"), [
+    ("torch", "2.13.0", r"torch is 2\.13\.0, but .*!=2\.13\.0.* is needed.*pip install 'torch!=2"),
+    ("torch", "2.4.1+cpu", "torch is 2.4.1"), ("matplotlib", "3.13.0", "matplotlib is 3.13.0"),
+    ("pandas", "4.0", "pandas is 4.0"), ("papermill", "", "papermill is not installed"),
+])  # fmt: skip
+def test_doctor_names_versions_that_are_too_old_too_new_or_missing(monkeypatch, package, version, message):
+    real = doctor._version
+    assert doctor._versions().ok, doctor._versions()
+    monkeypatch.setattr(doctor, "_version", lambda name: version if name == package else real(name))
+    finding = doctor._versions()
+    assert not finding.ok and re.search(message, finding.detail)
+
+
+def test_doctor_explains_why_there_is_no_gpu(monkeypatch):
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.version, "cuda", None)
+    assert "built for the CPU alone. Fix: pip uninstall" in doctor._gpu().detail
+    monkeypatch.setattr(torch.version, "cuda", "12.9")
+    assert "nvidia-smi" in doctor._gpu().detail and "CUDA 12.9" in doctor._gpu().detail
+    asked = [f for f in doctor.examine(device="cuda") if f.what == "GPU"]
+    assert asked and not asked[0].ok and not [f for f in doctor.examine() if f.what == "GPU"]
+
+
+@pytest.mark.parametrize(("python", "message"), [
+    ("/nowhere/bin/python", "starts /nowhere/bin/python, which is not there"),
+    ("/bin/sh", "starts /bin/sh, another Python than this one"), (None, "no Jupyter kernel called python3")])
+def test_doctor_names_a_kernel_that_is_missing_or_starts_another_python(monkeypatch, tmp_path, python, message):
+    from jupyter_client import kernelspec
+
+    assert doctor._kernel().ok
+    folder = tmp_path / "kernels" / "python3"
+    folder.mkdir(parents=True)
+    if python:
+        argv = [python, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+        (folder / "kernel.json").write_text(json.dumps({"argv": argv, "display_name": "x", "language": "python"}))
+        monkeypatch.setenv("JUPYTER_PATH", str(tmp_path))
+    else:
+        monkeypatch.setattr(kernelspec.KernelSpecManager, "get_kernel_spec", refuse_kernel)
+    finding = doctor._kernel()
+    assert not finding.ok and message in finding.detail and "-m ipykernel install" in finding.detail
+
+
+def refuse_kernel(self, name):
+    from jupyter_client.kernelspec import NoSuchKernel
+
+    raise NoSuchKernel(name)
+
+
+def test_doctor_names_a_disk_that_is_full(monkeypatch, tmp_path):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9, 10**8))
+    assert doctor._folder(tmp_path) == (tmp_path.name, False, "only 0.1 GiB free; 2 are needed")
+
+
+@pytest.mark.parametrize(("version", "ok"), [((3, 10), False), ((3, 11), True), ((3, 13), True), ((3, 14), False)])
+def test_doctor_knows_the_supported_pythons(version, ok):
+    assert doctor._python(version).ok is ok
+
+
+def test_no_tracked_file_is_large():
+    folders = ("dashkit", "notebooks", "tests", "data/reference", "data/results")
+    large = [p for f in folders for p in Path(ROOT, f).rglob("*") if p.is_file() and p.stat().st_size > 2**20]
+    assert not large
+
+
+@pytest.mark.parametrize("change", [{"notebooks": 3}, {"notebooks": [1]}, {"seconds": "x"}, {"manifest": []}])
+def test_a_report_that_is_none_is_not_taken_over(tmp_path, change):
+    series = {"ok": True, "seconds": 1.0, "manifest": {"device": "x", "commit": "y"}, "notebooks": []}
+    store.write_json(tmp_path / "series.json", series | change)
+    with pytest.raises(ValueError, match=r"series\.json is no report"):
+        readme.take_series(tmp_path, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_published_table_is_of_the_devices_in_it_wherever_it_is_published(tmp_path, tiny, monkeypatch):
+    monkeypatch.setattr(tables, "RESULTS", tmp_path)
+    rows = [{"profile": "smoke", "arm": arm, "seed": 0, "metric": "rho", "value": 1.0, "n": 1, "device": device,
+             "commit": "c"} for arm, device in (("real", "X"), ("teacher", "X"), ("dash", "A"))]
+    cli._publish(argparse.Namespace(publish=True), tiny(), pd.DataFrame(rows))
+    assert store.read_json(tmp_path / "smoke" / "manifest.json")["device"] == "A, X"
+    store.write_json(tmp_path / "smoke" / "manifest.json",
+                    store.read_json(tmp_path / "smoke" / "manifest.json") | {"device": "the publisher's"})
+    assert published_results("smoke", tmp_path).source.endswith("on A, X")
+
+
+def test_a_published_table_of_two_profiles_is_refused_and_named(tmp_path):
+    table = published_results("digits").table
+    write_published(table.assign(profile=["a"] + ["digits"] * (len(table) - 1)), {"device": "x"}, tmp_path / "digits")
+    with pytest.raises(ValueError, match=r"results\.csv: results of several profiles"):
+        published_results("digits", tmp_path)

@@ -1,0 +1,120 @@
+import json
+
+import nbformat
+import pandas as pd
+import pytest
+
+from dashkit.analysis.tables import calibration_table
+from dashkit.classroom.notebooks import SeriesError, execute, notebook_paths
+from dashkit.experiments import run as experiments_run
+from dashkit.experiments.evaluation import results_path
+from dashkit.experiments.run import FINAL
+from dashkit.experiments.sweeps import sweep
+from dashkit.publishing import series
+from dashkit.storage import tables
+
+START = "from dashkit.experiments.run import start_run\nstart_run(profile, seed=seed)"
+
+
+def write(path, *cells, parameters='profile = "smoke"\nseed = 1', start=START):
+    notebook = nbformat.v4.new_notebook()
+    head = nbformat.v4.new_code_cell(parameters, metadata={"tags": ["parameters"]})
+    notebook.metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    notebook.cells = [head, *(nbformat.v4.new_code_cell(s) for s in (start, *cells) if s)]
+    nbformat.write(notebook, path)
+    return path
+
+
+def test_a_good_notebook_is_executed_with_its_parameters(tmp_path):
+    source = write(tmp_path / "00_good.ipynb", "print(seed + 1)")
+    execute(source, tmp_path / "out" / "00_good.ipynb", {"seed": 41})
+    assert "42" in nbformat.read(tmp_path / "out" / "00_good.ipynb", 4).cells[-1].outputs[0].text
+
+
+def test_unknown_parameter_is_an_error_that_names_the_known_ones(tmp_path):
+    source = write(tmp_path / "00_x.ipynb")
+    with pytest.raises(SeriesError, match="unknown parameter sead; it has profile, seed"):
+        execute(source, tmp_path / "o.ipynb", {"sead": 1})
+
+
+@pytest.mark.parametrize(("cells", "message"), [
+    (["1 / 0", "2"], r"00_x, cell 3 \(\w+\): ZeroDivisionError: division by zero"),
+    (["import sys\nsys.exit(0)", "2"], r"00_x, cell \d.*: .*(never completed|SystemExit)"),
+    (["import os\nos._exit(0)", "2"], r"00_x"),
+])  # fmt: skip
+def test_a_notebook_that_does_not_finish_is_an_error_and_keeps_its_output(tmp_path, cells, message):
+    source = write(tmp_path / "00_x.ipynb", *cells)
+    with pytest.raises(SeriesError, match=message):
+        execute(source, tmp_path / "o.ipynb", {})
+    assert (tmp_path / "o.ipynb").is_file()
+
+
+def test_bad_value_is_refused_in_the_validation_cell(tmp_path):
+    source = write(tmp_path / "00_x.ipynb", "print('not reached')")
+    with pytest.raises(SeriesError, match=r"cell .*ValueError: unknown profile 'tiny'; choose from auto, smoke"):
+        execute(source, tmp_path / "o.ipynb", {"profile": "tiny"})
+
+
+def test_validation_and_parameters_cells_are_required(tmp_path):
+    with pytest.raises(SeriesError, match="must validate"):
+        execute(write(tmp_path / "00_x.ipynb", start="print(1)"), tmp_path / "o.ipynb", {})
+    bare = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1")])
+    nbformat.write(bare, tmp_path / "01_x.ipynb")
+    with pytest.raises(SeriesError, match="exactly one cell tagged"):
+        execute(tmp_path / "01_x.ipynb", tmp_path / "o.ipynb", {})
+
+
+def test_only_picks_notebooks_and_refuses_unknown_numbers():
+    assert [p.name[:2] for p in notebook_paths(["04", "02"])] == ["02", "04"]
+    with pytest.raises(ValueError, match="no notebook has number 77; there are 00, "):
+        notebook_paths(["77"])
+
+
+def test_a_failed_series_says_so_everywhere(tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "notebooks"
+    folder.mkdir()
+    whole = 'profile = "smoke"\nseed = 1\ndevice = "cpu"'
+    write(folder / "00_fine.ipynb", parameters=whole)
+    write(folder / "01_broken.ipynb", "raise RuntimeError('<planted>')", parameters=whole)
+    write(folder / "02_after.ipynb", parameters=whole)
+    monkeypatch.setattr(series, "notebook_paths", lambda only=(): sorted(folder.glob("*.ipynb")))
+    assert series.run_series("smoke", seed=1, build=tmp_path / "build") is False
+    written = json.loads((tmp_path / "build" / "smoke" / "series.json").read_text())
+    assert [n["status"] for n in written["notebooks"]] == ["ok", "failed", "not run"]
+    assert written["ok"] is False and written["profile"] == "smoke"
+    assert ": RuntimeError: <planted>" in capsys.readouterr().err
+    page = (tmp_path / "build" / "smoke" / "index.html").read_text()
+    assert "&lt;planted&gt;" in page and "<planted>" not in page and "00_fine.ipynb" in page
+
+
+@pytest.mark.parametrize(("damaged", "cut"), [("final", 100), ("results", 100), ("results", -5), ("results", None)])
+def test_a_series_over_damaged_files_says_so_and_leaves_no_old_verdict(
+    tiny, tmp_path, monkeypatch, capsys, damaged, cut
+):
+    run = tiny()
+    sweep(run)
+    (tmp_path / "notebooks").mkdir()
+    write(tmp_path / "notebooks" / "00_fine.ipynb", parameters='profile = "smoke"\nseed = 1\ndevice = "cpu"')
+    monkeypatch.setattr(series, "notebook_paths", lambda only=(): sorted((tmp_path / "notebooks").glob("*.ipynb")))
+    monkeypatch.setattr(experiments_run, "start_run", lambda *a, **k: run)
+    folder = tmp_path / "build" / "smoke"
+    assert series.run_series("smoke", seed=1, build=tmp_path / "build") and (folder / "results.csv").is_file()
+    path = run.folder("teacher", 1) / FINAL if damaged == "final" else results_path(run)
+    cut = cut or path.read_bytes()[:-1].rindex(b"\n") + 1                 # without its last row
+    path.write_bytes(path.read_bytes()[:cut])
+    assert not series.run_series("smoke", seed=1, build=tmp_path / "build") and not (folder / "results.csv").exists()
+    assert json.loads((folder / "series.json").read_text())["ok"] is False
+    assert f"FAILED  {path}" in capsys.readouterr().err and path.name in (folder / "index.html").read_text()
+
+
+def test_calibration_table_takes_means_over_seeds_and_divides_by_the_floor():
+    def row(arm, seed, metric, value):
+        return dict(zip(tables.COLUMNS, ("p", arm, seed, metric, value, 10, "cpu", "c"), strict=True))
+
+    rows = [row("real", 0, "frechet", 2.0)]
+    for seed, fd in ((0, 4.0), (1, 8.0)):
+        rows += [row("dash", seed, m, 1.0) for m in ("rho", "slope", "cos", "r2", "parameters", "accuracy@w=1")]
+        rows += [row("dash", seed, "frechet@w=1", fd), row("dash", seed, "frechet@w=2", 3.0)]
+    table = calibration_table(pd.DataFrame(rows), w=1.0)
+    assert table.fd["dash"] == 3.0 and table.sd["dash"] == pytest.approx(2**0.5)
+    assert table.fd_best["dash"] == 1.5 and table.seeds["dash"] == 2

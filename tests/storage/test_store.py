@@ -1,0 +1,366 @@
+import json
+import multiprocessing
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from dashkit.storage import locks, provenance, store, tables
+
+
+def test_tensors_and_settings_travel_in_one_file(tmp_path):
+    tensors = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.tensor(3), "view": torch.arange(8)[::2],
+               "one of several": torch.ones(1, 7).T[0]}
+    store.save_tensors(tmp_path / "new" / "x.safetensors", tensors, {"seed": 1})
+    saved = store.load_tensors(tmp_path / "new" / "x.safetensors")
+    assert saved.meta == {"seed": 1} and all(torch.equal(saved.tensors[k], v) for k, v in tensors.items())
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
+    path = tmp_path / "x.json"
+    store.write_json(path, {"old": True})
+
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        store.write_json(path, {"new": True})
+    assert json.loads(path.read_text()) == {"old": True} and list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("cut", [0, 4, 8, 40, -1])
+def test_truncated_checkpoints_give_one_clear_error(tmp_path, cut):
+    path = tmp_path / "x.safetensors"
+    store.save_tensors(path, {"a": torch.ones(100)}, {})
+    path.write_bytes(path.read_bytes()[:cut])
+    with pytest.raises(ValueError, match=r"x.safetensors is damaged or not dashkit's"):
+        store.load_tensors(path)
+
+
+def test_foreign_and_missing_checkpoints_are_explained(tmp_path):
+    save_file({"a": torch.ones(2)}, tmp_path / "foreign.safetensors")
+    with pytest.raises(ValueError, match="not dashkit's"):
+        store.load_tensors(tmp_path / "foreign.safetensors")
+    torch.save({"a": torch.ones(2)}, tmp_path / "pickle.safetensors")
+    with pytest.raises(ValueError, match="damaged"):
+        store.load_tensors(tmp_path / "pickle.safetensors")
+    with pytest.raises(FileNotFoundError, match="no checkpoint at"):
+        store.load_tensors(tmp_path / "none.safetensors")
+
+
+def test_results_with_other_columns_or_half_a_row_are_refused(tmp_path):
+    good = pd.DataFrame([["p", "dash", 1, "rho", 0.5, 10, "cpu", "abc"]], columns=list(tables.COLUMNS))
+    tables.write_table(tmp_path / "good.csv", good)
+    pd.testing.assert_frame_equal(tables.read_table(tmp_path / "good.csv"), good, check_dtype=False)
+    tables.write_table(tmp_path / "other.csv", good.drop(columns="n"))
+    with pytest.raises(ValueError, match="columns must be profile, arm, seed, metric, value, n, device, commit"):
+        tables.read_table(tmp_path / "other.csv")
+    (tmp_path / "half.csv").write_text((tmp_path / "good.csv").read_text() + "p,dash,2,rho,0.4,")
+    with pytest.raises(ValueError, match="incomplete"):
+        tables.read_table(tmp_path / "half.csv")
+
+
+def test_fingerprints_follow_settings():
+    assert store.fingerprint({"a": 1, "b": (1, 2)}) == store.fingerprint({"b": [1, 2], "a": 1})
+    assert store.fingerprint({"a": 1}) != store.fingerprint({"a": 2})
+
+
+def test_manifest_says_where_a_result_comes_from():
+    facts = provenance.manifest(seed=3)
+    assert facts["seed"] == 3 and {"commit", "versions", "python", "platform", "written"} <= set(facts)
+    assert torch.__version__.startswith(facts["versions"]["torch"])
+
+
+def test_peak_memory_counts_this_process_and_its_children():
+    assert provenance.manifest()["peak_memory_mib"] > 50
+    hold = "import sys; block = b'x' * (400 * 2**20); sys.exit(len(block) == 0)"
+    subprocess.run([sys.executable, "-c", hold], check=True)
+    assert provenance.peak_memory_mib(children=True) >= 400
+
+
+def claimed_elsewhere(folder, pipe):
+    with locks.lock_folder(folder):
+        pipe.send("ready")
+        pipe.poll(60)
+
+
+@pytest.fixture
+def other(tmp_path):
+    """Another process that holds tmp_path / "run" until it is told to go, or killed."""
+    context = multiprocessing.get_context("fork")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=claimed_elsewhere, args=(tmp_path / "run", theirs), daemon=True)
+    process.start()
+    assert ours.poll(60)
+    yield process, ours
+    process.kill()
+    process.join()
+
+
+def test_a_second_process_is_refused_and_told_who_was_first(tmp_path, other):
+    process, pipe = other
+    named = rf"run is in use by process {process.pid} on {os.uname().nodename} since \d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d"
+    with pytest.raises(locks.FolderInUse, match=named), locks.lock_folder(tmp_path / "run"):
+        pass
+    pipe.send("go")
+    process.join()
+    with locks.lock_folder(tmp_path / "run"):
+        pass
+    assert list((tmp_path / "run").iterdir()) == []
+
+
+def test_the_lock_of_a_killed_process_blocks_nobody_and_its_leftovers_go(tmp_path, other):
+    process, _ = other
+    process.kill()
+    process.join()
+    assert (tmp_path / "run" / ".lock").is_file()
+    (tmp_path / "run" / ".x.safetensors.abc.tmp").write_bytes(b"half")
+    with locks.lock_folder(tmp_path / "run"):
+        pass
+    assert list((tmp_path / "run").iterdir()) == []
+
+
+def test_a_lock_that_nobody_holds_is_a_leftover(tmp_path):
+    with locks.lock_folder(tmp_path):
+        locks.remove_leftovers(tmp_path)
+        assert (tmp_path / ".lock").is_file()
+    (tmp_path / ".lock").write_text("process 1 on a machine")
+    store.write_json(tmp_path / "a.json", {})                 # a writer cleans up after writers of this file alone
+    assert (tmp_path / ".lock").is_file()
+    locks.remove_leftovers(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_a_lock_that_became_another_processs_in_between_stays(tmp_path, monkeypatch):
+    path, real = tmp_path / ".lock", locks._lock
+    path.write_text("the first")
+
+    def lock(file):
+        path.unlink()                            # the first ends just then, and a second takes its place
+        path.write_text("the second")
+        return real(file)
+
+    monkeypatch.setattr(locks, "_lock", lock)
+    locks.remove_leftovers(tmp_path)
+    assert path.read_text() == "the second"
+
+
+def test_a_later_claim_of_one_process_takes_over(tmp_path):
+    with locks.lock_folder(tmp_path) as first:
+        assert locks.is_current(tmp_path, first)
+        with locks.lock_folder(tmp_path) as second:
+            assert locks.is_current(tmp_path, second) and not locks.is_current(tmp_path, first)
+
+
+def test_the_lock_stays_while_a_later_claim_works(tmp_path):
+    first, second = locks.lock_folder(tmp_path), locks.lock_folder(tmp_path)
+    first.__enter__()
+    token = second.__enter__()
+    first.__exit__(None, None, None)              # the loop of an interrupted notebook cell ends at last
+    assert locks.is_current(tmp_path, token)
+    with (tmp_path / ".lock").open("a+") as file:
+        assert not locks._lock(file)
+    second.__exit__(None, None, None)
+    assert list(tmp_path.iterdir()) == [] and not locks.is_current(tmp_path, token)
+
+
+MANY_WRITES = """
+import sys
+from pathlib import Path
+from dashkit.storage import store
+for i in range(1500):
+    store.write_bytes(Path(sys.argv[1]), b"x" * 100)
+"""
+
+
+def test_many_writers_of_one_file_do_not_trip_over_each_other(tmp_path):
+    code = MANY_WRITES.replace("import sys", "import os, sys; os.fsync = lambda _: None")
+    writers = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "x")], stderr=subprocess.PIPE, text=True)
+               for _ in range(3)]
+    assert [(w.communicate()[1], w.returncode) for w in writers] == [("", 0)] * 3
+    assert [(p.name, p.read_bytes()) for p in tmp_path.iterdir()] == [("x", b"x" * 100)]
+
+
+def test_a_commit_made_while_the_process_runs_is_not_taken_for_its_own(monkeypatch):
+    own = provenance.commit()
+    monkeypatch.setattr(subprocess, "run", lambda *a, **k: pytest.fail("git was asked again"))
+    assert provenance.commit() == own
+
+
+def test_the_clone_of_something_else_above_has_no_commit_for_us(tmp_path):
+    place = tmp_path / "other" / "lib"
+    place.mkdir(parents=True)
+    shutil.copytree(Path(store.__file__).parents[1], place / "dashkit")
+    git = ["git", "-C", str(tmp_path / "other"), "-c", "user.name=x", "-c", "user.email=x@x"]
+    subprocess.run([*git, "init", "-q"], check=True)
+    subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "x"], check=True)
+    done = subprocess.run([sys.executable, "-c", "from dashkit.storage import provenance\nfrom dashkit.storage import tables; print(provenance.commit(), tables.COLUMNS and provenance.manifest.__code__.co_filename)"],
+                          capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(place)}, cwd=tmp_path)
+    assert done.stdout.split() == ["unknown", str(place / "dashkit" / "storage" / "provenance.py")]
+
+
+def test_a_write_removes_what_a_killed_writer_of_the_same_file_left(tmp_path):
+    (tmp_path / ".x.json.abc.tmp").write_bytes(b"half")
+    with (tmp_path / ".x.json.def.tmp").open("wb") as living:
+        locks._lock(living)
+        store.write_json(tmp_path / "x.json", {})
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".x.json.def.tmp", "x.json"]
+
+
+READ_ONLY = """
+import sys
+from pathlib import Path
+from dashkit.storage import locks
+from dashkit.storage import store
+folder = Path(sys.argv[1])
+if __import__("os").getuid() == 0:
+    __import__("os").setuid(65534)                     # root may write anywhere
+for act in (lambda: store.write_json(folder / "x.json", {}), lambda: locks.lock_folder(folder).__enter__()):
+    try:
+        act()
+    except PermissionError as error:
+        print(error)
+"""
+
+
+def test_a_read_only_folder_gives_one_clear_line_and_stays_empty(tmp_path):
+    folder = tmp_path / "closed"
+    folder.mkdir()
+    folder.chmod(0o555)
+    for parent in [p for p in tmp_path.parents if p.stat().st_uid == os.getuid() and len(p.parts) > 2]:
+        parent.chmod(parent.stat().st_mode | 0o055)        # so that another user gets there at all
+    tmp_path.chmod(0o755)
+    done = subprocess.run([sys.executable, "-c", READ_ONLY, str(folder)], capture_output=True, text=True)
+    lines = done.stdout.splitlines()
+    assert len(lines) == 2 and not done.stderr, done.stderr
+    said = r"\[Errno 13\] Permission denied: cannot write it; give yourself access or set DASHKIT_RUNS, then run "
+    assert all(re.fullmatch(rf"{said}the same again: '{folder}.*'", line) for line in lines)
+    assert list(folder.iterdir()) == []
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="SKIPPED: only root can mount a small file system")
+def test_a_full_disk_gives_one_clear_line_and_keeps_the_old_file(tmp_path):
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "none", str(tmp_path)]).returncode:
+        pytest.skip("SKIPPED: a small file system cannot be mounted here")
+    try:
+        store.write_bytes(tmp_path / "x", b"old")
+        with pytest.raises(OSError, match=r"No space left on device: cannot write it; free some space"):
+            store.write_bytes(tmp_path / "x", bytes(200_000))
+        assert [(p.name, p.read_bytes()) for p in tmp_path.iterdir()] == [("x", b"old")]
+    finally:
+        subprocess.run(["umount", str(tmp_path)], check=True)
+
+
+def saved(tmp_path, **tensors):
+    path = tmp_path / "x.safetensors"
+    store.save_tensors(path, {"a": torch.arange(64.0)} | tensors, {"seed": 1})
+    return path
+
+
+@pytest.mark.parametrize("place", ["tensor", "meta", "checksum"])
+def test_one_flipped_bit_in_a_checkpoint_is_noticed(tmp_path, place):
+    path = saved(tmp_path)
+    content = bytearray(path.read_bytes())
+    at = {"tensor": len(content) - 7, "meta": content.index(b"seed") + 8, "checksum": content.index(b"sha256") + 12}
+    content[at[place]] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"damaged or not dashkit's \(its content does not match its checksum"):
+        store.load_tensors(path)
+
+
+WRITTEN_OVER = """
+import sys
+from pathlib import Path
+from dashkit.storage import store
+path = Path(sys.argv[1])
+tensors = store.load_tensors(path).tensors
+path.write_bytes(bytes(len(path.read_bytes())))      # in place, as cp does; the same length, and then none
+print(tensors["a"].sum().item())
+path.write_bytes(b"")
+print(tensors["a"].sum().item())
+"""
+
+
+def test_what_was_read_stays_when_its_file_is_written_over(tmp_path):
+    path = saved(tmp_path, a=torch.ones(10_000))
+    done = subprocess.run([sys.executable, "-c", WRITTEN_OVER, str(path)], capture_output=True, text=True)
+    assert (done.returncode, done.stdout.split()) == (0, ["10000.0"] * 2)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_never_loaded(tmp_path, bad):
+    with pytest.raises(ValueError, match="w holds NaN or infinity"):
+        store.load_tensors(saved(tmp_path, w=torch.tensor([1.0, bad])))
+
+
+def test_settings_in_a_checkpoint_must_be_an_object(tmp_path):
+    store.save_tensors(tmp_path / "x", {"a": torch.ones(1)}, [1])
+    with pytest.raises(ValueError, match="must hold a JSON object"):
+        store.load_tensors(tmp_path / "x")
+
+
+@pytest.mark.parametrize(("text", "message"), [
+    ("[1]", "must hold a JSON object"), ('{"a": ' + "9" * 5000 + "}", "damaged"), ("[" * 200_000, "damaged"),
+    ('{"a"', "damaged"), ("{}", "lacks sha256"), ('"\xff"', "must hold"),
+])
+def test_damaged_manifests_give_one_clear_error(tmp_path, text, message):
+    (tmp_path / "m.json").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        store.read_json(tmp_path / "m.json", "sha256")
+    Path(tmp_path / "m.json").write_bytes(b'{"a": "\xff"}')
+    with pytest.raises(ValueError, match="damaged"):
+        store.read_json(tmp_path / "m.json")
+
+
+def test_a_manifest_of_absurd_size_is_not_read(tmp_path):
+    with (tmp_path / "m.json").open("wb") as file:
+        file.truncate(2**34)                                # a hole: takes no space
+    with pytest.raises(ValueError, match="more than any manifest"):
+        store.read_json(tmp_path / "m.json")
+
+
+@pytest.mark.parametrize(("row", "message"), [
+    ("p,dash,1.5,rho,0.5,10,cpu,abc", "a seed cannot be read"),
+    ("p,dash,1,rho,much,10,cpu,abc", "a value cannot be read"),
+    ("p,dash,1,rho,0.5,1e99,cpu,abc", "a n cannot be read"), ("p,dash,-1,rho,0.5,10,cpu,abc", "seeds start at 0"),
+    ("p,dash,99999999999999999999,rho,0.5,10,cpu,abc", "a seed cannot be read"),
+    ("p,,1,rho,0.5,9,cpu,abc", "incomplete"),
+    ("p,dash,1,rho,0.5,10,cpu,abc\np,dash,1,rho,0.6,10,cpu,abc", "rho of dash, seed 1, is there twice"),
+    ("p,dash,1,rho,0.5,10,cpu,abc,more", "is no table|incomplete|cannot be read"),
+    ('p,"dash,1', "is no table|incomplete"),
+])
+def test_rows_of_the_wrong_kind_are_refused(tmp_path, row, message):
+    (tmp_path / "r.csv").write_text(",".join(tables.COLUMNS) + "\n" + row + "\n")
+    with pytest.raises(ValueError, match=message):
+        tables.read_table(tmp_path / "r.csv")
+
+
+@pytest.mark.parametrize(("text", "message"), [
+    ('{"a": 1, "a": 2}', "says a name twice"), ('{"a": NaN}', "holds NaN"), ('{"a": -Infinity}', "holds -Infinity"),
+    ('{"a": ' + "[" * 60 + "]" * 60 + "}", "nests too deeply"), (r'{"a": "\ud800"}', "surrogates"),
+])
+def test_json_that_cannot_be_walked_or_written_again_is_refused(tmp_path, text, message):
+    (tmp_path / "m.json").write_text(text)
+    with pytest.raises(ValueError, match=rf"m\.json is damaged .*{message}"):
+        store.read_json(tmp_path / "m.json")
+
+
+def test_a_table_of_absurd_size_is_not_read(tmp_path):
+    with (tmp_path / "r.csv").open("wb") as file:
+        file.truncate(2**34)
+    with pytest.raises(ValueError, match="more than any table"):
+        tables.read_table(tmp_path / "r.csv")
+
+
+def test_complex_weights_must_be_finite_too():
+    store.check_finite("w", torch.tensor([complex(1, 2)]))
+    with pytest.raises(ValueError, match="w holds NaN or infinity"):
+        store.check_finite("w", torch.tensor([complex(1, float("nan"))]))
