@@ -40,7 +40,7 @@ stable: $(VENV)/.ready-test
 	@$(BIN)/python tests/gate.py stable $(foreach n,$(subst $(comma), ,$(ONLY)),$(n))
 
 browser: $(VENV)/.ready-test
-	@$(BIN)/python tests/browser.py $(foreach n,$(subst $(comma), ,$(ONLY)),$(n))
+	@$(BIN)/python tests/tools/browser.py $(foreach n,$(subst $(comma), ,$(ONLY)),$(n))
 
 editions: $(VENV)/.ready
 	@$(BIN)/python -m dashkit.classroom.editions "$(PROFILE)"
@@ -59,18 +59,18 @@ publish: $(VENV)/.ready
 	@$(BIN)/python -m dashkit.publishing.readme
 
 bench: $(VENV)/.ready-test
-	@DASHKIT_PROGRESS=0 $(BIN)/python tests/bench.py $(if $(QUICK),--quick) $(if $(PUBLISH),--publish)
+	@DASHKIT_PROGRESS=0 $(BIN)/python tests/tools/bench.py $(if $(QUICK),--quick) $(if $(PUBLISH),--publish)
 
 chaos: $(VENV)/.ready-test
-	@$(BIN)/python tests/chaos.py --kills $(or $(KILLS),50)
+	@$(BIN)/python tests/tools/chaos.py --kills $(or $(KILLS),50)
 
 fuzz: $(VENV)/.ready-test
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --only-binary :all: atheris 2>/dev/null || true
-	@$(BIN)/python tests/fuzz.py --cases $(or $(CASES),10000) --seed $(or $(FUZZ_SEED),0)
+	@$(BIN)/python tests/tools/fuzz.py --cases $(or $(CASES),10000) --seed $(or $(FUZZ_SEED),0)
 
 mutants: $(VENV)/.ready-test
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[mutants]'
-	@$(BIN)/python tests/mutants.py $(foreach m,$(subst $(comma), ,$(ONLY)),--only $(m))
+	@$(BIN)/python tests/tools/mutants.py $(foreach m,$(subst $(comma), ,$(ONLY)),--only $(m))
 
 # the unit tests (or TESTS=…) on the lowest supported versions of the direct dependencies, in an environment of their own
 lowest: $(VENV)/.ready-test

@@ -47,8 +47,9 @@ def cost_rows(profile: str, *, batch: int, rounds: int = 5) -> pd.DataFrame:
         values = {"parameters": n_parameters(net), "flops": flops(net), "seconds": median, "memory": memory}
         found += [{"arm": name, "metric": k, "value": v, "n": rounds if k == "seconds" else 1}
                   for k, v in values.items()]
-    return pd.DataFrame(found).assign(
-        profile=profile, seed=0, device=provenance.device_name(device), commit=provenance.commit())[list(tables.COLUMNS)]
+    table = pd.DataFrame(found).assign(
+        profile=profile, seed=0, device=provenance.device_name(device), commit=provenance.commit())
+    return table[list(tables.COLUMNS)]
 
 
 def thread_rows(profile: str = "smoke") -> pd.DataFrame:

@@ -17,7 +17,8 @@ LEDGER = ("claim", "paper", "ours", "lo", "hi", "n", "verdict", "rule", "measure
 
 def claim_ledger(root: Path = RESULTS) -> pd.DataFrame:
     """Every claim with the paper's figure, ours with its interval, and a verdict, from the committed tables alone."""
-    tables = {name: published_results(name, root).table for name in ("digits", "exact") if (root / name / "results.csv").is_file()}
+    there = [name for name in ("digits", "exact") if (root / name / "results.csv").is_file()]
+    tables = {name: published_results(name, root).table for name in there}
     rows = []
     for name, table in tables.items():
         p = PROFILES[name]

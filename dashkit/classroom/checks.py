@@ -143,7 +143,7 @@ def _within(seconds: float, work: Callable[[], None]) -> None:
         except WrongAnswer as fault:
             raised.append(fault)
         except BaseException as error:            # also SystemExit and KeyboardInterrupt: nothing may leave the thread
-            raised.append(WrongAnswer(_said(error)))    # said here: the text of a learner's error may take for ever, too
+            raised.append(WrongAnswer(_said(error)))    # made here: the text of a learner's error may take for ever
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()

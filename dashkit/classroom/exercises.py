@@ -23,7 +23,8 @@ class Exercise:
     """One exercise: a right answer to compare with, and wrong ones by the sentence that names their mistake.
 
     `inputs` draws the arguments; it is None where the answer is a number.  `view` is applied to every answer before it
-    is compared, for tasks with many right answers; `check_answer`, if given, replaces the comparison.  `solution` is Python.
+    is compared, for tasks with many right answers; `check_answer`, if given, replaces the comparison.  `solution` is
+    Python.
     """
 
     task: str
@@ -37,7 +38,7 @@ class Exercise:
 
 
 def as_numbers(value: object, shape: tuple[int, ...]) -> Tensor:
-    """An answer as a finite float64 tensor, where `shape` is wanted; WrongAnswer says what arrived where it is not one."""
+    """An answer as a finite float64 tensor, where `shape` is wanted; WrongAnswer says what came instead."""
     if value is None:
         raise WrongAnswer("No answer yet: your function returned None. (Is there a `return`?)")
     try:
@@ -307,7 +308,8 @@ EXERCISES = {
         ("Draw one uniform number for each sample.", "torch.rand(y.shape, generator=generator) < p is a mask.",
          "torch.where(mask, null_label, y)."),
         "def answer(y, null_label, p, generator):\n"
-        "    return torch.where(torch.rand(y.shape, generator=generator) < p, null_label, y)", check_answer=_check_drop),
+        "    return torch.where(torch.rand(y.shape, generator=generator) < p, null_label, y)",
+        check_answer=_check_drop),
     "02.2": Exercise(
         "Write answer(average, new, decay) that returns the updated moving average.",
         lambda a, n, d: d * a + (1 - d) * n, _noise,

@@ -1,0 +1,22 @@
+"""Experiments: profiles carried out, stopped and resumed, measured.  For whoever trains or adds an arm.
+
+`start_run` checks every setting; `get_teacher`, `get_students` and `get_results` train and measure what is missing.  This
+room imports method, storage, datasets and interop, and no notebook machinery.  `budget`, `campaign` and `fid` are modules
+of their own: `from dashkit.experiments import campaign`.
+"""
+
+from dashkit.experiments.budget import format_seconds
+from dashkit.experiments.evaluation import evaluate_all, get_results, measure, read_results
+from dashkit.experiments.networks import load_curriculum, load_losses, load_student, load_teacher
+from dashkit.experiments.profiles import PROFILES, Profile, parse_settings, resolve
+from dashkit.experiments.progress import progress_bar
+from dashkit.experiments.run import Run, Teacher, pick_device, start_run
+from dashkit.experiments.sweeps import sweep, tune
+from dashkit.experiments.training import distil, get_students, get_teacher, train_teacher
+
+__all__ = [
+    "PROFILES", "Profile", "Run", "Teacher", "distil", "evaluate_all", "format_seconds", "get_results",
+    "get_students", "get_teacher", "load_curriculum", "load_losses", "load_student", "load_teacher", "measure",
+    "parse_settings", "pick_device", "progress_bar", "read_results", "resolve", "start_run", "sweep",
+    "train_teacher", "tune",
+]

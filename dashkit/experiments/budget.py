@@ -80,13 +80,14 @@ def rates(run: Run) -> Rates:
     def teach() -> None:
         with run.autocast():
             eps = teacher(batch.x_t, batch.t, batch.y)
-        teaching.update((eps - batch.eps).square().mean())
+        teaching.update((eps - batch.eps).square().mean(), processes.average)
 
     def distil() -> None:
         with run.autocast():
             pair = branches(student, batch.x_t, batch.t, batch.y)
         terms = distil_terms(pair, target, eps=batch.eps, w=1.0)
-        learning.update(total(terms, objective("dash").lam, torch.ones(n, device=device)))
+        loss = total(terms, objective("dash").lam, torch.ones(n, device=device))
+        learning.update(loss, processes.average)
 
     def seconds(work: Callable[[], object], *, at_once: int = 1) -> float:
         cores = torch.get_num_threads()

@@ -69,7 +69,7 @@ def _resumed(
 
     last = began
     try:
-        for step in fit(learners, loss_fn, batches, steps=steps, capture=run.captures):
+        for step in fit(learners, loss_fn, batches, steps=steps, average=processes.average, capture=run.captures):
             fresh.append(torch.stack([step.losses[name] for name in columns]))
             if len(fresh) == 100:
                 collect()

@@ -77,16 +77,17 @@ def evaluate_all(run: Run, teacher: Teacher, students: Mapping[tuple[str, int], 
     keys = {("teacher", run.seed): own, **paths}
     tables = [_read_evaluation(run, *key, path) for key, path in keys.items()]
     table = pd.concat([_floor_rows(run), *tables], ignore_index=True)
-    others = sorted(set(table.commit) - {provenance.commit()})
+    now = provenance.commit()
+    others = sorted(set(table.commit) - {now})
     if others:
         n = table.commit.isin(others).sum()
-        print(f"{n} of {len(table)} measurements were made at commit {', '.join(others)}, this is {provenance.commit()}; "
+        print(f"{n} of {len(table)} measurements were made at commit {', '.join(others)}, this is {now}; "
               f"to make all anew, delete evaluation-*.csv and features-* in {run.root / run.profile.name}/*")
     trained = _training_commits(run, list(keys))
-    older = sorted(set(trained) - {provenance.commit()})
+    older = sorted(set(trained) - {now})
     if older:
         n = sum(c in older for c in trained)
-        print(f"{n} of {len(trained)} networks were trained at commit {', '.join(older)}, this is {provenance.commit()}")
+        print(f"{n} of {len(trained)} networks were trained at commit {', '.join(older)}, this is {now}")
     return table
 
 

@@ -187,15 +187,15 @@ class Quality(NamedTuple):
 
 
 def measure_quality(
-    model: Model, schedule: Schedule, judge: ImageReference, *, shape: Sequence[int], num_classes: int, w: float | Tensor,
-    n: int, steps: int, seed: int, device: torch.device | str = "cpu", **ddim_arguments,
+    model: Model, schedule: Schedule, real: ImageReference, *, shape: Sequence[int], num_classes: int,
+    w: float | Tensor, n: int, steps: int, seed: int, device: torch.device | str = "cpu", **ddim_arguments,
 ) -> Quality:
     """Sample n images with balanced labels and compare them; equal seeds give every model the same labels and noise."""
     y = balanced_labels(n, num_classes).to(device)
     generator = torch.Generator().manual_seed(seed)
     x_T = torch.randn((n, *shape), generator=generator).to(device)
     x = sample(model, schedule, y, x_T=x_T, w=w, steps=steps, **ddim_arguments)
-    return quality_of(judge, in_chunks(judge.classifier.features, x), num_classes)
+    return quality_of(real, in_chunks(real.classifier.features, x), num_classes)
 
 
 def balanced_labels(n: int, num_classes: int) -> Tensor:
@@ -203,8 +203,8 @@ def balanced_labels(n: int, num_classes: int) -> Tensor:
     return torch.arange(n) % num_classes
 
 
-def quality_of(judge: ImageReference, features: Tensor, num_classes: int) -> Quality:
+def quality_of(real: ImageReference, features: Tensor, num_classes: int) -> Quality:
     """What the reference says of samples with these features (n, 32), drawn for `balanced_labels`."""
     y = balanced_labels(len(features), num_classes).to(features.device)
-    accuracy = class_accuracy(judge.classifier.head, features, y)
-    return Quality(frechet_distance(features, judge.reference), accuracy, len(features), features)
+    accuracy = class_accuracy(real.classifier.head, features, y)
+    return Quality(frechet_distance(features, real.reference), accuracy, len(features), features)

@@ -9,11 +9,12 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
 from math import factorial, isfinite
 from statistics import NormalDist
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import pandas as pd
-from scipy import stats
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 MIN_SEEDS = 5
 
@@ -34,17 +35,18 @@ class Interval(NamedTuple):
         return f"{self.value:.{d}f} [{self.lo:.{d}f}, {self.hi:.{d}f}]"
 
 
-Statistic = Callable[[pd.DataFrame], pd.Series]
+Statistic = Callable[["pd.DataFrame"], "pd.Series"]
 """A function of the seed means of several columns, row by row."""
 
 
-def bootstrap(values: pd.DataFrame, statistic: Statistic, *, draws: int = 10_000, seed: int = 0) -> Interval:
+def bootstrap(values: "pd.DataFrame", statistic: Statistic, *, draws: int = 10_000, seed: int = 0) -> Interval:
     """The expanded percentile interval (Hesterberg, 2015) of a statistic of seed means.
 
     values has one row a training seed and one column an arm (or a metric); `statistic` maps a table of means with these
     columns to one number a row.  The percentiles are widened so that the interval of a mean of few normal values is as
     long as Student's.  ValueError for missing values.
 
+    >>> import pandas as pd
     >>> table = pd.DataFrame({"scratch": [3.0, 3.5, 3.1, 3.3, 3.2], "dash": [2.0, 2.4, 2.2, 2.1, 2.3]})
     >>> print(bootstrap(table, lambda m: m.scratch - m.dash))
     1.02 [0.90, 1.18]
@@ -52,12 +54,14 @@ def bootstrap(values: pd.DataFrame, statistic: Statistic, *, draws: int = 10_000
     if values.isna().any().any():
         missing = [f"{c} of seed {s}" for c in values for s in values.index[values[c].isna()]]
         raise ValueError(f"no value for {', '.join(missing[:3])}: an interval needs every arm for every seed")
+    from scipy import stats  # takes longer to import than this takes to compute
+
     n, x = len(values), values.to_numpy(dtype=float)
     value = float(statistic(values.mean().to_frame().T).iloc[0])
     if n < MIN_SEEDS:
         return Interval(value, np.nan, np.nan, n)
     index = np.random.default_rng(seed).integers(n, size=(draws, n))
-    drawn = statistic(pd.DataFrame(x[index].mean(axis=1), columns=values.columns)).to_numpy()
+    drawn = statistic(type(values)(x[index].mean(axis=1), columns=values.columns)).to_numpy()
     tail = NormalDist().cdf(np.sqrt(n / (n - 1)) * stats.t.ppf(0.025, n - 1))
     lo, hi = np.quantile(drawn, [tail, 1 - tail])
     return Interval(value, float(lo), float(hi), n)

@@ -10,7 +10,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from dashkit.experiments import processes
 from dashkit.method.capture import Replayed
 from dashkit.method.memory import Batch, batch_size, split
 
@@ -72,14 +71,14 @@ class Learner:
             raise ValueError(f"the average has seen {self.averaged} of {self.done} updates")
         return self._ema
 
-    def update(self, loss: Tensor | Iterable[Tensor]) -> Tensor:
+    def update(self, loss: Tensor | Iterable[Tensor], average: Callable[..., None] | None = None) -> Tensor:
         """One optimiser step on a scalar loss, and one of the average, which starts as the first step's weights.
 
         A loss may come in parts, made one after another, so that only one's activations are held.  Returns the sum.
-        Where several processes train as one, losses and gradients are the means of theirs.
+        `average(gradient, loss)`, if given, replaces both tensors by their means over several processes, in place.
         """
         self.prepare()
-        whole = self.move(loss)
+        whole = self.move(loss, average)
         self.done += 1
         return whole
 
@@ -91,14 +90,15 @@ class Learner:
         else:
             self._rate.fill_(rate)
 
-    def move(self, loss: Tensor | Iterable[Tensor]) -> Tensor:
+    def move(self, loss: Tensor | Iterable[Tensor], average: Callable[..., None] | None = None) -> Tensor:
         """What `update` does to tensors; a CUDA graph can record it from the second step on."""
         self.vector.grad.zero_()
         whole = torch.zeros((), device=self.vector.device)
         for part in [loss] if isinstance(loss, Tensor) else loss:
             part.backward()
             whole += part.detach()
-        processes.average(self.vector.grad, whole)
+        if average:
+            average(self.vector.grad, whole)
         nn.utils.clip_grad_norm_(self.vector, self.clip)
         self.optimiser.step()
         self._follow()
@@ -170,13 +170,14 @@ def fit(
     *,
     steps: int,
     check_every: int = 25,
+    average: Callable[..., None] | None = None,
     capture: bool = False,
 ) -> Iterator[Step]:
     """Train `learners` on the same batches until each has done `steps` updates; yields after each.
 
     loss_fn(name, model, batch) returns a scalar, the mean over the batch's samples.  Where the memory is too small for
     a batch, its loss is computed in halves, quarters, …, with equal results up to rounding; a batch is then a tensor or
-    a NamedTuple of tensors.  The caller logs, plots, saves and may stop at any time.  Raises FloatingPointError with
+    a NamedTuple of tensors.  `average` is that of `Learner.update`.  The caller logs, plots, saves and may stop at any time.  Raises FloatingPointError with
     the learner and the step when a loss is not finite, or has grown to a hundred times what it was in the first steps
     (looked at every `check_every` steps and at the last one).  With `capture` a step is recorded as a CUDA graph and
     replayed: loss_fn must then draw no random numbers.
@@ -199,7 +200,7 @@ def fit(
             while name not in losses:
                 try:
                     losses[name] = learner.update(
-                        share * loss_fn(name, learner.model, part) for part, share in split(batch, parts))
+                        (share * loss_fn(name, learner.model, part) for part, share in split(batch, parts)), average)
                 except torch.OutOfMemoryError:
                     if parts >= batch_size(batch):
                         raise

@@ -38,7 +38,8 @@ def blocks(root: Path = RESULTS) -> dict[str, str]:
         "notebooks": _notebooks(series),
         "size": _size(digits.table),
         "speed": _speed(root, series),
-        "rehearsal": _rehearsal(published_results("cifar10_proof", root), store.read_json(root / "cifar10_proof" / "manifest.json")),
+        "rehearsal": _rehearsal(published_results("cifar10_proof", root),
+                                store.read_json(root / "cifar10_proof" / "manifest.json")),
         "threads": _threads(pd.read_csv(root / "threads.csv")),
     }
 

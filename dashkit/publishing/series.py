@@ -32,7 +32,8 @@ def run_series(
     parameters = {"profile": run.profile.name, "seed": seed, "device": device}
     if settings:
         parameters["settings"] = settings
-    print(f"profile {run.profile.name}, seed {seed}, {provenance.device_name(run.device)}: {len(paths)} notebooks → {folder}")
+    device_name = provenance.device_name(run.device)
+    print(f"profile {run.profile.name}, seed {seed}, {device_name}: {len(paths)} notebooks → {folder}")
 
     outcomes, began, failure = [], time.monotonic(), ""
     for path in paths:
@@ -59,8 +60,8 @@ def run_series(
     store.write_json(folder / "series.json", {
         "profile": run.profile.name, "ok": not failure, "seconds": round(time.monotonic() - began, 1),
         "notebooks": [o._asdict() for o in outcomes], "seed": seed, "error": failure or None,
-        "manifest": provenance.manifest(device=provenance.device_name(run.device), settings=run.profile.asdict(),
-                                  peak_memory_mib=provenance.peak_memory_mib(children=True)),     # of the largest kernel
+        "manifest": provenance.manifest(device=device_name, settings=run.profile.asdict(),
+                                        peak_memory_mib=provenance.peak_memory_mib(children=True)),   # of the largest kernel
     })
     write_report(folder, run, outcomes, results, failure)
     if results is not None:

@@ -56,7 +56,7 @@ class FolderInUse(RuntimeError):
 
 
 class _Holder(NamedTuple):
-    token: object     # of the latest claim on the folder
+    token: object     # of the latest holder of the folder
     file: IO          # the locked one
 
 
@@ -68,7 +68,8 @@ def lock_folder(folder: Path) -> Iterator[object]:
     """Hold a run folder against other processes while the block runs; FolderInUse names the process that has it.
 
     The lock dies with its process, so a killed one blocks nothing, and what it left half-written is removed.  Within
-    one process a later claim takes over from an earlier one (the loop of an interrupted notebook cell): `is_current` tells.
+    one process a later holder takes over from an earlier one (the loop of an interrupted notebook cell): `is_current`
+    tells.
     """
     path, token = folder / ".lock", object()
     if path in _held:
@@ -87,9 +88,9 @@ def lock_folder(folder: Path) -> Iterator[object]:
 
 
 def is_current(folder: Path, token: object) -> bool:
-    """Whether a claim of this process has not been taken over by a later one."""
-    claimed = _held.get(folder / ".lock")
-    return claimed is not None and claimed.token is token
+    """Whether a holder of this process has not been followed by a later one."""
+    held = _held.get(folder / ".lock")
+    return held is not None and held.token is token
 
 
 def _open_lock(path: Path) -> IO:

@@ -282,7 +282,7 @@ def test_what_is_trained_and_measured_can_be_shared_by_those_who_may_not_write(t
     def refuse(path, *arguments, **keywords):
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(provenance, "commit", lambda: "another")              # real digits are measured anew, and say so
+    monkeypatch.setattr(provenance, "commit", lambda: "another")           # real digits are measured anew
     monkeypatch.setattr(store, "write_bytes", refuse)
     for change in ("unlink", "mkdir", "rmdir", "write_bytes", "replace", "touch"):
         monkeypatch.setattr(type(run.root), change, refuse)

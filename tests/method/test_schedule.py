@@ -15,7 +15,8 @@ def test_cosine_is_computed_in_double_precision():
     u = np.arange(1001) / 1000
     f = np.cos((u + 0.008) / 1.008 * np.pi / 2) ** 2
     exact = np.cumprod(1 - np.minimum(1 - f[1:] / f[:-1], 0.999))
-    np.testing.assert_allclose(cosine_schedule(1000).alphas_cumprod.double().numpy(), exact, rtol=2**-24)   # rounding to float
+    found = cosine_schedule(1000).alphas_cumprod.double().numpy()
+    np.testing.assert_allclose(found, exact, rtol=2**-24)                    # rounding to float
 
 
 @pytest.mark.parametrize("steps", [1, 7, 30, 50, 300, 333, 999, 1000])

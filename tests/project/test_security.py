@@ -147,5 +147,5 @@ def test_jupyterlab_listens_on_loopback_and_wants_its_token(lab):
 
 def test_only_the_fetcher_and_the_launched_processes_know_the_network():
     words = re.compile(r"^\s*(?:import|from) (?:socket|urllib|http|requests|httpx|ftplib|smtplib)\b", re.M)
-    found = {p.stem for p in (paths.ROOT / "dashkit").glob("*.py") if words.search(p.read_text())}
+    found = {p.stem for p in (paths.ROOT / "dashkit").rglob("*.py") if words.search(p.read_text())}
     assert found <= {"fetch"}

@@ -26,7 +26,7 @@ from typing import NamedTuple
 
 import nbformat
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 SHOTS = ROOT / "build" / "browser"
 SKIPPED = 77
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")

@@ -33,7 +33,7 @@ import torch
 from gate import stripped
 from safetensors.torch import load_file
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 TINY = "teacher_steps=80 student_steps=60 samples=40 states=60 sample_steps=4 batch=16 warmup=0 arms=dash,cond_only"
 PRELUDE = """
 import atexit, os, signal, sys

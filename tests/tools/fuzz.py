@@ -57,7 +57,7 @@ from dashkit.publishing import readme
 from dashkit.storage import store, tables
 from dashkit.storage.store import sha256
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 MIB = 2**20
 ROOM, ADDRESSES = 64, 3072         # MiB that a case may take beyond twice its file: held, and merely asked for
 BUGS = ROOT / "build" / "fuzz"
@@ -584,7 +584,8 @@ KINDS = {
     "published table": Kind("digits/results.csv", lambda f: published_results("digits", f),
                             lambda f: write_published(table(f), {"device": "cpu"}, f / "digits"), share=0.5),
     "published manifest": Kind("digits/manifest.json", lambda f: published_results("digits", f).table,
-                               lambda f: write_published(table(f), {"device": "cpu"}, f / "digits"), objects, named="/"),
+                               lambda f: write_published(table(f), {"device": "cpu"}, f / "digits"), objects,
+                               named="/"),
     "JSON": Kind("series.json", lambda f: store.read_json(f / "series.json"), write_series, objects,
                  lambda found, content: sound_json(found)),
     "report of a series": Kind("series.json", take_series, write_series, objects, lambda *_: True, leaves="results/"),

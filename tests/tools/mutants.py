@@ -1,7 +1,7 @@
 """`make mutants`: mutmut changes the mathematics one place at a time, and the tests that reach the place must notice.
 
 The modules and their tests are in pyproject.toml under [tool.mutmut].  Survivors are listed with their change, and with
-the reason where one is written down in `tests/mutants.csv`.  It fails below 90% killed and at a survivor without a
+the reason where one is written down in `tests/tools/mutants.csv`.  It fails below 90% killed and at a survivor without a
 reason.  `--only MODULE`.  mutmut leaves decorated functions, properties and what stands at module level alone.
 """
 
@@ -17,8 +17,8 @@ import tomllib
 from collections import Counter
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-REASONS, WANTED = ROOT / "tests" / "mutants.csv", 0.9
+ROOT = Path(__file__).resolve().parents[2]
+REASONS, WANTED = ROOT / "tests" / "tools" / "mutants.csv", 0.9
 KILLED = ("killed", "timeout")                       # a child that the system ended proves nothing
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}   # children are forked
 
@@ -32,31 +32,33 @@ def change(name: str) -> str:
     """What a mutant changes: the lines before and after, the function before them."""
     diff = mutmut("show", name, capture_output=True, check=True).stdout.splitlines()[3:]      # name, --- and +++
     old, new = (" ".join(line[1:].strip() for line in diff if line.startswith(sign)) for sign in "-+")
-    _, module, mangled = name.rpartition("__mutmut_")[0].split(".")        # dashkit, metrics, x_flops or xǁClassǁmethod
+    # dashkit, method, cost, x_flops or xǁClassǁmethod
+    *_, module, mangled = name.rpartition("__mutmut_")[0].split(".")
     function = mangled[1:].replace("ǁ", ".") if "ǁ" in mangled else f".{mangled.removeprefix('x_')}"
     return f"{module}{function}: {old} -> {new}"
 
 
 def main() -> int:
     table = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["mutmut"]
-    modules = [Path(path).stem for path in table["only_mutate"]]
+    dotted = {Path(path).stem: path.removesuffix(".py").replace("/", ".") for path in table["only_mutate"]}
+    modules = list(dotted)
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", choices=modules, action="append")
     chosen = parser.parse_args().only or modules
     shutil.rmtree(ROOT / "mutants", ignore_errors=True)              # nothing is taken over from an earlier run
     began = time.monotonic()
-    done = mutmut("run", "--max-children", str(os.cpu_count() or 1), *(f"dashkit.{module}.*" for module in chosen))
+    done = mutmut("run", "--max-children", str(os.cpu_count() or 1), *(f"{dotted[module]}.*" for module in chosen))
     seconds = time.monotonic() - began
     if done.returncode:
         return 1
     said = mutmut("results", "--all", "1", capture_output=True, check=True).stdout
     fates = dict(re.findall(r"^ *(dashkit\.\S+): (.+)$", said, re.MULTILINE))
-    fates = {name: fate for name, fate in fates.items() if name.split(".")[1] in chosen}
+    fates = {name: fate for name, fate in fates.items() if name.split(".")[-2] in chosen}
     with REASONS.open(newline="") as file:
         reasons = {row["mutant"]: row["reason"] for row in csv.DictReader(file)}
     print()
     for module in chosen:
-        tally = Counter(fate in KILLED for name, fate in fates.items() if name.split(".")[1] == module)
+        tally = Counter(fate in KILLED for name, fate in fates.items() if name.split(".")[-2] == module)
         print(f"{module:12s} {tally[True]:4d} of {tally.total():4d} killed")
     survivors = {change(name): fate for name, fate in sorted(fates.items()) if fate not in KILLED}
     for mutant, fate in survivors.items():

@@ -42,7 +42,8 @@ PLANTS = {
     "data set": (files, "read_npz", with_pickles, "what was planted has run|a wrong answer|Error|MiB"),
     "teacher": (store, "check_finite", lambda name, value: None, "a wrong answer"),
     "student": (store, "digest", lambda tensors, text: Whatever(), "a wrong answer"),
-    "published table": (analysis_tables, "published_results", lambda profile, root: tables.read_table(root / profile / "results.csv"),
+    "published table": (analysis_tables, "published_results",
+                        lambda profile, root: tables.read_table(root / profile / "results.csv"),
                         "a wrong answer"),
     "JSON": (store, "parse_json", lambda text: json.loads(text), "a wrong answer|Error"),
 }
