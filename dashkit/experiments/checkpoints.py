@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -10,92 +11,137 @@ from torch import Tensor
 
 from dashkit.experiments import processes
 from dashkit.experiments.run import CHECKPOINT, FINAL, Run
-from dashkit.method.training import Learner, Step, fit
+from dashkit.method.training import Learner, Step
 from dashkit.storage import locks, provenance, store
 
 CHECKPOINT_SECONDS = 60.0
 
 
-def resumable(run, folder, learners, loss_fn, batches, steps, generator, settings, homes) -> Iterator[Step]:
-    """`fit` with a checkpoint every minute and at each stop; writes each learner's final file at the end.
+@dataclass(frozen=True)
+class TrainingJob:
+    """Networks that train together: what their checkpoint holds, and where it lives."""
 
-    Holds the folder meanwhile: locks.FolderInUse if another process trains the same.  Of several that train as one, the main
-    process holds and writes.
+    run: Run
+    folder: Path                       # of the checkpoint; held against other processes while the job trains
+    learners: dict[str, Learner]
+    generator: torch.Generator         # every random number of the training; its state goes on, too
+    steps: int
+    settings: dict[str, dict]          # of each learner: they decide where its finished network lives
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.folder / CHECKPOINT
+
+    @property
+    def columns(self) -> list[str]:
+        """The learners' names in the order of the history, in whichever order the arms were named."""
+        return sorted(self.learners)
+
+    def home(self, name: str) -> Path:
+        """Where a learner's finished network lives."""
+        return self.run.folder(name, self.settings[name]["seed"])
+
+
+def resumable(job: TrainingJob, loop: Iterator[Step]) -> Iterator[Step]:
+    """Run `loop`, which trains the job's learners and is not started yet, from where it was stopped.
+
+    Writes a checkpoint every minute and at each stop, and each learner's final file at the end.  Holds the folder
+    meanwhile: FolderInUse if another process trains the same.  Of several that train as one, the main process holds and
+    writes.
     """
-    with locks.lock_folder(folder) if processes.is_main() else nullcontext() as token:
-        yield from _resumed(run, folder, token, learners, loss_fn, batches, steps, generator, settings, homes)
+    with locks.lock_folder(job.folder) if processes.is_main() else nullcontext() as token:
+        yield from _resumed(job, loop, token)
     processes.wait()
-    if len(list(filter(Path.is_file, (h / FINAL for h in homes.values())))) == len(homes):
-        clear(folder)
+    if all((job.home(name) / FINAL).is_file() for name in job.learners):
+        clear(job.folder)
 
 
-def _resumed(
-    run, folder, token, learners, loss_fn, batches, steps, generator, settings, homes
-) -> Iterator[Step]:
-    path, history, fresh, began, spent = folder / CHECKPOINT, [], [], time.monotonic(), 0.0
-    columns = sorted(learners)                            # of the history, in whichever order the arms were named
-    if path.is_file():
-        saved = store.load_tensors(path)
-        try:
-            if store.fingerprint(saved.meta["settings"]) != store.fingerprint(settings):
-                raise ValueError("it belongs to other settings")
-            for name, learner in learners.items():
-                mark = f"{name}/"
-                learner.load({k.removeprefix(mark): v for k, v in saved.tensors.items() if k.startswith(mark)})
-            generator.set_state(saved.tensors["generator"])
-            losses, spent = saved.tensors["history"], float(saved.meta["seconds"])
-            if {(learner.done, len(learners)) for learner in learners.values()} != {tuple(losses.shape)}:
-                raise ValueError(f"it holds losses of shape {tuple(losses.shape)}")
-            if not losses.dtype == torch.float32 or len(losses) >= steps or not spent >= 0:
-                raise ValueError(f"it holds {len(losses)} of {steps} steps in {losses.dtype}, {spent:g} s")
-            history = list(losses)
-        except (KeyError, TypeError, ValueError, RuntimeError, OverflowError) as error:
-            raise ValueError(f"{path} cannot be resumed ({error}); delete it to start afresh") from error
-
-    def collect() -> None:                                # losses stay on a GPU for a while: to fetch one is to wait
-        if fresh:
-            history.extend(torch.stack(fresh).float().cpu())
-            fresh.clear()
-
-    def write() -> None:
-        collect()
-        tensors = {f"{n}/{k}": v for n, learner in learners.items() for k, v in learner.tensors().items()}
-        bad = [k for k, v in tensors.items() if v.is_floating_point() and not bool(v.isfinite().all())]
-        if bad:                                           # never overwrite a good checkpoint with a diverged one
-            raise FloatingPointError(f"weights of {bad[0].split('/')[0]} are not finite at step {len(history)}; "
-                                     "lower its lr")
-        tensors |= {"generator": generator.get_state(), "history": torch.stack(history)}
-        store.save_tensors(path, tensors, {"settings": settings, "seconds": spent + time.monotonic() - began})
-
-    last = began
+def _resumed(job: TrainingJob, loop: Iterator[Step], token: object) -> Iterator[Step]:
+    began = last = time.monotonic()
+    main, (history, spent) = processes.is_main(), _restore(job) if job.checkpoint.is_file() else (_History(), 0.0)
     try:
-        for step in fit(learners, loss_fn, batches, steps=steps, average=processes.average, capture=run.captures):
-            fresh.append(torch.stack([step.losses[name] for name in columns]))
-            if len(fresh) == 100:
-                collect()
-            if processes.is_main() and step.number < steps and time.monotonic() - last > CHECKPOINT_SECONDS:
-                write()
+        for step in loop:
+            history.add(torch.stack([step.losses[name] for name in job.columns]))
+            now = time.monotonic()
+            if main and step.number < job.steps and now - last > CHECKPOINT_SECONDS:
+                _save(job, history, spent + now - began)
                 last = time.monotonic()
-            if processes.is_main() and step.number == steps:
-                collect()
-                seconds = spent + time.monotonic() - began
-                for name, losses in zip(columns, torch.stack(history).T, strict=True):
-                    _finish(run, homes[name], name, learners[name], losses, settings[name], seconds)
-                path.unlink(missing_ok=True)
+            if main and step.number == job.steps:
+                for name, losses in zip(job.columns, history.table().T, strict=True):
+                    _finish(job, name, losses, spent + now - began)
+                job.checkpoint.unlink(missing_ok=True)
             yield step
     except GeneratorExit:                                 # the caller stopped between two steps
-        if 0 < len(history) + len(fresh) < steps and processes.is_main() and locks.is_current(folder, token):
+        if 0 < len(history) < job.steps and main and locks.is_current(job.folder, token):
             with suppress(FloatingPointError):            # a diverged run keeps its last good checkpoint
-                write()
+                _save(job, history, spent + time.monotonic() - began)
         raise
 
 
-def _finish(run: Run, home: Path, name: str, learner: Learner, losses: Tensor, settings: dict, seconds: float) -> None:
+class _History:
+    """The losses (steps, learners).  They stay on a GPU for a hundred steps: to fetch one is to wait."""
+
+    def __init__(self, rows: Tensor | None = None) -> None:
+        self._kept, self._fresh = [] if rows is None else list(rows), []
+
+    def __len__(self) -> int:
+        return len(self._kept) + len(self._fresh)
+
+    def add(self, row: Tensor) -> None:
+        self._fresh.append(row)
+        if len(self._fresh) == 100:
+            self._fetch()
+
+    def _fetch(self) -> None:
+        if self._fresh:
+            self._kept.extend(torch.stack(self._fresh).float().cpu())
+            self._fresh.clear()
+
+    def table(self) -> Tensor:
+        """All of them, on the CPU."""
+        self._fetch()
+        return torch.stack(self._kept)
+
+
+def _restore(job: TrainingJob) -> tuple[_History, float]:
+    """Take the job's checkpoint over; returns its losses and seconds.  ValueError if it is damaged or another job's."""
+    saved = store.load_tensors(job.checkpoint)
+    try:
+        if store.fingerprint(saved.meta["settings"]) != store.fingerprint(job.settings):
+            raise ValueError("it belongs to other settings")
+        for name, learner in job.learners.items():
+            mark = f"{name}/"
+            learner.load({k.removeprefix(mark): v for k, v in saved.tensors.items() if k.startswith(mark)})
+        job.generator.set_state(saved.tensors["generator"])
+        losses, spent = saved.tensors["history"], float(saved.meta["seconds"])
+        if {(learner.done, len(job.learners)) for learner in job.learners.values()} != {tuple(losses.shape)}:
+            raise ValueError(f"it holds losses of shape {tuple(losses.shape)}")
+        if not losses.dtype == torch.float32 or len(losses) >= job.steps or not spent >= 0:
+            raise ValueError(f"it holds {len(losses)} of {job.steps} steps in {losses.dtype}, {spent:g} s")
+    except (KeyError, TypeError, ValueError, RuntimeError, OverflowError) as error:
+        raise ValueError(f"{job.checkpoint} cannot be resumed ({error}); delete it to start afresh") from error
+    return _History(losses), spent
+
+
+def _save(job: TrainingJob, history: _History, seconds: float) -> None:
+    """Write the checkpoint; FloatingPointError rather than overwrite a good one with weights that are not finite."""
+    losses = history.table()
+    tensors = {f"{n}/{k}": v for n, learner in job.learners.items() for k, v in learner.tensors().items()}
+    bad = [k for k, v in tensors.items() if v.is_floating_point() and not bool(v.isfinite().all())]
+    if bad:
+        raise FloatingPointError(f"weights of {bad[0].split('/')[0]} are not finite at step {len(losses)}; "
+                                 "lower its lr")
+    tensors |= {"generator": job.generator.get_state(), "history": losses}
+    store.save_tensors(job.checkpoint, tensors, {"settings": job.settings, "seconds": seconds})
+
+
+def _finish(job: TrainingJob, name: str, losses: Tensor, seconds: float) -> None:
     """Write manifest, then averaged weights and losses: a folder with weights is a finished one, and stays as it is."""
+    home, settings, run = job.home(name), job.settings[name], job.run
     if (home / FINAL).is_file():
         return
     kind = getattr(torch, run.profile.stored)
-    tensors = {"losses": losses, **{f"ema.{k}": v.to(kind) for k, v in learner.ema.state_dict().items()}}
+    tensors = {"losses": losses, **{f"ema.{k}": v.to(kind) for k, v in job.learners[name].ema.state_dict().items()}}
     store.write_json(home / "manifest.json", provenance.manifest(
         profile=run.profile.name, arm=name, seed=settings["seed"], device=provenance.device_name(run.device),
         seconds=round(seconds, 1), settings=settings))

@@ -42,9 +42,11 @@ from dashkit.storage import tables as storage_tables
 class TeacherReference(NamedTuple):
     """What every model of a run is held against: the teacher's branches on common states, and its samples' features."""
 
+    teacher: Teacher
     states: Noised
     target: Branches
     features: dict[str, Tensor]   # by guidance, e.g. "w=1.5"
+    operations: dict[tuple, int | None]     # of one pass, by `_kind` of network
 
 
 def evaluate_all(run: Run, teacher: Teacher, students: Mapping[tuple[str, int], nn.Module]) -> pd.DataFrame:
@@ -58,13 +60,14 @@ def evaluate_all(run: Run, teacher: Teacher, students: Mapping[tuple[str, int], 
         for arm, seed, model in [("teacher", run.seed, teacher.model), *((*key, students[key]) for key in missing)]:
             check_current(run, arm, seed, model)
         states = held_out_states(run.schedule, run.images, run.profile.states, seed=SAMPLING_SEED)
-        yardstick = TeacherReference(states, all_branches(teacher.model, states), _teacher_features(run, teacher))
         # counted here and not in the threads: the counter's hooks see all of them
         costs = {kind: flops(net) for kind, net in {_kind(m): m for m in students.values()}.items()}
+        reference = TeacherReference(teacher, states, all_branches(teacher.model, states),
+                                     _teacher_features(run, teacher), costs)
 
         def measure_one(arm: str, seed: int, model: nn.Module) -> Iterator[None]:
             with locks.lock_folder(run.folder(arm, seed)):
-                table = _evaluate(run, arm, seed, model, teacher, yardstick, costs.get(_kind(model)))
+                table = _evaluate(run, arm, seed, model, reference)
                 storage_tables.write_table(own if arm == "teacher" else paths[arm, seed], table)
             yield
 
@@ -183,60 +186,84 @@ def is_measured(run: Run, arm: str, seed: int) -> bool:
     return _evaluation_path(run, arm, seed).is_file()
 
 
-def _evaluate(run: Run, arm: str, seed: int, model: nn.Module, teacher: Teacher, yardstick: TeacherReference,
-              operations: int | None) -> pd.DataFrame:
-    p, (states, target, features) = run.profile, yardstick
-    own = target if arm == "teacher" else all_branches(model, states)
-    calibration = measure_calibration(own, target, states, T=p.T)
-    found = list(calibration_rows(calibration, p.states))
+def _evaluate(run: Run, arm: str, seed: int, model: nn.Module, reference: TeacherReference) -> pd.DataFrame:
+    """Everything that is measured of one model, as a tidy table."""
+    own = reference.target if arm == "teacher" else all_branches(model, reference.states)
+    calibration = measure_calibration(own, reference.target, reference.states, T=run.profile.T)
+    found = list(calibration_rows(calibration, run.profile.states))
+    found += _gaps_elsewhere(run, arm, model, own, reference)
+    found += _qualities(run, arm, model, calibration.gap.slope, reference)
+    found += _difficulty(run, arm, seed, own, reference)
+    if isinstance(model, nn.Module):
+        found += _sizes(run, arm, model, reference)
+    return tidy(run, arm, seed, found)
 
+
+def _gaps_elsewhere(run: Run, arm: str, model: nn.Module, own: Branches, reference: TeacherReference) -> list[dict]:
+    """Gap statistics with other null rows, in the space of x0, and on the states that the model's own sampling visits."""
+    found, n = [], run.profile.states
     if arm == "cond_only":                       # its null row never gets a gradient: whatever it starts as, it stays
         for name, net in other_null_rows(model).items():
-            stats = gap_stats(all_branches(net, states), target)
-            found += gap_rows(stats, p.states, f"@null={name}")
-    in_x0 = [x0_branches(pair, run.schedule, states) for pair in (own, target)]
-    found += gap_rows(gap_stats(*in_x0), p.states, "_x0")
+            stats = gap_stats(all_branches(net, reference.states), reference.target)
+            found += gap_rows(stats, n, f"@null={name}")
+    in_x0 = [x0_branches(pair, run.schedule, reference.states) for pair in (own, reference.target)]
+    found += gap_rows(gap_stats(*in_x0), n, "_x0")
     visited = _visited(run, model)
-    on_path = [all_branches(net, visited) for net in (model, teacher.model)]
-    found += gap_rows(gap_stats(*on_path), len(visited.t), "_visited")
+    on_path = [all_branches(net, visited) for net in (model, reference.teacher.model)]
+    return found + list(gap_rows(gap_stats(*on_path), len(visited.t), "_visited"))
 
-    guidances: dict[str, float | Tensor] = {f"w={w:g}": w for w in p.ws}
-    slope = max(calibration.gap.slope, 1e-6)
-    wanted = 1 + (max(p.ws) - 1) / slope                 # what a pure error of magnitude would need
-    guidances["corrected"] = min(max(wanted, 0.0), W_MAX)
-    found.append({"metric": "w_corrected", "value": guidances["corrected"], "n": p.states})
+
+def _qualities(run: Run, arm: str, model: nn.Module, slope: float, reference: TeacherReference) -> list[dict]:
+    """Quality of samples at every scale of the w-curve, at the corrected scale, and under guidance schedules."""
+    p, features = run.profile, reference.features
+    corrected = min(max(1 + (max(p.ws) - 1) / max(slope, 1e-6), 0.0), W_MAX)   # what an error of size alone would need
+    guidances: dict[str, float | Tensor] = {f"w={w:g}": w for w in p.ws} | {"corrected": corrected}
+    found = [{"metric": "w_corrected", "value": corrected, "n": p.states}]
     if arm in ("teacher", "dash"):
         guidances |= matched_tables(p.T)
     elif p.classifier == "colour":
         guidances["tag"] = guidance.tag(p.T)
+
+    def quality(w: float | Tensor, drawn: Tensor | None, sampling_set: int = 0) -> Quality:
+        if arm == "teacher" and drawn is not None:           # its samples were drawn already, for the others
+            return quality_of(run.image_reference, drawn, run.images.num_classes)
+        return measure(run, model, w, sampling_set=sampling_set)
+
     for name, w in guidances.items():
-        reference = features[f"w={max(p.ws):g}"] if name == "corrected" else features.get(name)
-        if arm == "teacher" and reference is not None:       # its samples were drawn already, for the others
-            quality = quality_of(run.image_reference, reference, run.images.num_classes)
-        else:
-            quality = measure(run, model, w)
-        found += quality_rows(name, quality, reference)
+        drawn = features[f"w={max(p.ws):g}"] if name == "corrected" else features.get(name)
+        found += quality_rows(name, quality(w, drawn), drawn)
     for k in range(1, p.sampling_sets):                      # other labels and noise: how much of a difference is luck
         for w in p.ws:
-            reference = features[f"{_of_set(k)}w={w:g}"]
-            quality = (quality_of(run.image_reference, reference, run.images.num_classes) if arm == "teacher"
-                       else measure(run, model, w, sampling_set=k))
+            drawn = features[f"{_of_set(k)}w={w:g}"]
             found += [row | {"metric": _of_set(k) + row["metric"]}
-                      for row in quality_rows(f"w={w:g}", quality, reference)]
+                      for row in quality_rows(f"w={w:g}", quality(w, drawn, k), drawn)]
+    return found
 
-    if arm == "teacher" or objective(arm).curriculum == "relearned":
-        omega = teacher.omega if arm == "teacher" else load_curriculum(run, arm, seed)
-        if not torch.equal(omega, run.base):             # an exact teacher has learned nothing: there is no rank
-            rank = _rank_of_difficulty(run, arm, omega, own, target, states)
-            found.append({"metric": "spearman", "value": rank, "n": p.states})
-    if isinstance(model, nn.Module):
-        pruned = arm != "teacher" and objective(arm).student == "pruned"
-        with counted_passes(model) as passes:
-            measure(run, model, p.w, n=2)
-        size = pruning.n_nonzero(model) if pruned else n_parameters(model)
-        found += [{"metric": name, "value": value, "n": 1} for name, value in
-                  {"parameters": size, "flops": operations, "passes": passes[0] // 2}.items()]
-    return tidy(run, arm, seed, found)
+
+def _difficulty(run: Run, arm: str, seed: int, own: Branches, reference: TeacherReference) -> list[dict]:
+    """Spearman's correlation of a learned curriculum with the held-out loss that it was learned on."""
+    if arm == "teacher":
+        omega, losses = reference.teacher.omega, per_sample(own.cond, reference.states.eps)
+    elif objective(arm).curriculum == "relearned":
+        omega, lam = load_curriculum(run, arm, seed), objective(arm).lam
+        terms = distil_terms(own, reference.target, eps=reference.states.eps, w=1.0)
+        losses = sum(c * terms[k] for k, c in lam.items())
+    else:
+        return []
+    if torch.equal(omega, run.base):             # an exact teacher has learned nothing: there is no rank
+        return []
+    rank = rank_of_difficulty(omega, run.base, losses, reference.states.t)
+    return [{"metric": "spearman", "value": rank, "n": run.profile.states}]
+
+
+def _sizes(run: Run, arm: str, model: nn.Module, reference: TeacherReference) -> list[dict]:
+    """Parameters that are stored, operations of one pass, and passes of one image."""
+    pruned = arm != "teacher" and objective(arm).student == "pruned"
+    with counted_passes(model) as passes:
+        measure(run, model, run.profile.w, n=2)
+    size = pruning.n_nonzero(model) if pruned else n_parameters(model)
+    return [{"metric": name, "value": value, "n": 1} for name, value in
+            {"parameters": size, "flops": reference.operations[_kind(model)], "passes": passes[0] // 2}.items()]
 
 
 def _visited(run: Run, model: nn.Module) -> States:
@@ -247,24 +274,12 @@ def _visited(run: Run, model: nn.Module) -> States:
     return visited_states(model, run.schedule, y, x_T=x_T, w=p.w, steps=p.sample_steps)
 
 
-def _rank_of_difficulty(run: Run, arm: str, omega: Tensor, own: Branches, target: Branches, states: Noised) -> float:
-    """Spearman's correlation of a learned curriculum with the held-out loss that it was learned on."""
-    if arm == "teacher":
-        losses = per_sample(own.cond, states.eps)
-    else:
-        lam, terms = objective(arm).lam, distil_terms(own, target, eps=states.eps, w=1.0)
-        losses = sum(c * terms[k] for k, c in lam.items())
-    return rank_of_difficulty(omega, run.base, losses, states.t)
-
-
 def _of_set(k: int) -> str:
     """What stands before a metric that was measured on another set of labels and noise than the first."""
     return f"set{k}:" if k else ""
 
 
-def measure(
-    run: Run, model: nn.Module, w: float | Tensor, *, sampling_set: int = 0, **ddim_arguments
-) -> Quality:
+def measure(run: Run, model: nn.Module, w: float | Tensor, *, sampling_set: int = 0, **ddim_arguments) -> Quality:
     """The quality of a model under one guidance, a number or a table, by the run's own protocol.
 
     Every model gets the same labels and noise; each `sampling_set` is another draw of them.
@@ -274,7 +289,7 @@ def measure(
                 "batch": 1000 if run.device.type == "cuda" else 256} | ddim_arguments
     sampled = run.sampler(model) if settings["n"] >= 100 else model         # a graph does not pay for a few
     return measure_quality(sampled, run.schedule, run.image_reference, shape=run.images.shape, w=w,
-                                    num_classes=run.images.num_classes, device=run.device, **settings)
+                           num_classes=run.images.num_classes, device=run.device, **settings)
 
 
 def _floor_rows(run: Run) -> pd.DataFrame:

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from dashkit.datasets import fetch
-from dashkit.method.quality import frechet_distance
+from dashkit.method.quality import frechet_distance, gaussian_distance
 from dashkit.storage import store
 
 KID_IMAGES = 5000      # of the reference are kept for KID
+
 
 class Statistics(NamedTuple):
     """What samples are held against, computed once from real images."""
@@ -98,11 +99,7 @@ def fid(features: Tensor, real: Statistics) -> float:
     if features.ndim != 2 or features.shape[1] != len(real.mean) or len(features) < 2:
         raise ValueError(f"features must be (N, {len(real.mean)}) with N >= 2, not {tuple(features.shape)}")
     wide = features.double()
-    cov = torch.cov(wide.T)
-    values, vectors = torch.linalg.eigh(cov)
-    root = vectors * values.clamp(min=0).sqrt()                  # cov = root root^T
-    cross = torch.linalg.eigvalsh(root.T @ real.cov @ root).clamp(min=0).sqrt().sum()
-    return ((wide.mean(0) - real.mean).square().sum() + cov.trace() + real.cov.trace() - 2 * cross).item()
+    return gaussian_distance(wide.mean(0), torch.cov(wide.T), real.mean, real.cov)
 
 
 def kid(features: Tensor, real: Statistics) -> float:

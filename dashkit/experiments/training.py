@@ -1,6 +1,6 @@
 """Train the teacher, and its students in lockstep."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -10,22 +10,21 @@ import torch
 from torch import Tensor, nn
 
 from dashkit.experiments import processes
-from dashkit.experiments.checkpoints import clear, resumable
+from dashkit.experiments.checkpoints import TrainingJob, clear, resumable
 from dashkit.experiments.networks import check_current, load_student, load_teacher, say_stale
 from dashkit.experiments.progress import progress_bar
 from dashkit.experiments.run import CHECKPOINT, Run, Teacher
 from dashkit.experiments.threads import side_by_side
-from dashkit.method import curriculum
+from dashkit.method import curriculum, distillation
 from dashkit.method.arms import Objective, objective
 from dashkit.method.capture import Replayed
-from dashkit.method.distillation import Drawn, seeded, student_terms, teacher_targets
-from dashkit.method.guidance import Branches, check_eval, drop_labels
+from dashkit.method.distillation import Student, Targets, draw_states, new_student, seeded, teacher_targets
+from dashkit.method.guidance import check_eval, drop_labels
 from dashkit.method.images import minibatches
-from dashkit.method.losses import per_sample, total
-from dashkit.method.memory import batch_size, samples_of, split
+from dashkit.method.losses import per_sample
+from dashkit.method.memory import Parts, samples_of
 from dashkit.method.schedule import Noised, noised
-from dashkit.method.students import STUDENTS, middle_channels
-from dashkit.method.training import Learner, Step
+from dashkit.method.training import Learner, Step, fit
 from dashkit.method.unet import UNet
 from dashkit.storage import store
 
@@ -58,8 +57,9 @@ def train_teacher(run: Run) -> Iterator[Step]:
             eps = net(batch.x_t, batch.t, batch.y)
         return (model["tirt"]()[batch.t] * per_sample(eps, batch.eps)).mean()
 
-    yield from resumable(run, folder, {"teacher": learner}, loss_fn, batches(), p.teacher_steps, generator,
-                          {"teacher": run.teacher_settings()}, {"teacher": folder})
+    job = TrainingJob(run, folder, {"teacher": learner}, generator, p.teacher_steps, {"teacher": run.teacher_settings()})
+    yield from resumable(job, fit(job.learners, loss_fn, batches(), steps=job.steps, average=processes.average,
+                                  capture=run.captures))
 
 
 @contextmanager
@@ -86,58 +86,34 @@ def distil(run: Run, teacher: Teacher, arms: Sequence[str], seed: int) -> Iterat
         return
     check_eval(teacher.model)
     check_current(run, "teacher", run.seed, teacher.model)
-    images, table = run.images, {a: objective(a) for a in arms}
-    learners = {
-        a: Learner(_student(run, teacher, row, seed), lr=p.student_lr * row.lr, steps=p.student_steps,
-                   ema=p.student_ema, warmup=p.warmup, clip=p.clip)
-        for a, row in table.items()
-    }
-    called = {a: {**dict(one.model.items()), "net": run.compiled(one.model["net"])} for a, one in learners.items()}
+    table, generator = {a: objective(a) for a in arms}, torch.Generator(run.device).manual_seed(seed)
+    students = {a: _student(run, teacher, row, seed) for a, row in table.items()}
+    states = draw_states(run.images, run.schedule, p.batch, generator=generator, share=processes.own_slice(p.batch))
+    hinted, in_parts = any("hint" in row.lam for row in table.values()), Parts()
+    network = run.compiled(teacher.model)
+
+    def teach(batch: Noised) -> Targets:
+        with torch.no_grad(), run.autocast():
+            return in_parts.map(batch, partial(teacher_targets, network, hinted=hinted),
+                                said="the teacher sees batches of {n} in {parts} parts from now on")
+
+    job = TrainingJob(run, _lockstep(run, arms, seed), {a: s.learner for a, s in students.items()}, generator,
+                      p.student_steps, {a: run.student_settings(a, seed) for a in arms})
+    yield from resumable(job, distillation.distil(
+        students, Replayed(teach) if run.captures else teach, states, steps=job.steps, precision=run.autocast,
+        average=processes.average, capture=run.captures))
+
+
+def _student(run: Run, teacher: Teacher, row: Objective, seed: int) -> Student:
+    """A student at its start, on the run's device, with its optimiser and curriculum."""
+    p = run.profile
+    model = new_student(row, teacher.model, p.student, base=run.base, seed=seed)
+    model = model.to(run.device, memory_format=torch.channels_last)
+    learner = Learner(model, lr=p.student_lr * row.lr, steps=p.student_steps, ema=p.student_ema, warmup=p.warmup,
+                      clip=p.clip)
     curricula = {"transferred": teacher.omega, "base": run.base, "uniform": curriculum.uniform(run.schedule)}
-    generator = torch.Generator(run.device).manual_seed(seed)
-    hinted = any("hint" in row.lam for row in table.values())
-    look = _in_parts(run, partial(teacher_targets, run.compiled(teacher.model), hinted=hinted))
-    if run.captures:
-        look = Replayed(look)
-
-    def batches() -> Iterator[Drawn]:
-        for x0, y in minibatches(images, p.batch, generator=generator):
-            batch = noised(run.schedule, x0, y, generator=generator)
-            u = torch.rand(len(y), generator=generator, device=generator.device)
-            batch, u = (samples_of(v, processes.own_slice(p.batch)) for v in (batch, u))
-            yield Drawn(batch, *look(batch), u)
-
-    def loss_fn(arm: str, model: nn.ModuleDict, drawn: Drawn) -> Tensor:
-        row = table[arm]
-        omega = model["tirt"]() if "tirt" in model else curricula[row.curriculum]
-        with run.autocast():
-            terms = student_terms(called[arm], row, drawn)
-        return total(terms, row.lam, omega[drawn.batch.t])
-
-    settings = {a: run.student_settings(a, seed) for a in arms}
-    yield from resumable(run, _lockstep(run, arms, seed), learners, loss_fn, batches(), p.student_steps, generator,
-                          settings, {a: run.folder(a, seed) for a in arms})
-
-
-def _in_parts(run: Run, look: Callable[[Noised], tuple[Branches, Tensor]]) -> Callable[[Noised], tuple]:
-    """`look` without gradients and in the run's precision, in two, four, … parts from when memory is short."""
-    parts = 1
-
-    def joined(batch: Noised) -> tuple[Branches, Tensor]:
-        nonlocal parts
-        while True:
-            try:
-                with torch.no_grad(), run.autocast():
-                    found = [look(part) for part, _ in split(batch, parts)]
-                break
-            except torch.OutOfMemoryError:
-                if parts >= batch_size(batch):
-                    raise
-                parts = min(2 * parts, batch_size(batch))
-                print(f"out of memory: the teacher sees batches of {batch_size(batch)} in {parts} parts from now on")
-        pairs, hints = zip(*found, strict=True)
-        return Branches(*map(torch.cat, zip(*pairs, strict=True))), torch.cat(hints)
-    return joined
+    parts = {**dict(model.items()), "net": run.compiled(model["net"])}
+    return Student(row, learner, parts, curricula.get(row.curriculum, run.base))
 
 
 def _lockstep(run: Run, arms: Sequence[str], seed: int) -> Path:
@@ -154,19 +130,6 @@ def unfinished(run: Run, arms: Sequence[str], seed: int) -> list[str]:
         clear(folder)
         return []                                # whether or not another process still sees the checkpoint
     return arms if (folder / CHECKPOINT).is_file() else missing
-
-
-def _student(run: Run, teacher: Teacher, row: Objective, seed: int) -> nn.ModuleDict:
-    """A student at its start, as `net`, with what else it trains: its own curriculum, or an adapter for hints."""
-    def make() -> nn.ModuleDict:
-        parts = {"net": STUDENTS[row.student](teacher.model, run.profile.student)}
-        if row.curriculum == "relearned":
-            parts["tirt"] = curriculum.TIRT(run.base.cpu())
-        if "hint" in row.lam:
-            width, wanted = map(middle_channels, (run.profile.student, teacher.model.config))
-            parts["adapter"] = nn.Conv2d(width, wanted, 1)
-        return nn.ModuleDict(parts)
-    return seeded(seed, make).to(run.device, memory_format=torch.channels_last)
 
 
 def get_teacher(run: Run) -> Teacher:

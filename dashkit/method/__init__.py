@@ -19,7 +19,7 @@ from dashkit.method.calibration import (
 )
 from dashkit.method.cost import counted_passes, flops, peak_memory
 from dashkit.method.curriculum import TIRT
-from dashkit.method.distillation import seeded, student_terms, teacher_targets
+from dashkit.method.distillation import draw_states, new_student, seeded, student_terms, teacher_targets
 from dashkit.method.exact_teacher import ExactTeacher
 from dashkit.method.guidance import Branches, branches, drop_labels
 from dashkit.method.images import Images, minibatches, to_float, to_uint8
@@ -45,9 +45,10 @@ __all__ = [
     "GapStats", "ImageReference", "Images", "IndependentCondition", "Interval", "Learner", "Noised", "Objective",
     "Schedule", "SingleHead", "States", "Step", "UNet", "UNetConfig", "all_branches", "bootstrap", "branches",
     "class_accuracy", "composite_metric", "cosine_schedule", "counted_passes", "curriculum", "ddim", "distil_terms",
+    "draw_states",
     "drop_labels", "expand", "fit", "flops", "frechet_distance", "gap_stats", "gap_stats_by_timestep", "guidance",
     "guided_eps", "held_out_states", "make_image_reference", "measure_calibration", "measure_quality",
-    "minibatches", "n_parameters", "noised", "objective", "peak_memory", "per_sample", "pruning", "sample",
+    "minibatches", "n_parameters", "new_student", "noised", "objective", "peak_memory", "per_sample", "pruning", "sample",
     "seeded", "shapley", "statistics", "student_terms", "teacher_targets", "to_float", "to_uint8", "total",
     "train_classifier", "visited_states", "x0_branches",
 ]

@@ -1,17 +1,138 @@
-"""The lesson: the teacher's targets, the student's terms, and one plain loop."""
+"""The lesson: the teacher's targets, the student's terms, and one plain loop that trains every student of a teacher.
+
+`dashkit train` and the notebooks run this loop; what surrounds it (checkpoints, several processes, progress) is in
+`dashkit.experiments`.
+"""
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from dashkit.method.arms import Objective, pick_w
+from dashkit.method.curriculum import TIRT
 from dashkit.method.guidance import Branches, branches
-from dashkit.method.losses import distil_terms, per_sample
-from dashkit.method.schedule import Noised
-from dashkit.method.students import hint_term, with_hint
+from dashkit.method.images import Images, minibatches
+from dashkit.method.losses import distil_terms, per_sample, total
+from dashkit.method.memory import samples_of
+from dashkit.method.schedule import Noised, Schedule, noised
+from dashkit.method.students import STUDENTS, hint_term, middle_channels, with_hint
+from dashkit.method.training import Learner, Step, fit
+from dashkit.method.unet import UNet, UNetConfig
+
+
+class State(NamedTuple):
+    """What is drawn for one step, the same for every student."""
+
+    batch: Noised      # images, labels, timesteps, noise
+    u: Tensor          # (B,)  uniform numbers, for whatever else an arm draws
+
+
+class Targets(NamedTuple):
+    """What the teacher says of one batch."""
+
+    pair: Branches     # its two branches, (B, C, H, W)
+    hint: Tensor       # its middle features of the conditional one, (B, D, h, w); empty if no arm asks for them
+
+
+class Drawn(NamedTuple):
+    """What one step offers every student."""
+
+    state: State
+    targets: Targets
+
+
+class Student(NamedTuple):
+    """One student in training."""
+
+    row: Objective                    # which terms, at which weights
+    learner: Learner
+    parts: Mapping[str, nn.Module]    # `net`; `adapter` for hints; `tirt` for a curriculum of its own
+    omega: Tensor                     # (T,)  the curriculum, where there is no `tirt`
+
+
+def distil(
+    students: Mapping[str, Student],
+    teach: Callable[[Noised], Targets],
+    states: Iterable[State],
+    *,
+    steps: int,
+    precision: Callable[[], AbstractContextManager] = nullcontext,
+    **fitting: object,
+) -> Iterator[Step]:
+    """Train students in lockstep until each has done `steps` updates, yielding each step.
+
+    Each step is one batch, one pass of the teacher, and for every student
+
+        loss = mean over the batch of omega_t sum_k lam_k term_k
+
+    `teach` is the teacher, as a function (see `teacher_targets`); `precision()` is the context in which students
+    compute; `fitting` are further arguments of `fit`.
+    """
+    def batches() -> Iterator[Drawn]:
+        for state in states:
+            yield Drawn(state, teach(state.batch))
+
+    def loss_fn(name: str, model: nn.Module, drawn: Drawn) -> Tensor:
+        row, _, parts, omega = students[name]
+        omega = parts["tirt"]() if "tirt" in parts else omega
+        with precision():
+            terms = student_terms(parts, row, drawn)
+        return total(terms, row.lam, omega[drawn.state.batch.t])
+
+    learners = {name: student.learner for name, student in students.items()}
+    return fit(learners, loss_fn, batches(), steps=steps, **fitting)
+
+
+def draw_states(images: Images, schedule: Schedule, batch: int, *, generator: torch.Generator,
+                share: slice | None = None) -> Iterator[State]:
+    """Endless states of `batch` images; or of the `share` of each that is this process's."""
+    for x0, y in minibatches(images, batch, generator=generator):
+        state = State(noised(schedule, x0, y, generator=generator),
+                      torch.rand(len(y), generator=generator, device=generator.device))
+        yield samples_of(state, share) if share else state
+
+
+def teacher_targets(teacher: nn.Module, batch: Noised, *, hinted: bool = False) -> Targets:
+    """The teacher's branches on a batch, and with `hinted` its middle features of the conditional one."""
+    inputs = (batch.x_t, batch.t, batch.y)
+    if not hinted:
+        return Targets(branches(teacher, *inputs), batch.x_t.new_empty(0))
+    pair, features = with_hint(teacher, *inputs)
+    return Targets(pair, features[: len(batch.t)])
+
+
+def student_terms(parts: Mapping[str, nn.Module], row: Objective, drawn: Drawn) -> dict[str, Tensor]:
+    """Every loss term that the row's student, `net` with its `adapter` if it has one, gets; each (B,)."""
+    (batch, u), (target, hint), net = drawn.state, drawn.targets, parts["net"]
+    if row.student == "single_head":
+        low, high = net.W_RANGE
+        w = low + (high - low) * u
+        return {"guided": per_sample(net.guided(batch.x_t, batch.t, batch.y, w), target.guided(w))}
+    if "adapter" in parts:
+        student, features = with_hint(net, batch.x_t, batch.t, batch.y)
+        extra = {"hint": hint_term(parts["adapter"], features, hint)}
+    else:
+        student, extra = branches(net, batch.x_t, batch.t, batch.y), {}
+    return distil_terms(student, target, eps=batch.eps, w=pick_w(row, u)) | extra
+
+
+def new_student(row: Objective, teacher: UNet, config: UNetConfig, *, base: Tensor, seed: int) -> nn.ModuleDict:
+    """A student at its start: `net`; `tirt` if it learns a curriculum of its own, from `base` (T,); `adapter` for hints.
+    """
+    def make() -> nn.ModuleDict:
+        parts = {"net": STUDENTS[row.student](teacher, config)}
+        if row.curriculum == "relearned":
+            parts["tirt"] = TIRT(base.cpu())
+        if "hint" in row.lam:
+            width, wanted = map(middle_channels, (config, teacher.config))
+            parts["adapter"] = nn.Conv2d(width, wanted, 1)
+        return nn.ModuleDict(parts)
+    return seeded(seed, make)
+
 
 _seeding = threading.Lock()  # torch's own random state is one for all threads
 
@@ -21,36 +142,3 @@ def seeded(seed: int, make: Callable[[], nn.Module]) -> nn.Module:
     with _seeding, torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return make()
-
-
-class Drawn(NamedTuple):
-    """What one lockstep step offers every arm."""
-
-    batch: Noised      # images, timesteps, noise
-    target: Branches   # the teacher's branches there, (B, C, H, W)
-    hint: Tensor       # the teacher's middle features of the conditional one, (B, D, h, w); empty if no arm asks for it
-    u: Tensor          # uniform numbers (B,)
-
-
-def teacher_targets(teacher: nn.Module, batch: Noised, *, hinted: bool) -> tuple[Branches, Tensor]:
-    """The teacher's branches on a batch, and its middle features of the conditional one (empty unless `hinted`)."""
-    inputs = (batch.x_t, batch.t, batch.y)
-    if not hinted:
-        return branches(teacher, *inputs), batch.x_t.new_empty(0)
-    target, features = with_hint(teacher, *inputs)
-    return target, features[: len(batch.t)]
-
-
-def student_terms(model: Mapping[str, nn.Module], row: Objective, drawn: Drawn) -> dict[str, Tensor]:
-    """Every loss term that the row's student, `net` with its `adapter` if it has one, gets; each (B,)."""
-    batch, net = drawn.batch, model["net"]
-    if row.student == "single_head":
-        low, high = net.W_RANGE
-        w = low + (high - low) * drawn.u
-        return {"guided": per_sample(net.guided(batch.x_t, batch.t, batch.y, w), drawn.target.guided(w))}
-    if "adapter" in model:
-        student, features = with_hint(net, batch.x_t, batch.t, batch.y)
-        extra = {"hint": hint_term(model["adapter"], features, drawn.hint)}
-    else:
-        student, extra = branches(net, batch.x_t, batch.t, batch.y), {}
-    return distil_terms(student, drawn.target, eps=batch.eps, w=pick_w(row, drawn.u)) | extra

@@ -1,12 +1,45 @@
 """Batches in parts, for where memory is short.  Skip this file at first reading."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from typing import TypeVar
 
+import torch
 from torch import Tensor
 
 Batch = TypeVar("Batch")
+Result = TypeVar("Result")
+
+
+class Parts:
+    """Work on batches in `count` parts: one at first, and twice as many from the moment when memory is short."""
+
+    def __init__(self) -> None:
+        self.count = 1
+
+    def __call__(self, batch: Batch, work: Callable[[Iterator[tuple[Batch, float]]], Result], *, said: str = "",
+                 generator: torch.Generator | None = None) -> Result:
+        """work(parts), each part with its share of the samples; again with smaller parts where memory is short.
+
+        `said` is printed then, with {n} samples and {parts}; `generator` is put back to where it was.  Raises
+        torch.OutOfMemoryError if one sample alone is too large.
+        """
+        n, state = batch_size(batch), generator.get_state() if generator else None
+        while True:
+            try:
+                return work(split(batch, self.count))
+            except torch.OutOfMemoryError:
+                if self.count >= n:
+                    raise
+                self.count = min(2 * self.count, n)
+            if said:
+                print("out of memory: " + said.format(n=n, parts=self.count))
+            if generator:
+                generator.set_state(state)
+
+    def map(self, batch: Batch, function: Callable[[Batch], Result], **keywords) -> Result:
+        """function(batch), put together from its parts: a tensor (B, ...), or a NamedTuple of such tensors."""
+        return self(batch, lambda parts: joined([function(part) for part, _ in parts]), **keywords)
 
 
 def batch_size(batch: Batch) -> int:
@@ -34,3 +67,10 @@ def samples_of(batch: Batch, some: slice) -> Batch:
         return value.unflatten(0, (-1, n))[:, some].flatten(0, 1) if len(value) else value
 
     return batch if some == slice(0, n) else cut(batch)
+
+
+def joined(parts: list[Batch]) -> Batch:
+    """The batch that was cut into these parts: tensors, or NamedTuples of tensors, one sample after another."""
+    if isinstance(parts[0], Tensor):
+        return torch.cat(parts)
+    return type(parts[0])(*(joined(list(values)) for values in zip(*parts, strict=True)))

@@ -14,7 +14,7 @@ from dashkit.method.schedule import Schedule
 
 
 def frechet_distance(a: Tensor, b: Tensor) -> float:
-    """Fréchet distance of Gaussians fitted to features a (N, D) and b (M, D): |mu|^2 + tr(A + B - 2 (AB)^(1/2)).
+    """Fréchet distance of Gaussians fitted to features a (N, D) and b (M, D); see `gaussian_distance`.
 
     Smaller is better; biased upwards for few samples, so compare only distances of equal N, and beside a floor.
     This is FID only for Inception features.  ValueError for fewer than two samples.
@@ -25,10 +25,15 @@ def frechet_distance(a: Tensor, b: Tensor) -> float:
     if not bool(a.isfinite().all() and b.isfinite().all()):
         raise ValueError("features must be finite: samples or weights hold NaN or infinity")
     cov_a, cov_b = torch.cov(a.T).reshape(a.shape[1], -1), torch.cov(b.T).reshape(a.shape[1], -1)
+    return gaussian_distance(a.mean(0), cov_a, b.mean(0), cov_b)
+
+
+def gaussian_distance(mean_a: Tensor, cov_a: Tensor, mean_b: Tensor, cov_b: Tensor) -> float:
+    """|mean_a - mean_b|^2 + tr(A + B - 2 (AB)^(1/2)) of two Gaussians: means (D,), covariances (D, D), in float64."""
     values, vectors = torch.linalg.eigh(cov_a)
     root = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
     cross = torch.linalg.eigvalsh(root @ cov_b @ root).clamp(min=0).sqrt().sum()
-    mean = (a.mean(0) - b.mean(0)).square().sum()
+    mean = (mean_a - mean_b).square().sum()
     return (mean + cov_a.trace() + cov_b.trace() - 2 * cross).item()
 
 

@@ -2,11 +2,13 @@
 
 from collections import deque
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from dashkit.method.guidance import Model, branches, check_eval, check_labels, guidance_table
+from dashkit.method.memory import Parts
 from dashkit.method.schedule import Schedule
 
 
@@ -75,22 +77,23 @@ def _ddim(model, schedule, y, x, table, grid, x0_clip, recompute_eps) -> Iterato
         yield x
 
 
+class _Start(NamedTuple):
+    """Where sampling starts: labels (B,), and noise (B, ...), which is empty if it is still to be drawn."""
+
+    y: Tensor
+    x_T: Tensor
+
+
 def sample(model: Model, schedule: Schedule, y: Tensor, *, batch: int = 256, **ddim_arguments) -> Tensor:
     """The last state of `ddim` for all y, on the device of y; `batch` at a time, or fewer where memory is short."""
     if batch < 1:
         raise ValueError(f"batch must be positive, not {batch!r}")
-    parts, x_T, generator, i = [], ddim_arguments.pop("x_T", None), ddim_arguments.get("generator"), 0
-    while i < len(y):
-        start = {} if x_T is None else {"x_T": x_T[i : i + batch]}
-        state = None if generator is None else generator.get_state()
-        try:
-            states = ddim(model, schedule, y[i : i + batch], **start, **ddim_arguments)
-            parts.append(deque(states, maxlen=1).pop())
-            i += batch
-        except torch.OutOfMemoryError:
-            if batch == 1:
-                raise
-            batch = (batch + 1) // 2
-            if state is not None:
-                generator.set_state(state)
-    return torch.cat(parts)
+    x_T, generator, in_parts = ddim_arguments.pop("x_T", None), ddim_arguments.get("generator"), Parts()
+    noise = torch.empty(0) if x_T is None else x_T
+
+    def last(start: _Start) -> Tensor:
+        given = {} if x_T is None else {"x_T": start.x_T}
+        return deque(ddim(model, schedule, start.y, **given, **ddim_arguments), maxlen=1).pop()
+
+    starts = (_Start(y[i : i + batch], noise[i : i + batch]) for i in range(0, len(y), batch))
+    return torch.cat([in_parts.map(start, last, generator=generator) for start in starts])

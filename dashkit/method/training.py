@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dashkit.method.capture import Replayed
-from dashkit.method.memory import Batch, batch_size, split
+from dashkit.method.memory import Batch, Parts
 
 LR_MIN = 1e-6
 EXPLODED = 100.0      # times the loss of the first steps
@@ -177,13 +177,12 @@ def fit(
 
     loss_fn(name, model, batch) returns a scalar, the mean over the batch's samples.  Where the memory is too small for
     a batch, its loss is computed in halves, quarters, …, with equal results up to rounding; a batch is then a tensor or
-    a NamedTuple of tensors.  `average` is that of `Learner.update`.  The caller logs, plots, saves and may stop at any time.  Raises FloatingPointError with
-    the learner and the step when a loss is not finite, or has grown to a hundred times what it was in the first steps
-    (looked at every `check_every` steps and at the last one).  With `capture` a step is recorded as a CUDA graph and
-    replayed: loss_fn must then draw no random numbers.
+    a NamedTuple of tensors.  `average` is that of `Learner.update`.  The caller logs, plots, saves and may stop at any
+    time.  Raises FloatingPointError with the learner and the step when a loss is not finite, or has grown to a hundred
+    times what it was in the first steps (looked at every `check_every` steps and at the last one).  With `capture` a
+    step is recorded as a CUDA graph and replayed: loss_fn must then draw no random numbers.
     """
-    parts = 1
-    replayed = None
+    in_parts, replayed = Parts(), None
     if capture:
         streams = [torch.cuda.Stream() for _ in range(min(BRANCHES, len(learners)))]
         replayed = Replayed(partial(_move_all, learners, loss_fn, streams))
@@ -193,19 +192,14 @@ def fit(
     recent: dict[str, list[Tensor]] = {name: [] for name in learners}
     first: dict[str, float] = {}
     for number, batch in zip(range(done.pop() + 1, steps + 1), batches, strict=False):
-        losses = {}
-        if replayed is not None:
-            losses = _replay(replayed, learners, batch)
+        losses = {} if replayed is None else _replay(replayed, learners, batch)
         for name, learner in learners.items():
-            while name not in losses:
-                try:
-                    losses[name] = learner.update(
-                        (share * loss_fn(name, learner.model, part) for part, share in split(batch, parts)), average)
-                except torch.OutOfMemoryError:
-                    if parts >= batch_size(batch):
-                        raise
-                    parts = min(2 * parts, batch_size(batch))
-                    print(f"out of memory: batches of {batch_size(batch)} go in {parts} parts from step {number} on")
+            def update(parts: Iterator[tuple[Batch, float]], name: str = name, learner: Learner = learner) -> Tensor:
+                return learner.update((share * loss_fn(name, learner.model, part) for part, share in parts), average)
+
+            if name not in losses:
+                said = f"batches of {{n}} go in {{parts}} parts from step {number} on"
+                losses[name] = in_parts(batch, update, said=said)
             recent[name].append(losses[name])
         if number % check_every == 0 or number == steps:
             for name, values in recent.items():

@@ -521,7 +521,7 @@ def test_a_death_between_two_final_files_loses_and_leaves_nothing(trained, monke
     def die(*arguments):
         if len(written) == 2:
             raise KeyboardInterrupt
-        written.append(arguments[2])
+        written.append(arguments[1])
         return real(*arguments)
 
     monkeypatch.setattr(checkpoints, "CHECKPOINT_SECONDS", 0.0)
