@@ -28,8 +28,9 @@ ENVIRONMENT = {
 IGNORE, COMPARABLE = "nbval-ignore-output", ("text/plain", "text/html")
 SKIPPED = 77                          # browser.py's exit status where there is no browser
 BROWSED = ("01", "03", "05", "06")    # `make browser` opens the others, too
-CORE = ("schedule", "unet", "data", "profiles", "runs", "plots", "guidance", "curriculum", "exact", "objectives",
-        "claims", "sample", "metrics", "train", "recipes", "export", "journal", "checks", "fetch", "campaign")
+CORE = ("method", "storage", "datasets", "interop", "analysis", "experiments/test_runs.py",
+        "experiments/test_profiles.py", "experiments/test_campaign.py", "classroom/test_checks.py",
+        "classroom/test_journal.py", "classroom/test_plots.py")
 NBVAL = ["-m", "pytest", "-q", "--nbval", "--nbval-current-env", "--nbval-cell-timeout=300",
          "--nbval-sanitize-with", str(ROOT / "tests" / "nbval.cfg"), "-o", "addopts=-p no:cacheprovider",
          "-o", "filterwarnings="]
@@ -182,7 +183,7 @@ def site() -> bool:
 
 def browser() -> bool | None:
     """Every control of the notebooks with a widget, in JupyterLab; None where there is no browser."""
-    code = python("tests/browser.py", *BROWSED).returncode
+    code = python("tests/tools/browser.py", *BROWSED).returncode
     return None if code == SKIPPED else code == 0
 
 
@@ -201,7 +202,7 @@ def dependencies() -> bool | None:
 
 def lowest() -> bool:
     """The core on the lowest supported versions of the direct dependencies; `make lowest` runs every test so."""
-    tests = " ".join(f"tests/test_{name}.py" for name in CORE)
+    tests = " ".join(f"tests/{name}" for name in CORE)
     return subprocess.run(["make", "--no-print-directory", "lowest", f"TESTS={tests}"], cwd=ROOT).returncode == 0
 
 

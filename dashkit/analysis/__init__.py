@@ -1,7 +1,7 @@
 """Analysis: from tables of results to intervals, verdicts and the claim ledger.  For a reader of the published numbers.
 
-Nothing here trains, unless `results_of` is asked to recompute.  This room imports method, storage, datasets, interop and
-experiments.
+Nothing here trains, unless `results_of` is asked to recompute.  This room imports method, storage, datasets, interop
+and experiments.
 """
 
 from dashkit.analysis.costs import cost_ratios, cost_rows, published_cost

@@ -1,8 +1,8 @@
 """Experiments: profiles carried out, stopped and resumed, measured.  For whoever trains or adds an arm.
 
-`start_run` checks every setting; `get_teacher`, `get_students` and `get_results` train and measure what is missing.  This
-room imports method, storage, datasets and interop, and no notebook machinery.  `budget`, `campaign` and `fid` are modules
-of their own: `from dashkit.experiments import campaign`.
+`start_run` checks every setting; `get_teacher`, `get_students` and `get_results` train and measure what is missing.
+This room imports method, storage, datasets and interop, and no notebook machinery.  `budget`, `campaign` and `fid` are
+modules of their own: `from dashkit.experiments import campaign`.
 """
 
 from dashkit.experiments.budget import format_seconds

@@ -200,7 +200,7 @@ def _evaluate(run: Run, arm: str, seed: int, model: nn.Module, reference: Teache
 
 
 def _gaps_elsewhere(run: Run, arm: str, model: nn.Module, own: Branches, reference: TeacherReference) -> list[dict]:
-    """Gap statistics with other null rows, in the space of x0, and on the states that the model's own sampling visits."""
+    """Gap statistics with other null rows, in the space of x0, and on the states that the model's own samples visit."""
     found, n = [], run.profile.states
     if arm == "cond_only":                       # its null row never gets a gradient: whatever it starts as, it stays
         for name, net in other_null_rows(model).items():

@@ -57,7 +57,7 @@ class Teacher(NamedTuple):
 
 @dataclass(frozen=True)
 class Run:
-    """One profile with one seed on one device: it knows its data, its reference images and its files.  It trains nothing."""
+    """One profile with one seed on one device: its data, its reference images, its files.  It trains nothing."""
 
     profile: Profile
     seed: int = 42

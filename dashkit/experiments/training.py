@@ -57,7 +57,8 @@ def train_teacher(run: Run) -> Iterator[Step]:
             eps = net(batch.x_t, batch.t, batch.y)
         return (model["tirt"]()[batch.t] * per_sample(eps, batch.eps)).mean()
 
-    job = TrainingJob(run, folder, {"teacher": learner}, generator, p.teacher_steps, {"teacher": run.teacher_settings()})
+    settings = {"teacher": run.teacher_settings()}
+    job = TrainingJob(run, folder, {"teacher": learner}, generator, p.teacher_steps, settings)
     yield from resumable(job, fit(job.learners, loss_fn, batches(), steps=job.steps, average=processes.average,
                                   capture=run.captures))
 

@@ -1,7 +1,7 @@
 """The method: what the notebooks teach.  For a reader who knows diffusion and wants to know how guidance is distilled.
 
-Read in this order: schedule, guidance, sampling, losses, arms, curriculum, distillation, calibration.  The rest is called
-by these.  This room imports torch and numpy (pandas and scipy only for intervals), and nothing else of the kit.
+Read in this order: schedule, guidance, sampling, losses, arms, curriculum, distillation, calibration.  The rest is
+called by these.  This room imports torch and numpy (scipy for intervals alone), and nothing else of the kit.
 """
 
 from dashkit.method import curriculum, guidance, pruning, statistics
@@ -44,11 +44,10 @@ __all__ = [
     "ARMS", "FACTORIAL", "OBJECTIVES", "STUDENTS", "TERMS", "TIRT", "Branches", "Classifier", "ExactTeacher",
     "GapStats", "ImageReference", "Images", "IndependentCondition", "Interval", "Learner", "Noised", "Objective",
     "Schedule", "SingleHead", "States", "Step", "UNet", "UNetConfig", "all_branches", "bootstrap", "branches",
-    "class_accuracy", "composite_metric", "cosine_schedule", "counted_passes", "curriculum", "ddim", "distil_terms",
-    "draw_states",
-    "drop_labels", "expand", "fit", "flops", "frechet_distance", "gap_stats", "gap_stats_by_timestep", "guidance",
-    "guided_eps", "held_out_states", "make_image_reference", "measure_calibration", "measure_quality",
-    "minibatches", "n_parameters", "new_student", "noised", "objective", "peak_memory", "per_sample", "pruning", "sample",
-    "seeded", "shapley", "statistics", "student_terms", "teacher_targets", "to_float", "to_uint8", "total",
-    "train_classifier", "visited_states", "x0_branches",
+    "class_accuracy", "composite_metric", "cosine_schedule", "counted_passes", "curriculum", "ddim",
+    "distil_terms", "draw_states", "drop_labels", "expand", "fit", "flops", "frechet_distance", "gap_stats",
+    "gap_stats_by_timestep", "guidance", "guided_eps", "held_out_states", "make_image_reference",
+    "measure_calibration", "measure_quality", "minibatches", "n_parameters", "new_student", "noised", "objective",
+    "peak_memory", "per_sample", "pruning", "sample", "seeded", "shapley", "statistics", "student_terms",
+    "teacher_targets", "to_float", "to_uint8", "total", "train_classifier", "visited_states", "x0_branches",
 ]

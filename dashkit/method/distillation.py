@@ -121,8 +121,7 @@ def student_terms(parts: Mapping[str, nn.Module], row: Objective, drawn: Drawn) 
 
 
 def new_student(row: Objective, teacher: UNet, config: UNetConfig, *, base: Tensor, seed: int) -> nn.ModuleDict:
-    """A student at its start: `net`; `tirt` if it learns a curriculum of its own, from `base` (T,); `adapter` for hints.
-    """
+    """A student at its start: `net`, with `adapter` for hints, and `tirt` to learn a curriculum from `base` (T,)."""
     def make() -> nn.ModuleDict:
         parts = {"net": STUDENTS[row.student](teacher, config)}
         if row.curriculum == "relearned":

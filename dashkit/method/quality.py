@@ -169,7 +169,9 @@ class ImageReference(NamedTuple):
     accuracy: float     # of the classifier on the held-out images
 
 
-def make_image_reference(images: Images, *, n: int, seed: int, classifier: Classifier | ColourClassifier | None = None) -> ImageReference:
+def make_image_reference(
+    images: Images, *, n: int, seed: int, classifier: Classifier | ColourClassifier | None = None
+) -> ImageReference:
     """Train the classifier, unless there is one, and measure the floor for n samples (or as many as there are images).
     """
     if classifier is None:

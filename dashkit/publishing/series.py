@@ -57,11 +57,11 @@ def run_series(
         tables.write_table(folder / "results.csv", results)
     else:
         (folder / "results.csv").unlink(missing_ok=True)
+    kernels = provenance.peak_memory_mib(children=True)              # of the largest one
     store.write_json(folder / "series.json", {
         "profile": run.profile.name, "ok": not failure, "seconds": round(time.monotonic() - began, 1),
         "notebooks": [o._asdict() for o in outcomes], "seed": seed, "error": failure or None,
-        "manifest": provenance.manifest(device=device_name, settings=run.profile.asdict(),
-                                        peak_memory_mib=provenance.peak_memory_mib(children=True)),   # of the largest kernel
+        "manifest": provenance.manifest(device=device_name, settings=run.profile.asdict(), peak_memory_mib=kernels),
     })
     write_report(folder, run, outcomes, results, failure)
     if results is not None:

@@ -6,7 +6,6 @@ import pytest
 
 from dashkit.analysis.tables import calibration_table
 from dashkit.classroom.notebooks import SeriesError, execute, notebook_paths
-from dashkit.experiments import run as experiments_run
 from dashkit.experiments.evaluation import results_path
 from dashkit.experiments.run import FINAL
 from dashkit.experiments.sweeps import sweep
@@ -96,7 +95,7 @@ def test_a_series_over_damaged_files_says_so_and_leaves_no_old_verdict(
     (tmp_path / "notebooks").mkdir()
     write(tmp_path / "notebooks" / "00_fine.ipynb", parameters='profile = "smoke"\nseed = 1\ndevice = "cpu"')
     monkeypatch.setattr(series, "notebook_paths", lambda only=(): sorted((tmp_path / "notebooks").glob("*.ipynb")))
-    monkeypatch.setattr(experiments_run, "start_run", lambda *a, **k: run)
+    monkeypatch.setattr(series, "start_run", lambda *a, **k: run)
     folder = tmp_path / "build" / "smoke"
     assert series.run_series("smoke", seed=1, build=tmp_path / "build") and (folder / "results.csv").is_file()
     path = run.folder("teacher", 1) / FINAL if damaged == "final" else results_path(run)

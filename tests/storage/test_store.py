@@ -203,7 +203,8 @@ def test_the_clone_of_something_else_above_has_no_commit_for_us(tmp_path):
     subprocess.run([*git, "init", "-q"], check=True)
     subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "x"], check=True)
     code = "from dashkit.storage import provenance; print(provenance.commit(), provenance.__file__)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(place)}, cwd=tmp_path)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
+                          env=os.environ | {"PYTHONPATH": str(place)}, cwd=tmp_path)
     assert done.stdout.split() == ["unknown", str(place / "dashkit" / "storage" / "provenance.py")]
 
 

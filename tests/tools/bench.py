@@ -21,7 +21,6 @@ import torch
 from diffusers import DDIMScheduler
 from diffusers.training_utils import EMAModel
 from matplotlib import pyplot as plt
-from oracles import diffusers_twin
 from torch import Tensor, nn
 
 from dashkit.classroom import plots
@@ -38,6 +37,9 @@ from dashkit.method.schedule import Noised, cosine_schedule, noised
 from dashkit.method.training import Learner, fit
 from dashkit.method.unet import UNet, UNetConfig
 from dashkit.storage import paths, provenance, store, tables
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+from oracles import diffusers_twin
 
 OUT, PUBLISHED = paths.ROOT / "build" / "bench", paths.ROOT / "data" / "results" / "bench"
 SCHEDULE = cosine_schedule(1000)

@@ -1,4 +1,4 @@
-"""Notebooks in a real browser: `python tests/browser.py [NN …]` opens those with a widget in JupyterLab and uses them.
+"""Notebooks in a real browser: `python tests/tools/browser.py [NN …]` opens those with a widget in JupyterLab.
 
 Each is executed with the profile smoke, every control is moved by keyboard and moved back, and the figure has to follow
 both times.  An error output, an error in a callback, a page error and a request that leaves the machine are failures.

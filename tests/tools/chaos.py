@@ -30,8 +30,10 @@ import numpy as np
 import pandas as pd
 import psutil
 import torch
-from gate import stripped
 from safetensors.torch import load_file
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+from gate import stripped
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = "teacher_steps=80 student_steps=60 samples=40 states=60 sample_steps=4 batch=16 warmup=0 arms=dash,cond_only"

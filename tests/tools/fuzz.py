@@ -39,7 +39,8 @@ from PIL import Image
 from safetensors.torch import save as as_safetensors
 from torch import nn
 
-from dashkit.analysis.tables import published_results, write_published
+from dashkit.analysis import tables as analysis_tables
+from dashkit.analysis.tables import write_published
 from dashkit.classroom import journal
 from dashkit.datasets import fetch, sources
 from dashkit.datasets import files as datasets_files
@@ -581,9 +582,9 @@ KINDS = {
                              named="/"),
     "exported settings": Kind(export.CONFIG, export.read, lambda f: export.write(NET, f), objects, finite, named="/"),
     "results": Kind("r.csv", lambda f: tables.read_table(f / "r.csv"), table, None, sound_table),
-    "published table": Kind("digits/results.csv", lambda f: published_results("digits", f),
+    "published table": Kind("digits/results.csv", lambda f: analysis_tables.published_results("digits", f),
                             lambda f: write_published(table(f), {"device": "cpu"}, f / "digits"), share=0.5),
-    "published manifest": Kind("digits/manifest.json", lambda f: published_results("digits", f).table,
+    "published manifest": Kind("digits/manifest.json", lambda f: analysis_tables.published_results("digits", f).table,
                                lambda f: write_published(table(f), {"device": "cpu"}, f / "digits"), objects,
                                named="/"),
     "JSON": Kind("series.json", lambda f: store.read_json(f / "series.json"), write_series, objects,

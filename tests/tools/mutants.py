@@ -1,8 +1,8 @@
 """`make mutants`: mutmut changes the mathematics one place at a time, and the tests that reach the place must notice.
 
 The modules and their tests are in pyproject.toml under [tool.mutmut].  Survivors are listed with their change, and with
-the reason where one is written down in `tests/tools/mutants.csv`.  It fails below 90% killed and at a survivor without a
-reason.  `--only MODULE`.  mutmut leaves decorated functions, properties and what stands at module level alone.
+the reason where one is written down in `tests/tools/mutants.csv`.  It fails below 90% killed and at a survivor without
+a reason.  `--only MODULE`.  mutmut leaves decorated functions, properties and what stands at module level alone.
 """
 
 import argparse

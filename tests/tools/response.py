@@ -1,4 +1,4 @@
-"""How long each explorer takes to answer a move on this machine: `python tests/response.py`.
+"""How long each explorer takes to answer a move on this machine: `python tests/tools/response.py`.
 
 Seconds of wall time, and of processor time, which a busy machine does not lengthen as much.
 """
@@ -9,8 +9,8 @@ from pathlib import Path
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).parent))
-from test_widgets import EXPLORERS
+sys.path.insert(0, str(Path(__file__).parents[1] / "classroom"))
+from test_explorers import EXPLORERS
 
 torch.set_num_threads(1)              # as in the notebooks
 for name, (make, moves) in EXPLORERS.items():
