@@ -173,7 +173,7 @@ def stages(run: Run, plan: Plan, extract: fid.Extractor, reference: fid.Statisti
         models = {("teacher", run.seed): load_teacher(run).model, **students()}
         models = {key: run.compiled(model) for key, model in models.items()}
         for arm, seed, name in processes.own([(*key, name) for key in models for name in _guidances(run, key[0])]):
-            yield from fid_parts(run, plan, models[arm, seed], arm, seed, name, extract, reference)
+            yield from fid_parts(run, plan, models[arm, seed], Sampled(arm, seed, name), extract, reference)
 
     n_models = 1 + len(p.arms) * p.seeds
     n_parts = sum(len(_guidances(run, a)) * -(-_n(plan, a) // PART) * (1 if a == "teacher" else p.seeds)
@@ -188,8 +188,17 @@ def _n(plan: Plan, arm: str) -> int:
     return plan.fid_samples if arm in MAIN else max(20, plan.fid_samples // 5)
 
 
-def fid_path(run: Run, plan: Plan, arm: str, seed: int, name: str, reference: fid.Statistics) -> Path:
+class Sampled(NamedTuple):
+    """Samples that FID is measured of: of which network, and under which guidance."""
+
+    arm: str
+    seed: int
+    name: str      # of the guidance, a key of `_guidances`
+
+
+def fid_path(run: Run, plan: Plan, sampled: Sampled, reference: fid.Statistics) -> Path:
     """Where the results of one model and guidance are kept; those of other weights or samples are elsewhere."""
+    arm, seed, name = sampled
     w, recompute_eps = _guidances(run, arm)[name]
     key = [name, w.tolist() if isinstance(w, Tensor) else w, recompute_eps, _n(plan, arm), run.profile.sample_steps,
            run.weights(arm, seed), reference.n]           # of n images: `make_reference` always takes the same ones
@@ -205,15 +214,15 @@ def parts_path(path: Path, reference: fid.Statistics) -> Path:
     return path.with_name(f"{path.stem}-{store.fingerprint(reference.mean.tolist())}")
 
 
-def fid_parts(run: Run, plan: Plan, model: nn.Module, arm: str, seed: int, name: str, extract: fid.Extractor,
+def fid_parts(run: Run, plan: Plan, model: nn.Module, sampled: Sampled, extract: fid.Extractor,
               reference: fid.Statistics) -> Iterator[None]:
-    """FID and KID of one model under the guidance called `name`, a thousand images at a time; finished parts stay on
-    disk.
+    """FID and KID of one model under one guidance, a thousand images at a time; finished parts stay on disk.
 
     All models get the same labels and noise.
     """
+    arm, seed, name = sampled
     n, how = _n(plan, arm), _guidances(run, arm)[name]
-    path = fid_path(run, plan, arm, seed, name, reference)
+    path = fid_path(run, plan, sampled, reference)
     if path.is_file():
         return
     check_current(run, arm, seed, model)
@@ -253,7 +262,7 @@ def table(run: Run, plan: Plan, extract: fid.Extractor, reference: fid.Statistic
     teacher = load_teacher(run)
     models = {(a, s): load_student(run, a, s) for s in run.seeds for a in run.profile.arms}
     keys = [("teacher", run.seed), *models]
-    found = [tables.read_table(fid_path(run, plan, a, s, name, reference))
+    found = [tables.read_table(fid_path(run, plan, Sampled(a, s, name), reference))
              for a, s in keys for name in _guidances(run, a)]
     floor = tidy(run, "real", run.seed, [{"metric": extract.distances[0], "value": reference.floor,
                                                    "n": reference.n // 2}])

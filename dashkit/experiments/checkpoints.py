@@ -1,7 +1,7 @@
 """Training that can be stopped at any moment and goes on from there."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,7 +111,7 @@ def _restore(job: TrainingJob) -> tuple[_History, float]:
             raise ValueError("it belongs to other settings")
         for name, learner in job.learners.items():
             mark = f"{name}/"
-            learner.load({k.removeprefix(mark): v for k, v in saved.tensors.items() if k.startswith(mark)})
+            load_learner(learner, {k.removeprefix(mark): v for k, v in saved.tensors.items() if k.startswith(mark)})
         job.generator.set_state(saved.tensors["generator"])
         losses, spent = saved.tensors["history"], float(saved.meta["seconds"])
         if {(learner.done, len(job.learners)) for learner in job.learners.values()} != {tuple(losses.shape)}:
@@ -121,6 +121,30 @@ def _restore(job: TrainingJob) -> tuple[_History, float]:
     except (KeyError, TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise ValueError(f"{job.checkpoint} cannot be resumed ({error}); delete it to start afresh") from error
     return _History(losses), spent
+
+
+def load_learner(learner: Learner, tensors: Mapping[str, Tensor]) -> None:
+    """`Learner.load` for tensors from a file; ValueError, and nothing is changed, if they are not this learner's."""
+    wanted = learner.tensors()
+    try:
+        for prefix in ("model.", "ema."):
+            store.check_weights(*(_part(t, prefix) for t in (wanted, tensors)))
+        slot, vector = _part(tensors, "adam."), (torch.float32, learner.vector.shape)
+        if {k: (v.dtype, v.shape) for k, v in slot.items()} != {
+                "step": (torch.float32, ()), "exp_avg": vector, "exp_avg_sq": vector}:
+            raise ValueError("the optimiser's state is of another shape or type")
+        done, averaged, moved = (int(v) for v in (tensors["done"], tensors["averaged"], slot["step"]))
+        if not done == averaged == moved > 0:
+            raise ValueError(f"{done} updates, but {averaged} of the average and {moved} of the optimiser")
+        if bool((slot["exp_avg_sq"] < 0).any()):
+            raise ValueError("the optimiser's mean squares are negative")
+    except (RuntimeError, KeyError, ValueError, OverflowError) as error:
+        raise ValueError(f"the checkpoint does not fit this model: {error}") from error
+    learner.load(tensors)
+
+
+def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
 
 def _save(job: TrainingJob, history: _History, seconds: float) -> None:

@@ -32,7 +32,7 @@ from dashkit.method.calibration import (
 from dashkit.method.cost import counted_passes, flops
 from dashkit.method.guidance import W_MAX, Branches, matched_tables
 from dashkit.method.losses import distil_terms, per_sample
-from dashkit.method.quality import Quality, frechet_distance, measure_quality, quality_of
+from dashkit.method.quality import Quality, balanced_labels, frechet_distance, measure_quality, quality_of
 from dashkit.method.schedule import Noised
 from dashkit.method.unet import n_parameters
 from dashkit.storage import locks, provenance, store
@@ -226,7 +226,8 @@ def _qualities(run: Run, arm: str, model: nn.Module, slope: float, reference: Te
 
     def quality(w: float | Tensor, drawn: Tensor | None, sampling_set: int = 0) -> Quality:
         if arm == "teacher" and drawn is not None:           # its samples were drawn already, for the others
-            return quality_of(run.image_reference, drawn, run.images.num_classes)
+            labels = balanced_labels(len(drawn), run.images.num_classes).to(run.device)
+            return quality_of(run.image_reference, drawn, labels)
         return measure(run, model, w, sampling_set=sampling_set)
 
     for name, w in guidances.items():
@@ -279,17 +280,18 @@ def _of_set(k: int) -> str:
     return f"set{k}:" if k else ""
 
 
-def measure(run: Run, model: nn.Module, w: float | Tensor, *, sampling_set: int = 0, **ddim_arguments) -> Quality:
+def measure(run: Run, model: nn.Module, w: float | Tensor, *, n: int | None = None, sampling_set: int = 0) -> Quality:
     """The quality of a model under one guidance, a number or a table, by the run's own protocol.
 
-    Every model gets the same labels and noise; each `sampling_set` is another draw of them.
+    Every model gets the same labels and noise; each `sampling_set` is another draw of them.  `n` replaces the profile's
+    number of samples.
     """
-    p = run.profile
-    settings = {"n": p.samples, "steps": p.sample_steps, "seed": SAMPLING_SEED + 100_003 * sampling_set,
-                "batch": 1000 if run.device.type == "cuda" else 256} | ddim_arguments
-    sampled = run.sampler(model) if settings["n"] >= 100 else model         # a graph does not pay for a few
-    return measure_quality(sampled, run.schedule, run.image_reference, shape=run.images.shape, w=w,
-                           num_classes=run.images.num_classes, device=run.device, **settings)
+    y = balanced_labels(n or run.profile.samples, run.images.num_classes).to(run.device)
+    generator = torch.Generator().manual_seed(SAMPLING_SEED + 100_003 * sampling_set)
+    x_T = torch.randn((len(y), *run.images.shape), generator=generator).to(run.device)
+    sampled = run.sampler(model) if len(y) >= 100 else model         # a graph does not pay for a few
+    return measure_quality(sampled, run.schedule, run.image_reference, y=y, x_T=x_T, w=w,
+                           steps=run.profile.sample_steps, batch=1000 if run.device.type == "cuda" else 256)
 
 
 def _floor_rows(run: Run) -> pd.DataFrame:

@@ -11,7 +11,6 @@ from dashkit.method import curriculum
 from dashkit.method.arms import objective
 from dashkit.method.exact_teacher import ExactTeacher
 from dashkit.method.students import IndependentCondition, empty
-from dashkit.method.training import check_weights
 from dashkit.method.unet import UNet
 from dashkit.storage import store
 
@@ -83,7 +82,7 @@ def _load_final(run: Run, arm: str, seed: int) -> store.Saved:
 def _fill(run: Run, model: nn.Module, arm: str, seed: int, saved: store.Saved, *, prefix: str) -> nn.Module:
     weights = {k.removeprefix(prefix): v for k, v in saved.tensors.items() if k.startswith(prefix)}
     try:
-        check_weights(model, weights)
+        store.check_weights(model.state_dict(), weights)
     except ValueError as error:
         raise ValueError(f"{run.folder(arm, seed) / FINAL} does not fit its network: {error}") from error
     model.load_state_dict(weights)

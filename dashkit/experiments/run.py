@@ -21,7 +21,6 @@ from dashkit.method.exact_teacher import ExactTeacher
 from dashkit.method.images import Images
 from dashkit.method.quality import ColourClassifier, ImageReference, make_image_reference, train_colour_classifier
 from dashkit.method.schedule import Schedule, cosine_schedule
-from dashkit.method.training import check_weights
 from dashkit.method.unet import UNet
 from dashkit.storage import paths, provenance, store
 from dashkit.storage.store import sha256
@@ -206,7 +205,7 @@ def _colour_classifier(run: Run) -> ColourClassifier:
                                   {"dataset": run.profile.dataset, "commit": provenance.commit()})
     weights = dict(store.load_tensors(path).tensors)
     try:
-        check_weights(model, weights)
+        store.check_weights(model.state_dict(), weights)
     except ValueError as error:
         raise ValueError(f"{path} does not hold this classifier ({error}); delete it to train it again") from error
     model.load_state_dict(weights)

@@ -1,6 +1,6 @@
 """Quality: samples held against real images, by a small classifier and the Fréchet distance."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -193,16 +193,11 @@ class Quality(NamedTuple):
     features: Tensor   # (n, 32) of the samples, to compare them with another model's
 
 
-def measure_quality(
-    model: Model, schedule: Schedule, real: ImageReference, *, shape: Sequence[int], num_classes: int,
-    w: float | Tensor, n: int, steps: int, seed: int, device: torch.device | str = "cpu", **ddim_arguments,
-) -> Quality:
-    """Sample n images with balanced labels and compare them; equal seeds give every model the same labels and noise."""
-    y = balanced_labels(n, num_classes).to(device)
-    generator = torch.Generator().manual_seed(seed)
-    x_T = torch.randn((n, *shape), generator=generator).to(device)
-    x = sample(model, schedule, y, x_T=x_T, w=w, steps=steps, **ddim_arguments)
-    return quality_of(real, in_chunks(real.classifier.features, x), num_classes)
+def measure_quality(model: Model, schedule: Schedule, real: ImageReference, *, y: Tensor, x_T: Tensor,
+                    **ddim_arguments) -> Quality:
+    """Sample images of the labels y (n,) from the noise x_T (n, C, H, W) and compare them with real ones."""
+    x = sample(model, schedule, y, x_T=x_T, **ddim_arguments)
+    return quality_of(real, in_chunks(real.classifier.features, x), y)
 
 
 def balanced_labels(n: int, num_classes: int) -> Tensor:
@@ -210,8 +205,7 @@ def balanced_labels(n: int, num_classes: int) -> Tensor:
     return torch.arange(n) % num_classes
 
 
-def quality_of(real: ImageReference, features: Tensor, num_classes: int) -> Quality:
-    """What the reference says of samples with these features (n, 32), drawn for `balanced_labels`."""
-    y = balanced_labels(len(features), num_classes).to(features.device)
+def quality_of(real: ImageReference, features: Tensor, y: Tensor) -> Quality:
+    """The quality of samples with these features (n, D), drawn for the labels y (n,)."""
     accuracy = class_accuracy(real.classifier.head, features, y)
     return Quality(frechet_distance(features, real.reference), accuracy, len(features), features)

@@ -55,26 +55,23 @@ def ddim(
     if x0_clip is not None and not x0_clip > 0:
         raise ValueError(f"x0_clip must be positive or None, not {x0_clip!r}")
     check_eval(model), check_labels(y, model)
-    table = guidance_table(schedule.T, w).tolist()
-    grid = schedule.grid(steps)
-    return _ddim(model, schedule, y, x_T, table, grid, x0_clip, recompute_eps)
+    table, times, abar = guidance_table(schedule.T, w).tolist(), schedule.grid(steps).tolist(), schedule.alphas_cumprod
 
+    @torch.no_grad()
+    def states(x: Tensor) -> Iterator[Tensor]:
+        for time, earlier in zip(times, [*times[1:], None], strict=True):
+            t = torch.full_like(y, time)
+            eps = guided_eps(model, x, t, y, table[time])
+            x0 = schedule.predict_x0(x, t, eps)
+            if x0_clip is not None:
+                x0 = x0.clamp(-x0_clip, x0_clip)
+                if recompute_eps:
+                    eps = schedule.predict_eps(x, t, x0)
+            # the last step lands where abar = 1 and no noise is left
+            x = x0 if earlier is None else abar[earlier].sqrt() * x0 + (1 - abar[earlier]).sqrt() * eps
+            yield x
 
-@torch.no_grad()
-def _ddim(model, schedule, y, x, table, grid, x0_clip, recompute_eps) -> Iterator[Tensor]:
-    times = grid.tolist()
-    abar = schedule.alphas_cumprod
-    for time, earlier in zip(times, [*times[1:], None], strict=True):
-        t = torch.full_like(y, time)
-        eps = guided_eps(model, x, t, y, table[time])
-        x0 = schedule.predict_x0(x, t, eps)
-        if x0_clip is not None:
-            x0 = x0.clamp(-x0_clip, x0_clip)
-            if recompute_eps:
-                eps = schedule.predict_eps(x, t, x0)
-        # the last step lands where abar = 1 and no noise is left
-        x = x0 if earlier is None else abar[earlier].sqrt() * x0 + (1 - abar[earlier]).sqrt() * eps
-        yield x
+    return states(x_T)
 
 
 class _Start(NamedTuple):

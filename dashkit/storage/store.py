@@ -156,6 +156,20 @@ def check_finite(name: str, value: Tensor) -> None:
                 raise ValueError(f"{name} holds NaN or infinity")
 
 
+def check_weights(wanted: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> None:
+    """Raise ValueError unless `weights` fit a network's state: names, shapes, and types that it holds without loss."""
+    if wanted.keys() != weights.keys():
+        odd = sorted(wanted.keys() ^ weights.keys())
+        raise ValueError(f"{len(odd)} weights are missing or unknown, the first {odd[0]}")
+    for name, value in wanted.items():
+        found = weights[name]
+        kept = found.is_floating_point() == value.is_floating_point() and (
+            torch.promote_types(found.dtype, value.dtype) == value.dtype)
+        if found.shape != value.shape or not kept:
+            raise ValueError(f"{name} must be {value.dtype} {tuple(value.shape)}, "
+                             f"not {found.dtype} {tuple(found.shape)}")
+
+
 def digest(tensors: Mapping[str, Tensor], text: str) -> str:
     """SHA-256 of names, types, shapes, values and the text beside them."""
     digest = hashlib.sha256(text.encode())

@@ -9,6 +9,8 @@ from dashkit.experiments import budget, campaign, fid
 from dashkit.experiments.run import FINAL
 from dashkit.storage import store, tables
 
+DASH_TAG = campaign.Sampled("dash", 1, "tag")
+
 
 @pytest.fixture
 def run(tiny, monkeypatch):
@@ -135,14 +137,14 @@ def test_fid_under_other_guidance_is_measured_again(run):
     values = []
     for made in (one, other, one):
         drawn.clear()
-        path = campaign.fid_path(made, plan, "dash", 1, "tag", real)
+        path = campaign.fid_path(made, plan, DASH_TAG, real)
         if not path.is_file():
             path.with_name(f"{path.stem}-01234567").mkdir(parents=True)       # of an earlier classifier
-        list(campaign.fid_parts(made, plan, zero.eval(), "dash", 1, "tag", raw, real))
+        list(campaign.fid_parts(made, plan, zero.eval(), DASH_TAG, raw, real))
         values.append((tables.read_table(path).value[0], bool(drawn)))
         assert [p for p in path.parent.iterdir() if p.is_dir()] == []
     assert values[0][0] == values[2][0] != values[1][0] and [new for _, new in values] == [True, True, False]
-    assert len({campaign.fid_path(made, plan, "dash", 1, "w=1.5", real) for made in (one, other)}) == 1
+    assert len({campaign.fid_path(made, plan, DASH_TAG._replace(name="w=1.5"), real) for made in (one, other)}) == 1
 
 
 def test_the_key_of_samples_holds_how_eps_is_made_and_the_weights(run, monkeypatch):
@@ -151,10 +153,10 @@ def test_the_key_of_samples_holds_how_eps_is_made_and_the_weights(run, monkeypat
     found = set()
     for how in (campaign.Guidance(1.5), campaign.Guidance(1.5, recompute_eps=False), campaign.Guidance(2.0)):
         monkeypatch.setattr(campaign, "_guidances", lambda run, arm, how=how: {"own": how})
-        found.add(campaign.fid_path(one, plan, "dash", 1, "own", real))
+        found.add(campaign.fid_path(one, plan, DASH_TAG._replace(name="own"), real))
     assert len(found) == 3
     store.save_tensors(one.folder("dash", 1) / FINAL, {"a": torch.ones(2)}, {})
-    assert campaign.fid_path(one, plan, "dash", 1, "own", real) not in found
+    assert campaign.fid_path(one, plan, DASH_TAG._replace(name="own"), real) not in found
 
 
 def test_fid_is_kept_by_the_size_of_its_reference_and_features_by_what_extracts_them(run):
@@ -162,7 +164,7 @@ def test_fid_is_kept_by_the_size_of_its_reference_and_features_by_what_extracts_
     one = run()
     plan, features = campaign.make_plan(one, 10.0, fid_samples=20), raw(one.images.pixels)
     all_of_them, fewer, others = (fid.statistics(features[i:j]) for i, j in ((0, 400), (0, 200), (200, 400)))
-    files = [campaign.fid_path(one, plan, "dash", 1, "tag", real) for real in (all_of_them, fewer, others)]
+    files = [campaign.fid_path(one, plan, DASH_TAG, real) for real in (all_of_them, fewer, others)]
     assert files[0] != files[1] == files[2]
     assert campaign.parts_path(files[1], fewer) != campaign.parts_path(files[1], others)
     assert campaign.parts_path(files[1], fewer) == campaign.parts_path(files[1], fid.statistics(features[:200].clone()))
@@ -189,8 +191,8 @@ def test_features_of_fewer_images_are_not_taken_for_all(run, tensors, tmp_path):
     one = run()
     plan = campaign.make_plan(one, 10.0, fid_samples=20)
     real = fid.statistics(raw(one.images.test_pixels))
-    path = campaign.parts_path(campaign.fid_path(one, plan, "dash", 1, "tag", real), real) / "000000.safetensors"
+    path = campaign.parts_path(campaign.fid_path(one, plan, DASH_TAG, real), real) / "000000.safetensors"
     store.save_tensors(path, tensors, {})
-    parts = campaign.fid_parts(one, plan, None, "dash", 1, "tag", raw, real)
+    parts = campaign.fid_parts(one, plan, None, DASH_TAG, raw, real)
     with pytest.raises(ValueError, match=r"000000\.safetensors does not hold the features of 20 images"):
         next(parts)

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from dashkit.experiments.checkpoints import load_learner
 from dashkit.method.training import LR_MIN, Learner, cosine_lr, fit
 
 
@@ -91,7 +92,7 @@ def test_a_learner_goes_on_from_its_tensors_bit_for_bit():
     for step in fit({"a": broken}, loss_fn, stream, steps=10):
         if step.number == 4:
             break
-    fresh.load(broken.tensors())
+    load_learner(fresh, broken.tensors())
     list(fit({"a": fresh}, loss_fn, stream, steps=10))
     assert fresh.done == 10
     assert all(torch.equal(v, whole.tensors()[k]) for k, v in fresh.tensors().items())
@@ -100,9 +101,9 @@ def test_a_learner_goes_on_from_its_tensors_bit_for_bit():
 def test_a_checkpoint_of_another_model_is_refused():
     other = Learner(nn.Linear(4, 1), lr=0.1, steps=1, ema=0.9)
     with pytest.raises(ValueError, match="does not fit this model"):
-        learner().load(other.tensors())
+        load_learner(learner(), other.tensors())
     with pytest.raises(ValueError, match="does not fit this model"):
-        learner().load({})
+        load_learner(learner(), {})
 
 
 def test_a_loss_that_is_not_finite_stops_with_learner_and_step():
@@ -138,7 +139,7 @@ def test_an_average_that_missed_an_update_is_not_evaluated(monkeypatch):
     with pytest.raises(ValueError, match="the average has seen 0 of 1 updates"):
         _ = one.ema
     with pytest.raises(ValueError, match="does not fit this model"):
-        learner().load(one.tensors())
+        load_learner(learner(), one.tensors())
 
 
 @pytest.mark.parametrize(("key", "change", "message"), [
@@ -158,7 +159,7 @@ def test_a_checkpoint_of_another_type_or_shape_is_refused_and_changes_nothing(ke
     if change:
         tensors[key] = change(value)
     with pytest.raises(ValueError, match=f"does not fit this model: .*{message}"):
-        fresh.load(tensors)
+        load_learner(fresh, tensors)
     assert torch.equal(fresh.model.weight, before) and fresh.done == 0
 
 
@@ -215,4 +216,4 @@ def test_an_optimiser_state_of_another_kind_is_refused(change):
     state = learner.tensors()
     state[name] = spoil(state[name])
     with pytest.raises(ValueError, match="does not fit this model"):
-        learner.load(state)
+        load_learner(learner, state)

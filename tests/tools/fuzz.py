@@ -378,7 +378,7 @@ REAL = fid.statistics(torch.randn(30, 8, generator=torch.Generator().manual_seed
 
 
 def kept(run: Run, name: str) -> Path:
-    return campaign.fid_path(run, PLAN, "dash", 1, name, REAL)
+    return campaign.fid_path(run, PLAN, campaign.Sampled("dash", 1, name), REAL)
 
 
 def part(run: Run, name: str) -> Path:
@@ -407,7 +407,7 @@ class Raw:
 def read_parts(folder: Path) -> pd.DataFrame:
     run, plan = run_in(folder), campaign.make_plan(run_in(folder), 2.0)
     for name in campaign._guidances(run, "dash"):
-        for _ in campaign.fid_parts(run, plan, None, "dash", 1, name, Raw(), REAL):
+        for _ in campaign.fid_parts(run, plan, None, campaign.Sampled("dash", 1, name), Raw(), REAL):
             raise ValueError("a part was drawn again")
     paths = [kept(run, name) for name in campaign._guidances(run, "dash")]
     return pd.concat(map(tables.read_table, paths)).drop(columns="commit")
