@@ -1,6 +1,7 @@
 """Files beside the code agree with each other and with the results they quote."""
 
 import argparse
+import ast
 import json
 import os
 import re
@@ -12,13 +13,13 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from setuptools import find_packages
 
 from dashkit import cli, doctor
 from dashkit.analysis import tables
 from dashkit.analysis.tables import published_results, write_published
-from dashkit.experiments import training
 from dashkit.publishing import readme
-from dashkit.storage import paths, store
+from dashkit.storage import paths, provenance, store
 
 ROOT = paths.ROOT
 CONDA = {"torch": "pytorch"}
@@ -45,14 +46,21 @@ def test_readme_numbers_come_from_the_committed_results():
 def test_readme_example_names_things_that_exist():
     blocks = re.findall(r"```python\n(.*?)```", readme.README.read_text(), re.S)
     assert len(blocks) == 2
-    from dashkit.experiments import profiles
-    from dashkit.method import quality
-
-    modules = {"evaluate": quality, "metrics": quality, "recipes": training, "profiles": profiles}
     for block in blocks:
-        compile(block, "README", "exec")
-        used = re.findall(r"\b(evaluate|metrics|recipes|profiles)\.(\w+)", block)
-        assert used and all(hasattr(modules[m], name) for m, name in used)
+        tree = ast.parse(block)
+        imports = [n for n in tree.body if isinstance(n, ast.ImportFrom) and n.module.startswith("dashkit")]
+        exec(compile(ast.Module(imports, []), "README", "exec"), scope := {})
+        used = {n.id for n in ast.walk(tree) if isinstance(n, ast.Name)}
+        assert len(scope.keys() & used) >= 3
+
+
+def test_every_folder_with_modules_is_installed_and_the_project_is_found_from_within_it():
+    table = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]["find"]
+    installed = set(find_packages(str(ROOT), include=table["include"]))
+    assert installed == {".".join(p.relative_to(ROOT).parts) for p in (ROOT / "dashkit").rglob("*")
+                         if p.is_dir() and list(p.glob("*.py"))} | {"dashkit"}
+    assert "dashkit.classroom.exercises" in installed and (ROOT / "notebooks").is_dir()
+    assert Path(provenance.__file__).is_relative_to(paths.ROOT / "dashkit")
 
 
 def test_fill_refuses_a_readme_without_a_place():
