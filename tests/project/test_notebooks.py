@@ -71,7 +71,10 @@ def test_nothing_banned(notebook):
 
 @notebooks
 def test_cells_are_short(notebook):
-    long = [c.id for c in code(notebook) if len(c.source.splitlines()) > 18]
+    # an import that the formatter wraps counts as one line
+    lines = {c.id: re.sub(r"^from \S+ import \(.*?^\)", "from x import y", c.source, flags=re.S | re.M).splitlines()
+             for c in code(notebook)}
+    long = [name for name, source in lines.items() if len(source) > 18]
     assert not long
 
 
