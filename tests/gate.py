@@ -28,8 +28,7 @@ ENVIRONMENT = {
 IGNORE, COMPARABLE = "nbval-ignore-output", ("text/plain", "text/html")
 SKIPPED = 77                          # browser.py's exit status where there is no browser
 BROWSED = ("01", "03", "05", "06")    # `make browser` opens the others, too
-CORE = ("method", "storage", "datasets", "interop", "analysis", "experiments/test_runs.py",
-        "experiments/test_profiles.py", "experiments/test_campaign.py", "classroom/test_checks.py",
+CORE = ("method", "storage", "datasets", "interop", "analysis", "experiments", "classroom/test_checks.py",
         "classroom/test_journal.py", "classroom/test_plots.py")
 NBVAL = ["-m", "pytest", "-q", "--nbval", "--nbval-current-env", "--nbval-cell-timeout=300",
          "--nbval-sanitize-with", str(ROOT / "tests" / "nbval.cfg"), "-o", "addopts=-p no:cacheprovider",
