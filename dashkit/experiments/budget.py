@@ -98,9 +98,9 @@ def rates(run: Run) -> Rates:
         finally:
             torch.set_num_threads(cores)
 
-    judged = len(p.arms) * p.seeds
+    students = len(p.arms) * p.seeds
     return Rates(seconds(teach), seconds(distil, at_once=p.seeds), seconds(lambda: both(own), at_once=p.seeds),
-                 seconds(lambda: both(student), at_once=judged), seconds(lambda: both(own)))
+                 seconds(lambda: both(student), at_once=students), seconds(lambda: both(own)))
 
 
 def remaining(run: Run) -> Budget:

@@ -169,7 +169,7 @@ def stages(run: Run, plan: Plan, extract: fid.Extractor, reference: fid.Statisti
             if not is_measured(run, *key):
                 yield evaluate_all(run, teacher, {key: student})
 
-    def judge() -> Iterator:
+    def measure_fid() -> Iterator:
         models = {("teacher", run.seed): load_teacher(run).model, **students()}
         models = {key: run.compiled(model) for key, model in models.items()}
         for arm, seed, name in processes.own([(*key, name) for key in models for name in _guidances(run, key[0])]):
@@ -181,7 +181,7 @@ def stages(run: Run, plan: Plan, extract: fid.Extractor, reference: fid.Statisti
     return {"teacher": Stage(lambda: train_teacher(run), p.teacher_steps, True),
             "students": Stage(distil, p.student_steps * p.seeds, True),
             "evaluation": Stage(measure, n_models - 1, False),
-            "fid": Stage(judge, n_parts, False)}
+            "fid": Stage(measure_fid, n_parts, False)}
 
 
 def _n(plan: Plan, arm: str) -> int:

@@ -10,26 +10,11 @@ import zlib
 import numpy as np
 import pytest
 import torch
+from fetched import needs
 from PIL import Image
 
 from dashkit import cli
 from dashkit.datasets import fetch, files, sources
-
-
-def needs(command, name):
-    """Fetch into the project's own cache, once; skip where the package cannot be reached."""
-    if shutil.which(command) is None:
-        pytest.skip(f"NOT CHECKED: {name} needs {command}, which is not there")
-    try:
-        return fetch.fetch(name, cache=cli_cache())
-    except OSError as error:
-        pytest.skip(f"NOT CHECKED: {error}")
-
-
-def cli_cache():
-    from dashkit.storage import paths
-
-    return paths.ROOT / "data" / "cache"
 
 
 def test_the_whole_of_cifar10_is_what_it_should_be():

@@ -3,8 +3,8 @@ import math
 import numpy as np
 import pytest
 import torch
+from fetched import needs
 from PIL import Image
-from test_fetch import needs
 
 from dashkit.datasets import sources
 from dashkit.experiments import fid
