@@ -1,5 +1,4 @@
 """CUDA graphs: work that is done again and again in the same shapes costs the CPU one call in place of a thousand.
-Layer 0.
 
 Small networks are bound by the launches of their kernels.  A graph records them once and replays them together.
 """
