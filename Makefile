@@ -1,5 +1,8 @@
 # make series   execute the notebooks and write build/series/PROFILE/index.html
-# make test     every check of the project
+# make test     the quick checks: lint, unit tests, every notebook executed once and compared (8 minutes on two slow cores)
+# make test-all everything: what `make test` does, and then what it leaves out (the slow unit tests, nbval on every
+#               notebook, solved notebooks with another seed, browser, site, vulnerabilities, lowest versions)
+# make test-rest  only what `make test` leaves out (MINUTES=25: as much as fits into that time on this machine)
 # make lab      open JupyterLab       make refresh  renew the stored notebook outputs
 # make browser  every control of every notebook by keyboard, in JupyterLab (needs chromium: apt-get install chromium)
 # make stable   two refreshes of every notebook differ in nothing (ONLY=03)
@@ -25,13 +28,19 @@ VENV := .venv
 BIN := $(VENV)/bin
 export TQDM_MININTERVAL = 1
 
-.PHONY: series test lowest bench chaos fuzz mutants lab refresh stable browser editions site sweep tune publish doctor clean
+.PHONY: series test test-all test-rest lowest bench chaos fuzz mutants lab refresh stable browser editions site sweep tune publish doctor clean
 
 series: $(VENV)/.ready
 	@$(BIN)/dashkit series --profile "$(PROFILE)" --seed "$(SEED)" --device "$(DEVICE)" --only "$(ONLY)" $(foreach s,$(SET),--set "$(s)")
 
 test: $(VENV)/.ready-test
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python tests/gate.py
+
+test-all: $(VENV)/.ready-test
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python tests/gate.py all
+
+test-rest: $(VENV)/.ready-test
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python tests/gate.py rest $(if $(MINUTES),--minutes $(MINUTES))
 
 refresh: $(VENV)/.ready-test
 	@$(BIN)/python tests/gate.py refresh $(foreach n,$(subst $(comma), ,$(ONLY)),$(n))
@@ -77,7 +86,7 @@ lowest: $(VENV)/.ready-test
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 	@test -x $(VENV)-lowest/bin/python || $(BIN)/uv venv --quiet --python $(BIN)/python $(VENV)-lowest
 	@$(BIN)/uv pip install --quiet --python $(VENV)-lowest/bin/python --resolution lowest-direct '.[test]'
-	@PYTHONPATH="$(CURDIR)" PATH="$(CURDIR)/$(VENV)-lowest/bin:$$PATH" $(VENV)-lowest/bin/python -m pytest -q -n auto $(TESTS)
+	@PYTHONPATH="$(CURDIR)" PATH="$(CURDIR)/$(VENV)-lowest/bin:$$PATH" $(VENV)-lowest/bin/python -m pytest -q -n auto -m "slow or not slow" $(TESTS)
 
 lab: $(VENV)/.ready
 	@$(BIN)/jupyter lab --ServerApp.ip=127.0.0.1 --LabApp.news_url=None --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate notebooks

@@ -1,4 +1,11 @@
+"""What tests share.  A tiny run is trained, and measured, once a session; each test that needs one works on a copy."""
+
+import copy
+import hashlib
 import os
+import shutil
+import sys
+import traceback
 from functools import partial
 
 os.environ["DASHKIT_PROGRESS"] = "0"
@@ -8,8 +15,11 @@ import pytest
 import torch
 
 from dashkit.classroom import journal
+from dashkit.experiments.networks import load_teacher
 from dashkit.experiments.profiles import resolve
 from dashkit.experiments.run import Run
+from dashkit.experiments.sweeps import sweep
+from dashkit.experiments.training import get_teacher
 from dashkit.method import quality
 from dashkit.method.guidance import Branches
 from dashkit.method.schedule import cosine_schedule
@@ -45,14 +55,96 @@ def pair(generator):
     return make
 
 
+def small_run(root, seed=1, **settings):
+    """A run of a few steps."""
+    small = {"teacher_steps": 6, "student_steps": 6, "samples": 20, "states": 40, "sample_steps": 2,
+             "ws": (1.0, 1.5), "batch": 8, "warmup": 0, "arms": ("dash", "cond_only")}
+    return Run(resolve("smoke", **small | settings), seed=seed, root=root)
+
+
+@pytest.fixture(scope="session")
+def poor_classifier():
+    """Trains a classifier for one epoch, and only once for the same images and seed; each caller gets a copy."""
+    train, kept = partial(quality.train_classifier, epochs=1), {}
+
+    def take(x, y, *, num_classes, seed):
+        content = hashlib.sha256(x.cpu().numpy().tobytes() + y.cpu().numpy().tobytes()).digest()
+        key = (content, tuple(x.shape), num_classes, seed)
+        if key not in kept:
+            kept[key] = train(x, y, num_classes=num_classes, seed=seed)
+        return copy.deepcopy(kept[key])
+
+    return take
+
+
 @pytest.fixture
-def tiny(tmp_path, monkeypatch):
+def forked(tmp_path):
+    """Calls a function in a forked child, which has all that is imported here: its exit code, and what it said."""
+
+    def call(function, *arguments):
+        files = [tmp_path.with_name(f"{tmp_path.name}.{name}") for name in ("stdout", "stderr")]
+        sys.stdout.flush(), sys.stderr.flush()
+        child = os.fork()
+        if not child:
+            code = 1
+            try:
+                for number, path in enumerate(files, 1):
+                    os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+                sys.stdout, sys.stderr = (os.fdopen(number, "w", closefd=False) for number in (1, 2))
+                function(*arguments)
+                code = 0
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                sys.stdout.flush(), sys.stderr.flush()
+                os._exit(code)
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        return (code, *(path.read_text() for path in files))
+
+    return call
+
+
+@pytest.fixture
+def tiny(tmp_path, monkeypatch, poor_classifier):
     """Makes a run of a few steps that lives in a temporary folder; its judge learns for one epoch, and is as poor."""
-    monkeypatch.setattr(quality, "train_classifier", partial(quality.train_classifier, epochs=1))
+    monkeypatch.setattr(quality, "train_classifier", poor_classifier)
 
     def make(root="runs", seed=1, **settings):
-        small = {"teacher_steps": 6, "student_steps": 6, "samples": 20, "states": 40, "sample_steps": 2,
-                 "ws": (1.0, 1.5), "batch": 8, "warmup": 0, "arms": ("dash", "cond_only")}
-        return Run(resolve("smoke", **small | settings), seed=seed, root=tmp_path / root)
+        return small_run(tmp_path / root, seed, **settings)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def trained_once(tmp_path_factory):
+    """The folder of a tiny run with its teacher."""
+    run = small_run(tmp_path_factory.mktemp("trained") / "runs")
+    get_teacher(run)
+    return run.root
+
+
+@pytest.fixture(scope="session")
+def swept_once(tmp_path_factory, trained_once, poor_classifier):
+    """The folder of a tiny run with its teacher, its students and their measurements."""
+    run = small_run(tmp_path_factory.mktemp("swept") / "runs")
+    shutil.copytree(trained_once, run.root)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(quality, "train_classifier", poor_classifier)
+        sweep(run)
+    return run.root
+
+
+@pytest.fixture
+def trained(tiny, trained_once):
+    """A tiny run and its teacher."""
+    run = tiny()
+    shutil.copytree(trained_once, run.root)
+    return run, load_teacher(run)
+
+
+@pytest.fixture
+def swept(tiny, swept_once):
+    """A tiny run with its teacher, its students and their measurements."""
+    run = tiny()
+    shutil.copytree(swept_once, run.root)
+    return run

@@ -1,8 +1,14 @@
-"""The project's gate: `make test` runs every stage, `make refresh` renews the outputs stored in the notebooks.
+"""The project's gate: `python tests/gate.py` runs the quick stages, `… rest` the slow ones, `… all` both.
 
-papermill and nbval both pass vacuously in many ways; the audit and the mutation stage here are what makes them count.
+`… NAME …` runs the stages that are named; `… refresh [NN …]` renews the outputs stored in the notebooks, `… stable
+[NN …]` refreshes twice and compares.  `… rest --minutes M` leaves out what does not fit into M minutes on this machine.
+
+Each notebook is executed once, with the profile smoke.  The report, the stored outputs, the planted errors and the
+students' edition are all held against that execution; `nbval` runs beside it, to see that both judge alike.  papermill
+and nbval both pass vacuously in many ways; the audit and the mutation stage here are what makes them count.
 """
 
+import argparse
 import itertools
 import json
 import os
@@ -13,30 +19,56 @@ import sys
 import tempfile
 import time
 import tomllib
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from pathlib import Path
+from typing import NamedTuple
+from unittest import mock
 
+import psutil
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parent.parent
 WORK = ROOT / "build" / "test"
 ENVIRONMENT = {
-    **os.environ, "DASHKIT_PROFILE": "smoke", "DASHKIT_PROGRESS": "0", "DASHKIT_RUNS": str(WORK / "runs"),
-    "JUPYTER_PLATFORM_DIRS": "1", "PYTHONWARNINGS": "ignore",
+    "DASHKIT_PROFILE": "smoke", "DASHKIT_PROGRESS": "0", "DASHKIT_RUNS": str(WORK / "runs"), "OMP_NUM_THREADS": "1",
+    "OMP_WAIT_POLICY": "PASSIVE", "JUPYTER_PLATFORM_DIRS": "1", "PYTHONWARNINGS": "ignore", "MPLBACKEND": "agg",
+    "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests"), *filter(None, [os.environ.get("PYTHONPATH")])]),
 }
 IGNORE, COMPARABLE = "nbval-ignore-output", ("text/plain", "text/html")
 SKIPPED = 77                          # browser.py's exit status where there is no browser
 BROWSED = ("01", "03", "05", "06")    # `make browser` opens the others, too
+AFTER = {"04": {"02"}, "05": {"02"}, "09": {"04"}, "10": {"04"}}      # whose networks a notebook takes
+DEFAULTS = {"profile": "smoke", "seed": 42, "device": "cpu"}          # the outputs are stored with these
+NBVALED = ("03", "07")                # nbval executes these again in each test, and all of them in test-all
 CORE = ("method", "storage", "datasets", "interop", "analysis", "experiments", "classroom/test_checks.py",
         "classroom/test_journal.py", "classroom/test_plots.py")
-NBVAL = ["-m", "pytest", "-q", "--nbval", "--nbval-current-env", "--nbval-cell-timeout=300",
-         "--nbval-sanitize-with", str(ROOT / "tests" / "nbval.cfg"), "-o", "addopts=-p no:cacheprovider",
-         "-o", "filterwarnings="]
+NBVAL = ["-m", "pytest", "-q", "--nbval", "--nbval-current-env", "-o", "addopts=-p no:cacheprovider",
+         "-o", "filterwarnings=", "--nbval-sanitize-with", str(ROOT / "tests" / "nbval.cfg")]
+PATIENT = ["-p", "replay", "--nbval-cell-timeout=3600", "--nbval-kernel-startup-timeout=600"]      # it ends what hangs
+SPARE = 25.0                          # minutes that a stage may take longer than was expected, before it is stopped
 
 
-def python(*arguments: str, **keywords) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, *arguments], cwd=ROOT, env=ENVIRONMENT, **keywords)
+class NoTime(Exception):
+    """A stage was stopped, because the time of the whole test was up."""
+
+
+def call(*command: str) -> int:
+    """The exit status of a command; NoTime if it has to be stopped, with all that it started."""
+    with subprocess.Popen(command, cwd=ROOT) as process:
+        try:
+            return process.wait(None if _stop is None else max(1.0, _stop - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            for child in [*psutil.Process(process.pid).children(recursive=True), process]:
+                child.kill()
+            raise NoTime from None
+
+
+_stop: float | None = None            # when a stage that still runs is stopped (time.monotonic)
+
+
+def python(*arguments: str) -> int:
+    return call(sys.executable, *arguments)
 
 
 def notebooks() -> list[Path]:
@@ -57,18 +89,82 @@ def comparable(cell: dict) -> bool:
 
 
 def lint() -> bool:
-    return python("-m", "ruff", "check", ".").returncode == 0
+    return python("-m", "ruff", "check", ".") == 0
 
 
 def unit() -> bool:
-    return python("-m", "pytest", "-q", "-n", "auto").returncode == 0          # one process a core, one thread each
+    return python("-m", "pytest", "-q", *SIDE_BY_SIDE) == 0
+
+
+def slow() -> bool:
+    """The unit tests that are marked `slow`: several processes, compiling, JupyterLab, most hostile files."""
+    return python("-m", "pytest", "-q", *SIDE_BY_SIDE, "-m", "slow") == 0
+
+
+SIDE_BY_SIDE = ("-n", "auto", "--dist", "worksteal")       # one process a core, one thread each
+
+
+# ------------------------------------------------------------------------------------------------ the one execution
+
+
+def execute_all(sources: Sequence[Path], folder: Path, parameters: Mapping[str, object]) -> dict[str, Exception]:
+    """Execute notebooks into `folder`, one a core, each once those are done whose networks it takes.
+
+    Returns the errors by notebook.
+    """
+    from dashkit.classroom.notebooks import SeriesError, execute
+
+    def timed(path: Path) -> SeriesError | None:
+        began, error = time.monotonic(), None
+        try:
+            execute(path, folder / path.name, parameters)
+        except SeriesError as failure:
+            error = failure
+        print(f"  {path.stem:44s} {'FAILED' if error else 'ok':7s} {time.monotonic() - began:7.1f} s", flush=True)
+        return error
+
+    there, needed = {p.name[:2] for p in sources}, set().union(*AFTER.values())
+    waiting = sorted(sources, key=lambda p: p.name[:2] not in needed)         # what others wait for comes first
+    running, finished, errors = {}, set(), {}
+    with ThreadPoolExecutor(workers := len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2) as pool:
+        while waiting or running:
+            ready = [p for p in waiting if AFTER.get(p.name[:2], set()) & there <= finished]
+            for path in ready[: workers - len(running)]:
+                waiting.remove(path)
+                running[pool.submit(timed, path)] = path
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                path = running.pop(future)
+                finished.add(path.name[:2])
+                if error := future.result():
+                    errors[path.stem] = error
+    return errors
 
 
 def series() -> bool:
-    """The whole smoke series with a seed that is not the default."""
-    code = "import sys; from pathlib import Path; from dashkit.publishing.series import run_series; " \
-           f"sys.exit(not run_series('smoke', seed=7, build=Path({str(WORK / 'series')!r})))"
-    return python("-c", code).returncode == 0
+    """Execute every notebook, once; the report of the series is made of these executions."""
+    from dashkit.publishing import series as publishing
+
+    errors = execute_all(notebooks(), done := WORK / "executed", DEFAULTS)
+
+    def take(source: Path, target: Path, parameters: Mapping[str, object], *, bar: bool = False) -> None:
+        if (done / source.name).is_file():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(done / source.name, target)
+        if source.stem in errors:
+            raise errors[source.stem]
+
+    with mock.patch.object(publishing, "execute", take):
+        good = publishing.run_series(**DEFAULTS, build=WORK / "series")
+    print(*errors.values(), sep="\n")
+    return good and not errors
+
+
+def executed() -> Path:
+    """The folder with the executed notebooks; they are executed now if no stage has done it."""
+    folder = WORK / "executed"
+    if not folder.is_dir():
+        execute_all(notebooks(), folder, DEFAULTS)
+    return folder
 
 
 def audit(paths: Sequence[Path] | None = None) -> bool:
@@ -96,93 +192,170 @@ def audit(paths: Sequence[Path] | None = None) -> bool:
 
 
 def regression() -> bool:
-    return python(*NBVAL, *map(str, notebooks())).returncode == 0
+    """Every stored output equals the executed one, by nbval's own comparison."""
+    return not differences(notebooks(), executed())
+
+
+def differences(stored: Sequence[Path], folder: Path, *, show: bool = True) -> set[tuple[str, int]]:
+    """The cells, as notebook and place from 0, whose outputs differ from those of the notebooks executed in `folder`.
+
+    SystemExit if nbval compared nothing.
+    """
+    report = WORK / "comparison.json"
+    report.parent.mkdir(parents=True, exist_ok=True)
+    report.unlink(missing_ok=True)
+    command = [sys.executable, *NBVAL, "-p", "replay", "--replay", str(folder), "--color=no", "--verdicts", str(report),
+               *map(str, stored)]
+    done = subprocess.run(command, cwd=ROOT, env=os.environ | ENVIRONMENT, capture_output=not show, text=True)
+    found = json.loads(report.read_text()) if report.is_file() else []
+    cells = sum(c["cell_type"] == "code" for path in stored for c in json.loads(path.read_text())["cells"])
+    if not found or len(found) != cells or done.returncode not in (0, 1):
+        sys.exit(f"nbval compared {len(found)} of {cells} cells; its exit status is {done.returncode}")
+    differing = {(name, i) for name, i, differs in found if differs}
+    if bool(differing) != bool(done.returncode):
+        sys.exit(f"nbval ends with {done.returncode}, but names {len(differing)} cells that differ")
+    return differing
 
 
 def mutation() -> bool:
-    """One digit changed in one stored output of each notebook: nbval must notice every one."""
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        missed = list(filter(None, pool.map(_missed, notebooks())))
-    print(f"{len(notebooks()) - len(missed)} of {len(notebooks())} planted errors found", *missed, sep="\n  missed: ")
-    return not missed
+    """A digit changed in each stored output that has one: the comparison must name all of these cells, and no other."""
+    folder = WORK / "mutants"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    planted = {}
+    for path in notebooks():
+        notebook = json.loads(path.read_text())
+        planted |= {(path.stem, i): path for i in mutate(notebook)}
+        (folder / path.name).write_text(json.dumps(notebook))
+    already = differences(notebooks(), executed(), show=False)       # told by the stage before
+    found = differences(sorted(folder.glob("*.ipynb")), executed(), show=False) - (already - planted.keys())
+    bare = [p.name for p in notebooks() if p not in planted.values()]
+    print(f"{len(found & planted.keys())} of {len(planted)} planted errors found",
+          *(f"missed: {name}, cell {i}" for name, i in sorted(planted.keys() - found)),
+          *(f"nothing is planted here: {name}, cell {i}" for name, i in sorted(found - planted.keys())),
+          *(f"no stored digit to change: {name}" for name in bare), sep="\n  ")
+    return not bare and found == planted.keys()
 
 
-def _missed(path: Path) -> str:
-    """The notebook's name if nbval does not notice that a digit of it was changed."""
-    notebook = json.loads(path.read_text())
-    if not _mutate(notebook):
-        return f"{path.name} (no stored digit to change)"
-    mutant = path.with_name(f".mutant_{path.name}")
-    try:
-        mutant.write_text(json.dumps(notebook))
-        run = python(*NBVAL, str(mutant), capture_output=True, text=True)
-    finally:
-        mutant.unlink()
-    return "" if run.returncode == 1 and "1 failed" in run.stdout else path.name
-
-
-def _mutate(notebook: dict) -> bool:
-    """Change the last digit of the first comparable text output that has one, and drop the cells after it."""
-    for i, cell in enumerate(notebook["cells"]):
-        if cell["cell_type"] != "code" or not comparable(cell):
-            continue
-        for output in cell["outputs"]:
+def mutate(notebook: dict) -> list[int]:
+    """Change the last digit of every comparable output that has one; the places of the changed code cells, from 0."""
+    changed = []
+    for i, cell in enumerate(c for c in notebook["cells"] if c["cell_type"] == "code"):
+        for output in cell["outputs"] if comparable(cell) else []:
             holder, key = (output, "text") if "text" in output else (output.get("data", {}), "text/plain")
             text = "".join(holder.get(key, ""))
             mutated = re.sub(r"(\d)(\D*)$", lambda m: str((int(m[1]) + 1) % 10) + m[2], text, count=1)
             if mutated != text:
                 holder[key] = mutated
-                del notebook["cells"][i + 1 :]
-                return True
-    return False
+                changed.append(i)
+    return sorted(set(changed))
 
 
-def stable(numbers: Sequence[str] = ("03",)) -> bool:
-    """Two refreshes in a row differ in nothing, not even in the bytes of a picture."""
-    differing = [p.name for p in chosen(numbers) if len({refreshed(p), refreshed(p)}) != 1]
-    print(f"{len(chosen(numbers))} notebooks refreshed twice, {len(differing)} differ", *differing, sep="\n  ")
+def nbval() -> bool:
+    """nbval itself, with a kernel, on a few notebooks."""
+    return python(*NBVAL, *PATIENT, *map(str, chosen(NBVALED))) == 0
+
+
+def nbval_all() -> bool:
+    """nbval itself on every notebook, with nothing trained before."""
+    with other_runs("nbval"):
+        return python(*NBVAL, *PATIENT, *map(str, notebooks())) == 0
+
+
+def other_runs(name: str) -> mock._patch_dict:
+    """An empty folder of runs, whatever other stages have trained."""
+    shutil.rmtree(WORK / name, ignore_errors=True)
+    return mock.patch.dict(os.environ, DASHKIT_RUNS=str(WORK / name / "runs"))
+
+
+def stable(numbers: Sequence[str] = ()) -> bool:
+    """Two refreshes in a row differ in nothing, not even in the bytes of a picture.
+
+    Without numbers: one notebook, and the execution that is there already is the first of the two.
+    """
+    paths = chosen(numbers or ("03",))
+    first = {p: refreshed(p) if numbers else stored(executed() / p.name) for p in paths}
+    differing = [p.name for p in paths if refreshed(p) != first[p]]
+    print(f"{len(paths)} notebooks refreshed twice, {len(differing)} differ", *differing, sep="\n  ")
     return not differing
 
 
 def editions() -> bool:
-    """Students' notebooks fail at each exercise and nowhere else; the solved ones, executed here, pass every check."""
+    """The executed notebooks fail at each open exercise and nowhere else; each solution passes its cell's check."""
     import nbformat
 
-    from dashkit.classroom.editions import exercises, solved, student, verdicts
-    from dashkit.classroom.notebooks import execute
+    from dashkit.classroom import checks, journal
+    from dashkit.classroom.editions import exercises, solved, verdicts
 
-    runs = WORK / "editions" / "runs"               # work saved there is not seen by the other stages
-    if (WORK / "runs").is_dir():
-        shutil.copytree(WORK / "runs", runs, ignore=shutil.ignore_patterns("work*.json"))
-    os.environ.update(ENVIRONMENT | {"DASHKIT_RUNS": str(runs)})
-    complaints, counts = [], {"student": 0, "solution": 0}
+    complaints, counts = [], [0, 0]
     for path in notebooks():
-        source = nbformat.read(path, as_version=4)
-        for edition, made in (("student", student(source)), ("solution", solved(source))):
-            target = WORK / "editions" / edition / path.name
-            done = WORK / "series" / "smoke" / path.name          # the series has executed the student's cells already
-            if edition == "solution" or not done.is_file():
-                done = target.with_suffix(".done.ipynb")
-                target.parent.mkdir(parents=True, exist_ok=True)
-                nbformat.write(made, target)
-                execute(target, done, {})
-            said = verdicts(nbformat.read(done, as_version=4))
-            wrong = [n for n in exercises(source) if said.get(n) is not (edition == "solution")]
-            counts[edition] += len(said) - len(wrong)
-            complaints += [f"{edition}, {path.name}: the check of {n} says {said.get(n)}" for n in wrong]
-    print(*complaints, f"{counts['student']} exercises fail where they are open, {counts['solution']} pass where they "
-          f"are solved; nothing else fails in {len(notebooks())} notebooks of each edition", sep="\n")
+        source, done = (nbformat.read(p, as_version=4) for p in (path, executed() / path.name))
+        said = verdicts(done)
+        with (mock.patch.object(journal, "PATH", WORK / "editions" / "work.json"),
+              mock.patch.object(checks, "PATIENCE", 600.0)):          # how fast a machine is decides nothing
+            solutions = tried(solved(source))
+        for n in exercises(source):
+            counts[0] += said.get(n) is False
+            counts[1] += solutions.get(n) is True
+            if said.get(n) is not False:
+                complaints.append(f"student, {path.name}: the check of {n} says {said.get(n)}")
+            if solutions.get(n) is not True:
+                complaints.append(f"solution, {path.name}: the check of {n} says {solutions.get(n)}")
+    print(*complaints, f"{counts[0]} exercises fail where they are open, {counts[1]} pass where they are solved",
+          sep="\n")
+    return not complaints and min(counts) > 0
+
+
+def tried(notebook: Mapping) -> dict[str, object]:
+    """What the checks of a solved notebook say when its exercises are tried with what its first cell imports.
+
+    True, or the message: of the check, or of the error.
+    """
+    from dashkit.classroom.editions import exercises
+
+    first = next(c for c in notebook.cells if c.cell_type == "code")
+    said = {}
+    for name, i in exercises(notebook).items():
+        scope: dict[str, object] = {}
+        exec(first.source, scope)
+        check = scope["check"]
+        scope["check"] = lambda exercise, answer, check=check: said.update({exercise: check(exercise, answer)})
+        try:
+            exec(notebook.cells[i].source, scope)
+        except Exception as error:
+            said[name] = f"{type(error).__name__}: {error}"
+    return {name: True if getattr(result, "ok", False) else str(result) for name, result in said.items()}
+
+
+def solved() -> bool:
+    """The solved notebooks, executed with a seed that is not the default: every check passes."""
+    import nbformat
+
+    from dashkit.classroom.editions import exercises, solved, verdicts
+
+    with other_runs("solved"):
+        for path in notebooks():
+            nbformat.write(solved(nbformat.read(path, as_version=4)), WORK / "solved" / path.name)
+        sources = sorted((WORK / "solved").glob("*.ipynb"))
+        errors = execute_all(sources, WORK / "solved" / "executed", DEFAULTS | {"seed": 7})
+    complaints = [str(error) for error in errors.values()]
+    for path in sources:
+        if path.stem not in errors:
+            said = verdicts(nbformat.read(WORK / "solved" / "executed" / path.name, as_version=4))
+            wrong = [n for n in exercises(nbformat.read(path, as_version=4)) if said.get(n) is not True]
+            complaints += [f"{path.name}: the check of {n} says {said.get(n)}" for n in wrong]
+    print(*complaints, f"{len(sources) - len(errors)} solved notebooks executed with seed 7", sep="\n")
     return not complaints
 
 
 def site() -> bool:
     """The committed outputs as a site: no warning, every picture has words, nothing is fetched."""
-    return python("docs/pages.py").returncode == 0
+    return python("docs/pages.py") == 0
 
 
 def browser() -> bool | None:
     """Every control of the notebooks with a widget, in JupyterLab; None where there is no browser."""
-    code = python("tests/tools/browser.py", *BROWSED).returncode
+    code = python("tests/tools/browser.py", *BROWSED)
     return None if code == SKIPPED else code == 0
 
 
@@ -202,7 +375,7 @@ def dependencies() -> bool | None:
 def lowest() -> bool:
     """The core on the lowest supported versions of the direct dependencies; `make lowest` runs every test so."""
     tests = " ".join(f"tests/{name}" for name in CORE)
-    return subprocess.run(["make", "--no-print-directory", "lowest", f"TESTS={tests}"], cwd=ROOT).returncode == 0
+    return call("make", "--no-print-directory", "lowest", f"TESTS={tests}") == 0
 
 
 def _direct() -> set[str]:
@@ -233,10 +406,18 @@ def judged(entries: Sequence[dict], direct: set[str]) -> bool | None:
     return not bad
 
 
-STAGES: dict[str, Callable[[], bool | None]] = {
+QUICK: dict[str, Callable[[], bool | None]] = {
     "lint": lint, "unit": unit, "series": series, "audit": audit, "regression": regression, "mutation": mutation,
-    "stable": stable, "editions": editions, "site": site, "browser": browser, "dependencies": dependencies,
-    "lowest": lowest,
+    "editions": editions, "stable": stable, "nbval": nbval,
+}
+REST: dict[str, Callable[[], bool | None]] = {       # the most telling first: a slow machine may not reach the last
+    "slow": slow, "solved": solved, "browser": browser, "nbval_all": nbval_all, "site": site,
+    "dependencies": dependencies, "lowest": lowest,
+}
+STAGES = QUICK | REST
+SECONDS = {                           # about what the stages take on a quiet machine with two cores; for proportions
+    "unit": 200, "series": 145, "regression": 4, "mutation": 6, "editions": 5, "stable": 11, "nbval": 25,
+    "slow": 240, "solved": 145, "browser": 180, "nbval_all": 230, "site": 30, "dependencies": 20, "lowest": 300,
 }
 
 # -------------------------------------------------------------------------------------------------------- refresh
@@ -258,14 +439,19 @@ def chosen(numbers: Sequence[str]) -> list[Path]:
 
 def refreshed(path: Path) -> bytes:
     """A notebook as a refresh would store it."""
-    os.environ.update(ENVIRONMENT)
-    import nbformat
-
     from dashkit.classroom.notebooks import execute
 
     with tempfile.TemporaryDirectory() as folder:
-        execute(path, Path(folder) / path.name, {})
-        done = nbformat.read(Path(folder) / path.name, as_version=4)
+        execute(path, Path(folder) / path.name, DEFAULTS)
+        return stored(Path(folder) / path.name)
+
+
+def stored(executed: Path) -> bytes:
+    """What a refresh stores of an executed notebook."""
+    import nbformat
+
+    done = nbformat.read(executed, as_version=4)
+    done.cells = [c for c in done.cells if "injected-parameters" not in c.metadata.get("tags", [])]
     return (nbformat.writes(stripped(done), version=4) + "\n").encode()
 
 
@@ -294,27 +480,90 @@ def stripped(notebook: dict) -> dict:
     return notebook
 
 
-def main(arguments: Sequence[str]) -> int:
-    unknown = [a for a in arguments if a not in STAGES]
-    if unknown and arguments[0] not in ("refresh", "stable"):
-        sys.exit(f"unknown stage {', '.join(unknown)}; choose from {', '.join(STAGES)}, or refresh")
-    shutil.rmtree(WORK, ignore_errors=True)         # what was trained before would be spoken of in the stored outputs
-    if arguments and arguments[0] == "refresh":
-        refresh(arguments[1:])
-        return 0
-    if arguments and arguments[0] == "stable":
-        return 0 if stable(arguments[1:]) else 1
+# ------------------------------------------------------------------------------------------------------------ the run
+
+
+class Took(NamedTuple):
+    """One line of build/test/stages.json."""
+
+    verdict: str              # ok, FAILED or SKIPPED
+    seconds: float
+    cpu_seconds: float        # of all processes
+
+
+def cpu_seconds() -> float:
+    """Of this process and, where the system tells, of all that it has waited for."""
+    return sum(os.times()[:4])
+
+
+def slowness(took: Mapping[str, Mapping[str, object]]) -> float:
+    """How many times slower than the machine of SECONDS this one is, from the stages that it has done; at least 1."""
+    known = [name for name in took if name in SECONDS and took[name]["verdict"] != "SKIPPED"]
+    wanted = sum(SECONDS[name] for name in known)
+    return max(1.0, sum(took[name]["seconds"] for name in known) / wanted) if wanted else 1.0
+
+
+def run(names: Sequence[str], minutes: float | None) -> int:
+    """Run stages and keep what they took; 1 if one failed.  What does not fit into `minutes` is skipped, and said."""
+    global _stop
+    path = WORK / "stages.json"
+    took = json.loads(path.read_text()) if path.is_file() else {}
+    end = None if minutes is None else time.monotonic() + 60 * minutes
+    _stop = None if end is None else end + 60 * SPARE
     verdicts = {}
-    for name in arguments or STAGES:
+    for name in names:
+        needed, left = SECONDS.get(name, 0.0) * slowness(took), end and end - time.monotonic()
+        if left is not None and left < needed:
+            print(f"\n=== {name}: SKIPPED, no time left: it takes about {needed:.0f} s on this machine, and "
+                  f"{max(0.0, left):.0f} s are left", flush=True)
+            took[name] = Took("SKIPPED", 0.0, 0.0)._asdict()
+            verdicts[name] = None
+            continue
         print(f"\n=== {name}", flush=True)
-        began = time.monotonic()
-        verdicts[name] = STAGES[name]()
+        began, used = time.monotonic(), cpu_seconds()
+        try:
+            verdicts[name] = STAGES[name]()
+        except NoTime:
+            print("stopped: the time of the whole test is up")
+            verdicts[name] = None
         word = {True: "ok", False: "FAILED", None: "SKIPPED"}[verdicts[name]]
-        print(f"=== {name}: {word} in {time.monotonic() - began:.0f} s", flush=True)
+        took[name] = Took(word, round(time.monotonic() - began, 1), round(cpu_seconds() - used, 1))._asdict()
+        print(f"=== {name}: {word} in {took[name]['seconds']:.0f} s", flush=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(took, indent=1) + "\n")
+    print(f"\n{'stage':14s} verdict   seconds  CPU seconds")
+    for name in verdicts:
+        print(f"{name:14s} {took[name]['verdict']:8s} {took[name]['seconds']:8.0f} {took[name]['cpu_seconds']:12.0f}")
     passed, failed, skipped = ([n for n, ok in verdicts.items() if ok is kind] for kind in (True, False, None))
-    print(f"\n{len(passed)} passed, {len(failed)} failed, {len(skipped)} skipped", *skipped, flush=True)
+    seconds, used = (sum(took[n][key] for n in verdicts) for key in ("seconds", "cpu_seconds"))
+    print(f"{'together':14s} {'':8s} {seconds:8.0f} {used:12.0f}")
+    print(f"{len(passed)} passed, {len(failed)} failed, {len(skipped)} skipped", *failed, *skipped, flush=True)
     return 1 if failed else 0
 
 
+def main(arguments: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("what", nargs="*", metavar="STAGE",
+                        help=f"{', '.join(STAGES)}; or rest, all; or refresh or stable and notebooks' numbers")
+    parser.add_argument("--minutes", type=float, help="skip what does not fit into this time")
+    options = parser.parse_args(arguments)
+    first, *others = options.what or ["quick"]
+    groups = {"quick": QUICK, "rest": REST, "all": STAGES}
+    alone = first in (*groups, "refresh", "stable")
+    unknown = [name for name in (others if first in groups else [] if alone else options.what) if name not in STAGES]
+    if unknown:
+        sys.exit(f"unknown stage {', '.join(unknown)}; choose from {', '.join(STAGES)}, or rest, all, refresh")
+    if first != "rest":                             # which goes on from the quick stages
+        shutil.rmtree(WORK, ignore_errors=True)     # what was trained before would be spoken of in the stored outputs
+    os.environ.update(ENVIRONMENT)
+    if first == "refresh":
+        refresh(others)
+        return 0
+    if first == "stable":
+        return 0 if stable(others or [p.name[:2] for p in notebooks()]) else 1
+    return run(list(groups.get(first, options.what)), options.minutes)
+
+
 if __name__ == "__main__":
+    sys.path.insert(0, str(ROOT))
     sys.exit(main(sys.argv[1:]))

@@ -59,7 +59,7 @@ def execute(source: Path, target: Path, parameters: Mapping[str, object], *, bar
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         papermill.execute_notebook(str(source), str(target), dict(parameters), kernel_name=KERNEL,
-                                   progress_bar=bar, cwd=str(NOTEBOOKS),
+                                   progress_bar=bar, cwd=str(NOTEBOOKS), start_timeout=600,
                                    extra_arguments=["--IPKernelApp.log_level=40"])
     except PapermillExecutionError as error:
         source_text = error.source

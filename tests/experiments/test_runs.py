@@ -61,12 +61,6 @@ def two_threads():
     torch.set_num_threads(1)
 
 
-@pytest.fixture
-def trained(tiny):
-    run = tiny()
-    return run, get_teacher(run)
-
-
 def test_a_stopped_teacher_goes_on_bit_for_bit(tiny):
     whole, broken = tiny("whole"), tiny("broken")
     list(train_teacher(whole))
@@ -145,14 +139,20 @@ def same_numbers(a, b):
     pd.testing.assert_frame_equal(a, b, rtol=1e-6)
 
 
-def test_a_sweep_over_joblib_workers_and_over_dask_equals_one_process(tiny, two_threads):
+@pytest.mark.slow
+def test_a_sweep_over_joblib_workers_equals_one_process(tiny, two_threads):
+    whole = tiny("one", seeds=2, arms=("dash", "cond_only_icg"))
+    workers = dataclasses.replace(whole, root=whole.root.with_name("workers"))
+    same_numbers(sweep(whole), sweep(workers, jobs=2))
+
+
+@pytest.mark.slow
+def test_a_sweep_over_dask_equals_one_process(tiny, two_threads):
     import joblib
     from distributed import Client, LocalCluster
 
     whole = tiny("one", seeds=2, arms=("dash", "cond_only_icg"))
     table = sweep(whole)
-    workers = dataclasses.replace(whole, root=whole.root.with_name("workers"))
-    same_numbers(table, sweep(workers, jobs=2))
     dask = dataclasses.replace(whole, root=whole.root.with_name("dask"))
     with (
         LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None, silence_logs=50) as cluster,
@@ -275,9 +275,8 @@ def test_results_are_tidy_complete_and_reused(trained):
         assert plots.png(draw.get_figure()).startswith(b"\x89PNG")
 
 
-def test_what_is_trained_and_measured_can_be_shared_by_those_who_may_not_write(trained, monkeypatch):
-    run, teacher = trained
-    table = get_results(run, teacher, get_students(run, teacher))
+def test_what_is_trained_and_measured_can_be_shared_by_those_who_may_not_write(swept, monkeypatch):
+    run, table = swept, read_results(swept)
 
     def refuse(path, *arguments, **keywords):
         raise PermissionError(13, "Permission denied", str(path))
@@ -365,8 +364,8 @@ def test_labels_out_of_range_are_refused(trained, label):
         sample(teacher.model, run.schedule, y, x_T=states.x_t, steps=2)
 
 
-def test_measurements_of_another_commit_arm_or_seed_are_noticed(trained, capsys):
-    run, teacher = trained
+def test_measurements_of_another_commit_arm_or_seed_are_noticed(swept, capsys):
+    run, teacher = swept, load_teacher(swept)
     students = get_students(run, teacher)
     table = get_results(run, teacher, students)
     assert "measurements were made" not in capsys.readouterr().out
@@ -407,9 +406,8 @@ def test_what_is_measured_is_true_of_the_weights_that_are_there(tiny, capsys):
     assert sweep(run).equals(whole) and _evaluation_path(run, "cond_only", 1) == measured["cond_only"]
 
 
-def test_a_student_belongs_to_the_weights_of_its_teacher(tiny, capsys):
-    run = tiny()
-    sweep(run)
+def test_a_student_belongs_to_the_weights_of_its_teacher(swept, capsys):
+    run = swept
     retrained(run, "teacher")
     assert not run.is_trained("dash", 1) and not is_measured(run, "teacher", 1)
     with pytest.raises(FileNotFoundError, match=r"not trained yet .*one that is there differs in teacher_weights\)"):
@@ -435,17 +433,16 @@ def test_a_network_that_was_replaced_since_it_was_loaded_is_neither_measured_nor
     assert not list(run.root.rglob("evaluation-*")) and not run.is_trained("dash", 1)
 
 
-def test_a_damaged_table_of_results_is_written_again(trained):
-    run, teacher = trained
+def test_a_damaged_table_of_results_is_written_again(swept):
+    run, teacher = swept, load_teacher(swept)
     students = get_students(run, teacher)
     table = get_results(run, teacher, students)
     results_path(run).write_bytes(b"profile;arm\xff")
     assert get_results(run, teacher, students).equals(table) and read_results(run).equals(table)
 
 
-def test_locks_of_processes_that_died_when_their_work_was_done_go(trained):
-    run, _ = trained
-    sweep(run)
+def test_locks_of_processes_that_died_when_their_work_was_done_go(swept):
+    run = swept
     places = [run.folder("teacher", 1), run.folder("dash", 1), _lockstep(run, run.profile.arms, 1)]
     locks = [place / ".lock" for place in places]
     for lock in locks:
@@ -612,6 +609,7 @@ def test_what_cannot_be_compiled_is_refused(tiny):
         dataclasses.replace(tiny(arms=("dash", "fitnets")), compile=True)
 
 
+@pytest.mark.slow
 def test_a_compiled_run_trains_as_a_plain_one(tiny, monkeypatch):
     compiler = torch.compile
     monkeypatch.setattr(torch, "compile", lambda net, **k: compiler(net, backend="aot_eager", fullgraph=True, **k))

@@ -53,10 +53,8 @@ def test_diffusers_samples_from_it(tmp_path, generator):
     assert x.isfinite().all()
 
 
-def test_the_command_exports_a_trained_student(tiny, tmp_path, monkeypatch, capsys):
-    run = tiny()
-    teacher = get_teacher(run)
-    get_students(run, teacher)
+def test_the_command_exports_a_trained_student(swept, tmp_path, monkeypatch, capsys):
+    run = swept
     monkeypatch.setattr(experiments_run, "start_run", lambda *a, **k: run)
     assert cli.main(["export", "dash", str(tmp_path / "out"), "--profile", "smoke"]) == 0
     saved = load_student(run, "dash", run.seed).state_dict()

@@ -115,7 +115,7 @@ def test_doctor_explains_a_torchvision_built_for_another_torch(monkeypatch):
     assert "CPU-only torch beside a CUDA torchvision" in finding.detail and "pip install" in finding.detail
 
 
-@pytest.mark.parametrize(("package", "error", "message"), [
+BROKEN = [
     ("torch", "ImportError('libcudart.so: cannot open shared object file')",
      r"FAIL  torch    cannot be imported \(libcudart.*reinstall with: pip install torch torchvision"),
     ("torchvision", "RuntimeError('operator torchvision::nms does not exist')", "FAIL  torch .*CPU-only torch beside"),
@@ -124,7 +124,46 @@ def test_doctor_explains_a_torchvision_built_for_another_torch(monkeypatch):
     ("pandas", "ImportError('numpy.core.multiarray failed to import')",
      r"FAIL  imports .*ImportError: numpy.*rm -rf \.venv && make doctor"),
     ("ipywidgets", "AttributeError('x')", r"FAIL  imports .*AttributeError: x"),
-])  # fmt: skip
+]
+DOCTOR = """
+import os, sys, traceback
+from pathlib import Path
+import ipywidgets, jupyter_client, nbconvert, pandas, papermill, seaborn, sklearn, torch, torchvision   # once for all
+for folder in Path(sys.argv[1]).iterdir():
+    if child := os.fork():
+        (folder / "code").write_text(str(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])))
+        continue
+    code = 99
+    try:
+        for number, name in ((1, "stdout"), (2, "stderr")):
+            os.dup2(os.open(folder / name, os.O_WRONLY | os.O_CREAT), number)
+        for name in [m for m in sys.modules if m.partition(".")[0] == folder.name]:
+            del sys.modules[name]
+        sys.path.insert(0, str(folder))
+        from dashkit.cli import main
+        code = main(["doctor"])
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush(), sys.stderr.flush()
+        os._exit(code)
+"""
+
+
+def test_doctor_answers_where_a_package_is_broken(tmp_path):
+    for package, error, _ in BROKEN:
+        (tmp_path / package / package).mkdir(parents=True)
+        (tmp_path / package / package / "__init__.py").write_text(f"raise {error}")
+    subprocess.run([sys.executable, "-c", DOCTOR, str(tmp_path)], check=True,
+                   env=os.environ | {"PYTHONPATH": str(ROOT)})
+    for package, _, message in BROKEN:
+        code, said, wrong = ((tmp_path / package / name).read_text() for name in ("code", "stdout", "stderr"))
+        assert (code, wrong) == ("1", "") and re.search(message, said), (package, said, wrong)
+        assert len(said.splitlines()) >= 4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("package", "error", "message"), BROKEN)
 def test_doctor_answers_in_a_set_up_that_is_really_broken(tmp_path, package, error, message):
     (tmp_path / package).mkdir()
     (tmp_path / package / "__init__.py").write_text(f"raise {error}")

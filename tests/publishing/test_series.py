@@ -1,4 +1,6 @@
 import json
+import shutil
+from unittest.mock import create_autospec
 
 import nbformat
 import pandas as pd
@@ -8,11 +10,11 @@ from dashkit.analysis.tables import calibration_table
 from dashkit.classroom.notebooks import SeriesError, execute, notebook_paths
 from dashkit.experiments.evaluation import results_path
 from dashkit.experiments.run import FINAL
-from dashkit.experiments.sweeps import sweep
 from dashkit.publishing import series
 from dashkit.storage import tables
 
 START = "from dashkit.experiments.run import start_run\nstart_run(profile, seed=seed)"
+STUB = "start_run = print\nstart_run(profile)"     # where what is checked comes later: no torch
 
 
 def write(path, *cells, parameters='profile = "smoke"\nseed = 1', start=START):
@@ -42,7 +44,7 @@ def test_unknown_parameter_is_an_error_that_names_the_known_ones(tmp_path):
     (["import os\nos._exit(0)", "2"], r"00_x"),
 ])  # fmt: skip
 def test_a_notebook_that_does_not_finish_is_an_error_and_keeps_its_output(tmp_path, cells, message):
-    source = write(tmp_path / "00_x.ipynb", *cells)
+    source = write(tmp_path / "00_x.ipynb", *cells, start=STUB)
     with pytest.raises(SeriesError, match=message):
         execute(source, tmp_path / "o.ipynb", {})
     assert (tmp_path / "o.ipynb").is_file()
@@ -69,13 +71,43 @@ def test_only_picks_notebooks_and_refuses_unknown_numbers():
         notebook_paths(["77"])
 
 
-def test_a_failed_series_says_so_everywhere(tmp_path, monkeypatch, capsys):
+WHOLE = 'profile = "smoke"\nseed = 1\ndevice = "cpu"'
+
+
+@pytest.fixture
+def copied(monkeypatch):
+    """A notebook is not executed, but copied; one that raises is refused as papermill's error would be."""
+    calls = []
+
+    def copy(source, target, parameters, *, bar=False):
+        calls.append((source.stem, parameters))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, target)
+        if "raise" in source.read_text():
+            raise SeriesError(f"{source.stem}, cell 3 (x): RuntimeError: <planted>")
+
+    monkeypatch.setattr(series, "execute", create_autospec(execute, side_effect=copy))
+    yield calls
+    assert calls
+
+
+def test_a_failed_series_says_so_everywhere(tmp_path, monkeypatch, capsys, copied):
+    failed_series(tmp_path, monkeypatch, capsys)
+    parameters = {"profile": "smoke", "seed": 1, "device": "auto"}
+    assert copied == [("00_fine", parameters), ("01_broken", parameters)]
+
+
+@pytest.mark.slow
+def test_a_failed_series_of_executed_notebooks_says_so_everywhere(tmp_path, monkeypatch, capsys):
+    failed_series(tmp_path, monkeypatch, capsys)
+
+
+def failed_series(tmp_path, monkeypatch, capsys):
     folder = tmp_path / "notebooks"
     folder.mkdir()
-    whole = 'profile = "smoke"\nseed = 1\ndevice = "cpu"'
-    write(folder / "00_fine.ipynb", parameters=whole)
-    write(folder / "01_broken.ipynb", "raise RuntimeError('<planted>')", parameters=whole)
-    write(folder / "02_after.ipynb", parameters=whole)
+    write(folder / "00_fine.ipynb", parameters=WHOLE)
+    write(folder / "01_broken.ipynb", "raise RuntimeError('<planted>')", parameters=WHOLE)
+    write(folder / "02_after.ipynb", parameters=WHOLE)
     monkeypatch.setattr(series, "notebook_paths", lambda only=(): sorted(folder.glob("*.ipynb")))
     assert series.run_series("smoke", seed=1, build=tmp_path / "build") is False
     written = json.loads((tmp_path / "build" / "smoke" / "series.json").read_text())
@@ -88,12 +120,11 @@ def test_a_failed_series_says_so_everywhere(tmp_path, monkeypatch, capsys):
 
 @pytest.mark.parametrize(("damaged", "cut"), [("final", 100), ("results", 100), ("results", -5), ("results", None)])
 def test_a_series_over_damaged_files_says_so_and_leaves_no_old_verdict(
-    tiny, tmp_path, monkeypatch, capsys, damaged, cut
+    swept, tmp_path, monkeypatch, capsys, copied, damaged, cut
 ):
-    run = tiny()
-    sweep(run)
+    run = swept
     (tmp_path / "notebooks").mkdir()
-    write(tmp_path / "notebooks" / "00_fine.ipynb", parameters='profile = "smoke"\nseed = 1\ndevice = "cpu"')
+    write(tmp_path / "notebooks" / "00_fine.ipynb", parameters=WHOLE)
     monkeypatch.setattr(series, "notebook_paths", lambda only=(): sorted((tmp_path / "notebooks").glob("*.ipynb")))
     monkeypatch.setattr(series, "start_run", lambda *a, **k: run)
     folder = tmp_path / "build" / "smoke"

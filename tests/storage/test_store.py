@@ -172,20 +172,20 @@ def test_the_lock_stays_while_a_later_claim_works(tmp_path):
     assert list(tmp_path.iterdir()) == [] and not locks.is_current(tmp_path, token)
 
 
-MANY_WRITES = """
-import sys
-from pathlib import Path
-from dashkit.storage import store
-for i in range(1500):
-    store.write_bytes(Path(sys.argv[1]), b"x" * 100)
-"""
+def write_many(path):
+    for _ in range(1500):
+        store.write_bytes(path, b"x" * 100)
 
 
-def test_many_writers_of_one_file_do_not_trip_over_each_other(tmp_path):
-    code = MANY_WRITES.replace("import sys", "import os, sys; os.fsync = lambda _: None")
-    writers = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "x")], stderr=subprocess.PIPE, text=True)
-               for _ in range(3)]
-    assert [(w.communicate()[1], w.returncode) for w in writers] == [("", 0)] * 3
+def test_many_writers_of_one_file_do_not_trip_over_each_other(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "fsync", lambda _: None)
+    context = multiprocessing.get_context("fork")
+    writers = [context.Process(target=write_many, args=(tmp_path / "x",)) for _ in range(3)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    assert [w.exitcode for w in writers] == [0] * 3
     assert [(p.name, p.read_bytes()) for p in tmp_path.iterdir()] == [("x", b"x" * 100)]
 
 
@@ -195,17 +195,25 @@ def test_a_commit_made_while_the_process_runs_is_not_taken_for_its_own(monkeypat
     assert provenance.commit() == own
 
 
-def test_the_clone_of_something_else_above_has_no_commit_for_us(tmp_path):
+def commit_of_a_copy(place):
+    for name in [m for m in sys.modules if m.partition(".")[0] == "dashkit"]:
+        del sys.modules[name]
+    sys.path.insert(0, str(place))
+    from dashkit.storage import provenance, store
+
+    print(provenance.commit(), store.__file__)
+
+
+def test_the_clone_of_something_else_above_has_no_commit_for_us(tmp_path, forked, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     place = tmp_path / "other" / "lib"
     place.mkdir(parents=True)
     shutil.copytree(Path(store.__file__).parents[1], place / "dashkit")
     git = ["git", "-C", str(tmp_path / "other"), "-c", "user.name=x", "-c", "user.email=x@x"]
     subprocess.run([*git, "init", "-q"], check=True)
     subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "x"], check=True)
-    code = "from dashkit.storage import provenance; print(provenance.commit(), provenance.__file__)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
-                          env=os.environ | {"PYTHONPATH": str(place)}, cwd=tmp_path)
-    assert done.stdout.split() == ["unknown", str(place / "dashkit" / "storage" / "provenance.py")]
+    _, said, _ = forked(commit_of_a_copy, place)
+    assert said.split() == ["unknown", str(place / "dashkit" / "storage" / "provenance.py")]
 
 
 def test_a_write_removes_what_a_killed_writer_of_the_same_file_left(tmp_path):
@@ -216,32 +224,26 @@ def test_a_write_removes_what_a_killed_writer_of_the_same_file_left(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == [".x.json.def.tmp", "x.json"]
 
 
-READ_ONLY = """
-import sys
-from pathlib import Path
-from dashkit.storage import locks
-from dashkit.storage import store
-folder = Path(sys.argv[1])
-if __import__("os").getuid() == 0:
-    __import__("os").setuid(65534)                     # root may write anywhere
-for act in (lambda: store.write_json(folder / "x.json", {}), lambda: locks.lock_folder(folder).__enter__()):
-    try:
-        act()
-    except PermissionError as error:
-        print(error)
-"""
+def write_into(folder):
+    if os.getuid() == 0:
+        os.setuid(65534)                               # root may write anywhere
+    for act in (lambda: store.write_json(folder / "x.json", {}), lambda: locks.lock_folder(folder).__enter__()):
+        try:
+            act()
+        except PermissionError as error:
+            print(error)
 
 
-def test_a_read_only_folder_gives_one_clear_line_and_stays_empty(tmp_path):
+def test_a_read_only_folder_gives_one_clear_line_and_stays_empty(tmp_path, forked):
     folder = tmp_path / "closed"
     folder.mkdir()
     folder.chmod(0o555)
     for parent in [p for p in tmp_path.parents if p.stat().st_uid == os.getuid() and len(p.parts) > 2]:
         parent.chmod(parent.stat().st_mode | 0o055)        # so that another user gets there at all
     tmp_path.chmod(0o755)
-    done = subprocess.run([sys.executable, "-c", READ_ONLY, str(folder)], capture_output=True, text=True)
-    lines = done.stdout.splitlines()
-    assert len(lines) == 2 and not done.stderr, done.stderr
+    _, said, wrong = forked(write_into, folder)
+    lines = said.splitlines()
+    assert len(lines) == 2 and not wrong, wrong
     said = r"\[Errno 13\] Permission denied: cannot write it; give yourself access or set DASHKIT_RUNS, then run "
     assert all(re.fullmatch(rf"{said}the same again: '{folder}.*'", line) for line in lines)
     assert list(folder.iterdir()) == []
@@ -277,23 +279,17 @@ def test_one_flipped_bit_in_a_checkpoint_is_noticed(tmp_path, place):
         store.load_tensors(path)
 
 
-WRITTEN_OVER = """
-import sys
-from pathlib import Path
-from dashkit.storage import store
-path = Path(sys.argv[1])
-tensors = store.load_tensors(path).tensors
-path.write_bytes(bytes(len(path.read_bytes())))      # in place, as cp does; the same length, and then none
-print(tensors["a"].sum().item())
-path.write_bytes(b"")
-print(tensors["a"].sum().item())
-"""
+def write_over(path):
+    tensors = store.load_tensors(path).tensors
+    path.write_bytes(bytes(len(path.read_bytes())))      # in place, as cp does; the same length, and then none
+    print(tensors["a"].sum().item())
+    path.write_bytes(b"")
+    print(tensors["a"].sum().item())
 
 
-def test_what_was_read_stays_when_its_file_is_written_over(tmp_path):
-    path = saved(tmp_path, a=torch.ones(10_000))
-    done = subprocess.run([sys.executable, "-c", WRITTEN_OVER, str(path)], capture_output=True, text=True)
-    assert (done.returncode, done.stdout.split()) == (0, ["10000.0"] * 2)
+def test_what_was_read_stays_when_its_file_is_written_over(tmp_path, forked):
+    code, said, _ = forked(write_over, saved(tmp_path, a=torch.ones(10_000)))
+    assert (code, said.split()) == (0, ["10000.0"] * 2)
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 
+@pytest.mark.slow
 def test_killed_work_goes_on_and_ends_as_undisturbed_work_does(capsys, monkeypatch):
     monkeypatch.setattr(chaos, "TOO_SMALL", 1)
     monkeypatch.setattr(chaos, "TWICE", 1)

@@ -15,7 +15,10 @@ FEW = {"weights of Inception": 1, "checkpoint, resumed": 4, "features for FID": 
        "archive of CIFAR": 8}
 
 
-@pytest.mark.parametrize("name", fuzz.KINDS)
+QUICK = ("teacher", "settings", "JSON", "published table")        # one a reader: networks, text, JSON, tables
+
+
+@pytest.mark.parametrize("name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in fuzz.KINDS])
 def test_damaged_and_hostile_files_end_as_they_must(name, tmp_path):
     if name == "package of Fashion" and shutil.which("dpkg-deb") is None:
         pytest.skip("LEFT OUT: no dpkg-deb")
