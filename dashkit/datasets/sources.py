@@ -11,23 +11,24 @@ from dashkit.method.images import Images
 
 DATASETS = ("digits", "digits_validation", "fashion_mnist", "cifar10", "cifar10_mirrored", "cifar16",
             "cifar16_mirrored", "cifar100", "imagenet64")
+CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 HELD_OUT, VALIDATION = 500, 300
 
 
 def source_file(name: str, cache: Path) -> Path | None:
     """The file that a data set is read from; None for the digits, which scikit-learn ships."""
-    return None if name.startswith("digits") else cache / f"{name.removesuffix('_mirrored')}.npz"
+    return None if name.startswith("digits") else Path(cache) / f"{name.removesuffix('_mirrored')}.npz"
 
 
-def load_images(name: str, *, cache: Path = Path("data/cache")) -> Images:
+def load_images(name: str, *, cache: Path | str = Path("data/cache")) -> Images:
     """The data set called `name`.
 
     `digits` are the 1,797 8x8 digits inside scikit-learn, 500 of them held out by a fixed stratified split;
     `digits_validation` are the training images of that split, 300 of them held out, for choosing settings.
     `cifar16` is CIFAR-10 at half size, each pixel the mean of 2x2; `cifar10_mirrored` and `cifar16_mirrored` have the
     training images and their mirror images.  Every other set is read from `cache`/NAME.npz, with the arrays `pixels`
-    and `test_pixels`, uint8 (N, C, H, W), and `labels` and `test_labels`, integers (N,).  ValueError for an unknown
-    name, FileNotFoundError if there is no file.
+    and `test_pixels`, uint8 (N, C, H, W), `labels` and `test_labels`, integers (N,), and, if its classes have names,
+    `names`, texts (K,).  ValueError for an unknown name, FileNotFoundError if there is no file.
     """
     if name == "digits":
         return _digits()
@@ -45,8 +46,11 @@ def load_images(name: str, *, cache: Path = Path("data/cache")) -> Images:
             "(see data/README.md); the profiles smoke and digits need no file."
         )
     arrays = files.read_npz(path, ("pixels", "labels", "test_pixels", "test_labels"))
+    names = np.array(CIFAR10 if name == "cifar16" else (), dtype=str)      # the file of cifar16 holds none
+    if files.holds(path, "names"):
+        names, = files.read_npz(path, ("names",))
     try:
-        return files.from_arrays(*arrays)
+        return files.from_arrays(*arrays, names=names)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 

@@ -23,6 +23,7 @@ from dashkit.experiments.evaluation import evaluate_all, is_measured, tidy
 from dashkit.experiments.networks import check_current, load_student, load_teacher
 from dashkit.experiments.profiles import PROFILES
 from dashkit.experiments.progress import progress_bar
+from dashkit.experiments.ready import FEWEST_FID, check_run
 from dashkit.experiments.run import SAMPLING_SEED, Run
 from dashkit.experiments.training import train_teacher
 from dashkit.method import guidance
@@ -52,12 +53,22 @@ def plan_path(run: Run) -> Path:
     return run.root / run.profile.name / f"campaign-s{run.seed}-{store.fingerprint(run.profile.asdict())}.json"
 
 
+def check(run: Run, *, reference: int | None = None, publish: Path | None = None) -> None:
+    """`ready.check_run` of a campaign: FID's weights and package must be there, unless its images are grey."""
+    weights = paths.CACHE / fetch.INCEPTION if run.profile.teacher.channels == 3 else None
+    if publish and weights is None:
+        raise ValueError(f"a campaign of {run.profile.name} has no FID to publish; choose a profile with colour images")
+    check_run(run, weights=weights, reference=reference, publish=publish)
+
+
 def make_plan(run: Run, hours: float, *, fid_samples: int = 50_000) -> Plan:
     """The plan of this run: the one begun before, or a new one from rates measured now.
 
     Steps fill their share of the time, but are never more than the profile's; so is the number of samples, up to
-    `fid_samples`.  ValueError for other hours or `fid_samples` than those of a campaign already begun.
+    `fid_samples`.  ValueError for other hours or `fid_samples` than those of a campaign already begun, and whatever
+    `ready.check_run` says.
     """
+    check(run)
     if not 0 < hours <= 10_000 or fid_samples < 20:
         raise ValueError(f"hours must be in (0, 10000] and fid_samples at least 20, not {hours!r} and {fid_samples!r}")
     path = plan_path(run)
@@ -307,8 +318,8 @@ def make_reference(run: Run, n: int | None = None) -> tuple[fid.Extractor, fid.S
     Fewer than all are a random selection, always the same one.  Grey images get `SmallFeatures`.
     """
     pixels = sources.load_images(run.profile.dataset.removesuffix("_mirrored"), cache=paths.CACHE).pixels
-    if n is not None and not 4 <= n <= len(pixels):
-        raise ValueError(f"the reference must be 4 to {len(pixels)} images, not {n!r}")
+    if n is not None and not FEWEST_FID <= n <= len(pixels):
+        raise ValueError(f"the reference must be {FEWEST_FID} to {len(pixels)} images, not {n!r}")
     if n is not None and n < len(pixels):    # at random: the first n of a data set stored class by class are one class
         pixels = pixels[torch.randperm(len(pixels), generator=torch.Generator().manual_seed(0))[:n]]
     if run.profile.teacher.channels != 3:

@@ -69,7 +69,7 @@ def _resumed(job: TrainingJob, loop: Iterator[Step], token: object) -> Iterator[
             if main and step.number == job.steps:
                 for name, losses in zip(job.columns, history.table().T, strict=True):
                     _finish(job, name, losses, spent + now - began)
-                job.checkpoint.unlink(missing_ok=True)
+                locks.remove(job.checkpoint)
             yield step
     except GeneratorExit:                                 # the caller stopped between two steps
         if 0 < len(history) < job.steps and main and locks.is_current(job.folder, token):
@@ -178,7 +178,7 @@ def clear(folder: Path) -> None:
         return
     locks.remove_leftovers(folder)
     if (folder / CHECKPOINT).is_file():          # a folder that may be read alone is not touched
-        (folder / CHECKPOINT).unlink(missing_ok=True)
+        locks.remove(folder / CHECKPOINT)
     with suppress(OSError):                      # another process may have done it, or begun again
         if folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()

@@ -36,6 +36,7 @@ class Inception:
     distances = ("fid", "kid")
 
     def __init__(self, weights: Path, device: torch.device | str = "cpu", *, batch: int = 64) -> None:
+        weights = Path(weights)
         if not weights.is_file():
             raise FileNotFoundError(f"{weights} is not there: dashkit fetch inception")
         state = dict(store.load_tensors(weights).tensors)
@@ -76,7 +77,7 @@ def statistics(features: Tensor) -> Statistics:
 def reference(images: Tensor, extract: Callable[[], Extractor], cache: Path) -> Statistics:
     """`statistics` of uint8 images, kept in `cache` under their hash; `extract` makes the extractor if it is needed."""
     digest = hashlib.sha256(images.cpu().contiguous().numpy()).hexdigest()
-    path = cache / f"fid-reference-{digest[:16]}-{len(images)}.safetensors"
+    path = Path(cache) / f"fid-reference-{digest[:16]}-{len(images)}.safetensors"
     if not path.is_file():
         found = statistics(extract()(images))
         store.save_tensors(path, {"mean": found.mean, "cov": found.cov, "features": found.features},

@@ -67,6 +67,7 @@ class Run:
     def __post_init__(self) -> None:
         if isinstance(self.seed, bool) or not isinstance(self.seed, int) or not 0 <= self.seed < 2**31:
             raise ValueError(f"seed must be an integer in [0, {2**31}), not {self.seed!r}")
+        object.__setattr__(self, "root", Path(self.root))
         processes.own_slice(self.profile.batch)
         provenance.commit()                            # what runs is this one, whatever is committed meanwhile
         for arm in self.profile.arms:            # refuses an unknown arm here, before any work

@@ -13,6 +13,7 @@ import torch
 from dashkit.experiments.evaluation import _evaluation_key, evaluate_all, get_results, measure, tidy
 from dashkit.experiments.networks import load_student, load_teacher, say_stale
 from dashkit.experiments.progress import progress_bar
+from dashkit.experiments.ready import check_run
 from dashkit.experiments.run import Run
 from dashkit.experiments.threads import side_by_side
 from dashkit.experiments.training import distil, get_students, get_teacher, unfinished
@@ -26,6 +27,7 @@ def sweep(run: Run, *, jobs: int = 1) -> pd.DataFrame:
     One process by default.  With `jobs` > 1 the seeds are spread over a joblib backend, the current one: processes, or
     whatever `joblib.parallel_config` names, a Dask cluster too; they share the run folder and nothing else.
     """
+    check_run(run)
     teacher = get_teacher(run)
     if jobs > 1:
         from joblib import Parallel, delayed
@@ -58,6 +60,7 @@ def tune(run: Run) -> pd.DataFrame:
 
     A metric is called frechet@lr=0.008.  Use a profile whose held-out images are not those of the results (`tuning`).
     """
+    check_run(run)
     p, teacher = run.profile, get_teacher(run)
     variants = {f: replace(run, profile=replace(p, student_lr=p.student_lr * f)) for f in LR_FACTORS}
     arms = [a for a in p.arms if not objective(a).reuses]

@@ -13,6 +13,7 @@ from dashkit.experiments import processes
 from dashkit.experiments.checkpoints import TrainingJob, clear, resumable
 from dashkit.experiments.networks import check_current, load_student, load_teacher, say_stale
 from dashkit.experiments.progress import progress_bar
+from dashkit.experiments.ready import check_run
 from dashkit.experiments.run import CHECKPOINT, Run, Teacher
 from dashkit.experiments.threads import side_by_side
 from dashkit.method import curriculum, distillation
@@ -38,6 +39,7 @@ def train_teacher(run: Run) -> Iterator[Step]:
     if run.is_trained("teacher", run.seed):
         clear(folder)
         return
+    check_run(run)
     images = run.images
     model = seeded(run.seed, lambda: nn.ModuleDict({"net": UNet(p.teacher), "tirt": curriculum.TIRT(run.base.cpu())}))
     model = model.to(run.device, memory_format=torch.channels_last)
@@ -85,6 +87,7 @@ def distil(run: Run, teacher: Teacher, arms: Sequence[str], seed: int) -> Iterat
     p, arms = run.profile, unfinished(run, arms, seed)
     if not arms:
         return
+    check_run(run)
     check_eval(teacher.model)
     check_current(run, "teacher", run.seed, teacher.model)
     table, generator = {a: objective(a) for a in arms}, torch.Generator(run.device).manual_seed(seed)

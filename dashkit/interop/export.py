@@ -1,6 +1,9 @@
-"""Networks as folders that diffusers loads, and back.  Needs no diffusers itself."""
+"""Networks as folders that diffusers loads, and back.  Needs no diffusers itself.
 
-from collections.abc import Iterator
+`write_pipeline` writes a whole pipeline, which samples; `write` the network alone, a part of it.
+"""
+
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -12,6 +15,8 @@ from dashkit.method.unet import Attention, Stage, UNet, UNetConfig
 from dashkit.storage import store
 
 CONFIG, WEIGHTS = "config.json", "diffusion_pytorch_model.safetensors"
+INDEX, SCHEDULER, NETWORK = "model_index.json", "scheduler/scheduler_config.json", "unet"
+PIPELINE = Path(__file__).with_name("pipeline.py")      # copied into every exported folder
 _FIXED = {
     "_class_name": "UNet2DModel", "act_fn": "silu", "attention_head_dim": None, "center_input_sample": False,
     "class_embed_type": None, "downsample_padding": 0, "downsample_type": "conv", "flip_sin_to_cos": False,
@@ -24,14 +29,36 @@ _IN_BLOCK = {"norm1": "norm1", "conv1": "conv1", "emb": "time_emb_proj", "norm2"
              "skip": "conv_shortcut"}
 
 
-def write(model: UNet, folder: Path) -> None:
+def write_pipeline(model: UNet, folder: Path | str, *, T: int, names: Sequence[str] = ()) -> None:
+    """Write a network as a folder from which diffusers samples as we do: network, schedule and class names.
+
+    T is the number of timesteps of the cosine schedule that the network was trained on; `names` are those of its
+    classes, () for their numbers.  The folder holds model_index.json, pipeline.py, unet/ and scheduler/; the index is
+    written last, so that a folder with an index is whole.  ValueError for anything that is not a plain UNet, and for
+    another number of names than of classes.
+    """
+    folder, count = Path(folder), _plain(model).config.num_classes
+    if names and len(names) != count:
+        raise ValueError(f"{count} classes need as many names, not {len(names)}")
+    write(model, folder / NETWORK)
+    store.write_json(folder / SCHEDULER, {
+        "_class_name": "DDIMScheduler", "num_train_timesteps": T, "beta_schedule": "squaredcos_cap_v2",
+        "prediction_type": "epsilon", "clip_sample": True, "clip_sample_range": 1.0, "set_alpha_to_one": True,
+        "steps_offset": 0, "timestep_spacing": "leading", "rescale_betas_zero_snr": False, "thresholding": False})
+    store.write_bytes(folder / PIPELINE.name, PIPELINE.read_bytes())
+    store.write_json(folder / INDEX, {
+        "_class_name": [PIPELINE.stem, "GuidedPipeline"], "_diffusers_version": "0.35.0",
+        "id2label": {str(i): names[i] if names else str(i) for i in range(count)},
+        "scheduler": ["diffusers", "DDIMScheduler"], "unet": ["diffusers", "UNet2DModel"]})
+
+
+def write(model: UNet, folder: Path | str) -> None:
     """Write a network as a diffusers `UNet2DModel`: its `sample` for (x_t, t, class_labels=y) is the same eps.
 
     The null label is the last class.  ValueError for anything that is not a plain UNet.
     """
-    if type(model) is not UNet:
-        raise ValueError(f"only a plain UNet can be exported, not {type(model).__name__}")
-    cfg, ours = model.config, model.state_dict()
+    folder = Path(folder)
+    cfg, ours = _plain(model).config, model.state_dict()
     attends = [cfg.size >> i in cfg.attention for i in range(len(cfg.ch_mult))]
     config = _FIXED | {
         "sample_size": cfg.size, "in_channels": cfg.channels, "out_channels": cfg.channels,
@@ -48,8 +75,22 @@ def write(model: UNet, folder: Path) -> None:
     store.write_json(folder / CONFIG, config)
 
 
-def read(folder: Path) -> UNet:
-    """The network that `write`, or diffusers, wrote; ValueError if it is not of this family, or its weights are not."""
+def _plain(model: UNet) -> UNet:
+    if type(model) is not UNet:
+        raise ValueError(f"only a plain UNet can be exported, not {type(model).__name__}")
+    return model
+
+
+def read(folder: Path | str) -> UNet:
+    """The network that `write`, `write_pipeline` or diffusers wrote: the folder of a network, or of a whole pipeline.
+
+    ValueError if it is not of this family, or its weights are not.
+    """
+    folder = Path(folder)
+    if not (folder / CONFIG).is_file() and (folder / NETWORK).is_dir():
+        folder = folder / NETWORK
+    if not (folder / CONFIG).is_file():
+        raise FileNotFoundError(f"{folder} holds no network: there is no {CONFIG} in it, nor in {NETWORK}/")
     config = store.read_json(folder / CONFIG)
     for key, value in _FIXED.items():
         if key not in config:

@@ -15,11 +15,18 @@ class Images:
     labels: Tensor
     test_pixels: Tensor
     test_labels: Tensor
+    names: tuple[str, ...] = ()      # of the classes, in the order of their labels; () if they have none
 
     def __post_init__(self) -> None:
         for pixels, labels in ((self.pixels, self.labels), (self.test_pixels, self.test_labels)):
             if pixels.dtype != torch.uint8 or labels.dtype != torch.int64 or int(labels.min()) < 0:
                 raise ValueError(f"pixels must be uint8 and labels int64 from 0, not {pixels.dtype} and {labels.dtype}")
+        if self.names and len(self.names) != self.num_classes:
+            raise ValueError(f"{self.num_classes} classes need as many names, not {len(self.names)}")
+
+    def class_name(self, label: int) -> str:
+        """What to call a class where people read it: its name, or its number if the classes have no names."""
+        return self.names[label] if self.names else str(int(label))
 
     @property
     def num_classes(self) -> int:
@@ -40,7 +47,8 @@ class Images:
         return to_float(self.test_pixels)
 
     def to(self, device: torch.device | str) -> "Images":
-        return Images(*(v.to(device) for v in (self.pixels, self.labels, self.test_pixels, self.test_labels)))
+        tensors = (self.pixels, self.labels, self.test_pixels, self.test_labels)
+        return Images(*(v.to(device) for v in tensors), self.names)
 
 
 def to_float(pixels: Tensor) -> Tensor:

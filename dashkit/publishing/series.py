@@ -8,10 +8,11 @@ from pathlib import Path
 from dashkit.analysis.tables import calibration_table
 from dashkit.classroom.notebooks import SeriesError, execute, notebook_paths
 from dashkit.experiments.evaluation import read_results
+from dashkit.experiments.ready import check_run
 from dashkit.experiments.run import start_run
 from dashkit.publishing.report import Outcome, write_report
+from dashkit.storage import locks, provenance, store, tables
 from dashkit.storage import paths as storage_paths
-from dashkit.storage import provenance, store, tables
 
 BUILD = storage_paths.ROOT / "build" / "series"
 
@@ -28,6 +29,7 @@ def run_series(
     settings = dict(settings or {})
     run = start_run(profile, seed=seed, device=device, **settings)
     paths = notebook_paths(only)
+    check_run(run)
     folder = build / run.profile.name
     parameters = {"profile": run.profile.name, "seed": seed, "device": device}
     if settings:
@@ -56,7 +58,7 @@ def run_series(
     if results is not None:
         tables.write_table(folder / "results.csv", results)
     else:
-        (folder / "results.csv").unlink(missing_ok=True)
+        locks.remove(folder / "results.csv")
     kernels = provenance.peak_memory_mib(children=True)              # of the largest one
     store.write_json(folder / "series.json", {
         "profile": run.profile.name, "ok": not failure, "seconds": round(time.monotonic() - began, 1),

@@ -9,18 +9,29 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, NamedTuple
 
+from filelock import FileLock, Timeout
+
 try:
     import fcntl
-except ImportError:          # Windows: nothing is locked there
+except ImportError:          # Windows, where nobody can delete a file that is open
     fcntl = None
 
 
 def remove_leftovers(folder: Path, name: str = "*") -> None:
-    """Delete what killed processes left in a folder: temporary files and the lock, or the temporary files of one."""
-    for path in (*folder.glob(f".{name}.*.tmp"), *([folder / ".lock"] if name == "*" else [])):
-        with suppress(OSError), path.open("rb") as file:
-            if _lock(file) and os.path.samestat(os.fstat(file.fileno()), path.stat()):     # or it is another's by now
+    """Delete what killed processes left in a folder: temporary files and the lock, or the temporary files of one.
+
+    A temporary file that is being written stays: it is locked, or, on Windows, cannot be deleted while it is open.
+    """
+    folder = Path(folder)
+    for path in folder.glob(f".{name}.*.tmp"):
+        with suppress(OSError):
+            with path.open("rb") as file:
+                idle = _lock(file)
+            if idle:
                 path.unlink()
+    if name == "*" and (folder / LOCK).is_file():
+        with suppress(OSError):                          # among them Timeout: a process works here
+            _release(_acquired(folder / LOCK), folder)
 
 
 def _lock(file: IO) -> bool:
@@ -57,7 +68,7 @@ class FolderInUse(RuntimeError):
 
 class _Holder(NamedTuple):
     token: object     # of the latest holder of the folder
-    file: IO          # the locked one
+    lock: FileLock
 
 
 _held: dict[Path, _Holder] = {}
@@ -71,45 +82,91 @@ def lock_folder(folder: Path) -> Iterator[object]:
     one process a later holder takes over from an earlier one (the loop of an interrupted notebook cell): `is_current`
     tells.
     """
-    path, token = folder / ".lock", object()
+    folder = Path(folder)
+    path, token = folder / LOCK, object()
     if path in _held:
-        file = _held[path].file
+        lock = _held[path].lock
     else:
-        file = _open_lock(path)
+        lock = _claimed_lock(folder)
         remove_leftovers(folder)
-    _held[path] = _Holder(token, file)
+    _held[path] = _Holder(token, lock)
     try:
         yield token
     finally:
         if is_current(folder, token):                  # or a later one still works here
             del _held[path]
-            path.unlink(missing_ok=True)          # still locked: nobody can have taken it over
-            file.close()
+            _release(lock, folder)
 
 
 def is_current(folder: Path, token: object) -> bool:
     """Whether a holder of this process has not been followed by a later one."""
-    held = _held.get(folder / ".lock")
+    held = _held.get(Path(folder) / LOCK)
     return held is not None and held.token is token
 
 
-def _open_lock(path: Path) -> IO:
-    """The lock file of a run folder, locked, with this process's name in it."""
-    def make() -> IO:
-        file = path.open("a+")
-        if not _lock(file) and not (time.sleep(0.05) or _lock(file)):         # or was it only being removed?
-            file.seek(0)
-            holder = file.read().strip() or "another process"
-            file.close()
-            raise FolderInUse(f"{path.parent} is in use by {holder}; wait for it or stop it")
-        return file
+LOCK, HOLDER = ".lock", ".holder"      # two files: on Windows nobody else can read a locked one
 
+
+WAITS = (0.01, 0.03, 0.1, 0.3, 1.0)         # seconds between tries to replace or delete a file that is open elsewhere
+
+
+def _patiently(act: Callable[[], object]) -> None:
+    """Act, and again after a while where Windows refuses: a reader, or a virus scanner, has the file open just now."""
+    for wait in WAITS:
+        try:
+            act()
+            return
+        except PermissionError as error:
+            if getattr(error, "winerror", None) not in (5, 32):        # access denied, sharing violation
+                raise
+        time.sleep(wait)
+    act()
+
+
+def remove(path: Path) -> None:
+    """Delete a file if it is there; wait a moment where Windows says that another process has it open."""
+    _patiently(lambda: Path(path).unlink(missing_ok=True))
+
+
+def _acquired(path: Path) -> FileLock:
+    """A lock file, locked by this process; Timeout if another process holds it.
+
+    filelock itself notices a file that was removed while it waited.
+    """
+    lock = FileLock(path, thread_local=False)                 # a generator may be closed by another thread
+    lock.acquire(timeout=0.05, poll_interval=0.01)            # or was it only being removed?
+    return lock
+
+
+def _release(lock: FileLock, folder: Path) -> None:
+    """Release a lock and remove its file.
+
+    Where open files can be removed, it is removed first: afterwards another process might hold it.  Elsewhere (Windows)
+    filelock removes it once it is closed.
+    """
+    with suppress(OSError):
+        (folder / HOLDER).unlink(missing_ok=True)
+    with suppress(OSError):
+        Path(lock.lock_file).unlink(missing_ok=True)
+    lock.release()
+
+
+def _claimed_lock(folder: Path) -> FileLock:
+    """The lock of a run folder, with this process's name beside it."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = open_locked(make)
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {platform.node()} since {time.strftime('%Y-%m-%d %H:%M:%S')}")
-        file.flush()
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = _acquired(folder / LOCK)
+    except Timeout:
+        holder = ""
+        with suppress(OSError):
+            holder = (folder / HOLDER).read_text(encoding="utf-8").strip()
+        raise FolderInUse(f"{folder} is in use by {holder or 'another process'}; wait for it or stop it") from None
     except OSError as error:
-        raise explained(error, path.parent) from error
-    return file
+        raise explained(error, folder) from error
+    try:
+        since = f"process {os.getpid()} on {platform.node()} since {time.strftime('%Y-%m-%d %H:%M:%S')}"
+        (folder / HOLDER).write_text(since, encoding="utf-8")
+    except OSError as error:
+        _release(lock, folder)
+        raise explained(error, folder) from error
+    return lock

@@ -5,7 +5,8 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -16,34 +17,60 @@ from torch import Tensor
 
 from dashkit.storage import locks
 
-MAX_JSON, MAX_TABLE = 2**22, 2**26          # bytes; a manifest has a few thousand, the digits' table a million
+MAX_JSON = 2**24                            # bytes; a manifest has thousands, a learner's work some hundred thousand
+MAX_TABLE = 2**30                           # bytes; a thousand seeds of every arm are an eighth of that
 MAX_DEPTH = 32                              # of objects and lists in one another; a manifest has five
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file so that a reader sees the old content or the new, never a part: temporary file, fsync, rename.
+    """Write a file so that a reader sees the old content or the new, never a part; see `write_file`."""
+    write_file(path, lambda file: file.write(content))
 
-    OSError names the file and what to do about a full disk or a folder that cannot be written.  What a killed writer
-    of the same file left behind is removed.
+
+def write_file(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+    """Write a file whole or not at all: `write(file)` fills a temporary one, which is closed and then renamed.
+
+    A large file need not be held in memory.  `write` is called again in the rare case that another process took the
+    temporary file for a leftover.  OSError names the file and what to do about a full disk or a folder that cannot be
+    written.  What a killed writer of the same file left behind is removed.
     """
-    temporary = None
+    path = Path(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        locks.remove_leftovers(path.parent, glob.escape(path.name))
-        file = locks.open_locked(lambda: _temporary(path))
-        temporary = Path(file.name)
+        while not _written(path, write):
+            pass
+    except OSError as error:
+        raise locks.explained(error, path) from error
+
+
+def _written(path: Path, write: Callable[[IO[bytes]], object]) -> bool:
+    """Write a file once; False if its temporary file was removed between the closing and the renaming."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    locks.remove_leftovers(path.parent, glob.escape(path.name))
+    file = locks.open_locked(lambda: _temporary(path))
+    temporary = Path(file.name)
+    try:
         with file:
-            file.write(content)
+            write(file)
             file.flush()
             os.fsync(file.fileno())
             temporary.chmod(0o644)
-            temporary.replace(path)
-    except BaseException as error:
-        if temporary:
+        with suppress(FileNotFoundError):
+            locks._patiently(lambda: temporary.replace(path))
+            return True
+    finally:
+        with suppress(OSError):
             temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise locks.explained(error, path) from error
-        raise
+    return False
+
+
+def check_writable(folder: Path) -> None:
+    """Raise OSError, which says what to do, unless files can be written in a folder; it is made if it is not there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".write-test."):
+            pass
+    except OSError as error:
+        raise locks.explained(error, folder) from error
 
 
 def _temporary(path: Path) -> IO:
@@ -55,7 +82,8 @@ def write_json(path: Path, value: object) -> None:
 
 
 def read_json(path: Path, *required: str) -> dict:
-    """A JSON object from disk; ValueError if the file is damaged, larger than 4 MiB or lacks a `required` key."""
+    """A JSON object from disk; ValueError if the file is damaged, larger than 16 MiB or lacks a `required` key."""
+    path = Path(path)
     check_size(path, MAX_JSON, "manifest")
     try:
         value = parse_json(path.read_text(encoding="utf-8"))
@@ -99,7 +127,8 @@ def parse_json(text: str) -> dict:
 def check_size(path: Path, most: int, kind: str) -> None:
     size = path.stat().st_size
     if size > most:
-        raise ValueError(f"{path} has {size:,} bytes, more than any {kind}; it is not dashkit's")
+        raise ValueError(f"{path} has {size:,} bytes, more than any {kind} (at most {most:,}); it is not dashkit's: "
+                         "delete it to start afresh")
 
 
 class Saved(NamedTuple):
@@ -119,6 +148,7 @@ def load_tensors(path: Path, *, device: torch.device | str = "cpu") -> Saved:
 
     A file without a checksum is taken if it is whole; one that holds NaN or infinity never is.
     """
+    path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint at {path}")
     try:
@@ -183,6 +213,14 @@ def digest(tensors: Mapping[str, Tensor], text: str) -> str:
 def fingerprint(settings: object) -> str:
     """Eight hex digits that change whenever a setting does; part of a run folder's name."""
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def machine_memory() -> int | None:
+    """The memory of this machine in bytes; None where the system does not say (Windows)."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):
+        return None
 
 
 def sha256(path: Path) -> str:

@@ -13,14 +13,16 @@ COLUMNS = ("profile", "arm", "seed", "metric", "value", "n", "device", "commit")
 
 def write_table(path: Path, table: pd.DataFrame) -> None:
     """Write a table as CSV; a file that holds just that is left alone, since it may be somebody else's to write."""
-    content = table.to_csv(index=False).encode()
+    path = Path(path)
+    content = table.to_csv(index=False, lineterminator="\n").encode()
     if not (path.is_file() and path.read_bytes() == content):
         write_bytes(path, content)
 
 
 def read_table(path: Path) -> pd.DataFrame:
     """Read a tidy results table; ValueError if its columns are not `COLUMNS`, a cell is missing or of the wrong kind,
-    a row is there twice, or the file is larger than 64 MiB."""
+    a row is there twice, or the file is larger than 1 GiB."""
+    path = Path(path)
     check_size(path, MAX_TABLE, "table")
     try:
         table = pd.read_csv(path, dtype=dict.fromkeys(COLUMNS, str), keep_default_na=False, encoding_errors="strict")

@@ -1,14 +1,19 @@
 import io
 import tracemalloc
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from dashkit.datasets import files, sources
+from dashkit.datasets import fetch, files, sources
+from dashkit.experiments.profiles import PROFILES
+from dashkit.experiments.run import Run
+from dashkit.method.arms import ARMS
 from dashkit.method.images import Images, minibatches, to_float, to_uint8
 from dashkit.method.quality import train_classifier
+from dashkit.storage import locks, store, tables
 
 
 def arrays(n=6, **changes):
@@ -68,7 +73,7 @@ def test_wrong_arrays_are_refused(change, message):
 
 def test_pickled_arrays_are_never_loaded(tmp_path):
     np.savez(tmp_path / "cifar10.npz", **arrays(labels=np.array([object()] * 6, dtype=object)))
-    with pytest.raises(ValueError, match=r"labels says object \(6,\)"):
+    with pytest.raises(ValueError, match="labels holds Python objects, which are never opened"):
         sources.load_images("cifar10", cache=tmp_path)
 
 
@@ -123,10 +128,97 @@ def test_a_header_that_its_bytes_do_not_bear_out_is_refused_before_anything_is_a
     tracemalloc.stop()
 
 
-def test_an_archive_that_would_blow_up_is_refused(tmp_path):
+def test_an_archive_that_would_blow_up_is_refused_before_it_is_unpacked(tmp_path, monkeypatch):
     np.savez_compressed(tmp_path / "cifar10.npz", **arrays(pixels=np.zeros((6, 3, 1024, 1024), np.uint8)))
-    with pytest.raises(ValueError, match=r"pixels would grow from .* to 18,874,496 bytes"):
+    for limit, message in (("MAX_ARRAY", "the limit is 9,999"), ("memory", "this machine has 9,999 bytes of memory")):
+        with monkeypatch.context() as patch:
+            if limit == "memory":
+                patch.setattr(store, "machine_memory", lambda: 9_999)
+            else:
+                patch.setattr(files, "MAX_ARRAY", 9_999)
+            with pytest.raises(ValueError, match=rf"cifar10\.npz: pixels has 18,874,496 bytes, and {message}; take"):
+                sources.load_images("cifar10", cache=tmp_path)
+
+
+def test_images_that_compress_a_thousandfold_are_honest(tmp_path):
+    white = np.full((6, 3, 512, 512), 255, np.uint8)
+    np.savez_compressed(tmp_path / "cifar10.npz", **arrays(pixels=white, test_pixels=white[:3]))
+    assert (tmp_path / "cifar10.npz").stat().st_size < white.nbytes / 500
+    assert sources.load_images("cifar10", cache=tmp_path).pixels.min() == 255
+
+
+def test_the_whole_of_imagenet_in_its_profiles_size_is_within_the_limits(monkeypatch):
+    net = PROFILES["imagenet64"].teacher
+    monkeypatch.setattr(store, "machine_memory", lambda: None)
+    files.check_array_size("pixels", 1_281_167 * net.channels * net.size**2)
+
+
+def test_the_limits_are_those_that_the_guide_names():
+    guide = Path(files.__file__).resolve().parents[2] / "data" / "README.md"
+    limits = guide.read_text(encoding="utf-8").split("## Limits")[1]
+    for said in (f"{files.MAX_ARRAY // 2**30} GiB (", f"{files.MAX_PIXELS:,} pixels", f"{store.MAX_JSON // 2**20} MiB",
+                 f"{store.MAX_DEPTH} levels", f"{store.MAX_TABLE // 2**30} GiB (1,000",
+                 f"{fetch.MAX_MEMBER // 2**20} MiB", f"{fetch.PATIENCE // 3600} hours", f"{fetch.TIMEOUT:g} seconds"):
+        assert said in limits
+
+
+def test_the_largest_sweep_a_profile_allows_is_a_table_that_can_be_read():
+    """A thousand seeds of every arm, as long as the published rows are."""
+    published = Path(files.__file__).resolve().parents[2] / "data" / "results" / "digits" / "results.csv"
+    table = tables.read_table(published)
+    models = len(table[table.arm != "real"].groupby(["arm", "seed"]))
+    largest = published.stat().st_size / models * len(ARMS) * 1000
+    assert 2 * largest < store.MAX_TABLE
+
+
+def test_class_names_travel_with_the_images(tmp_path):
+    np.savez(tmp_path / "cifar10.npz", **arrays(names=np.array(["Katze", "chien", "lièvre"])))
+    images = sources.load_images("cifar10", cache=tmp_path)
+    assert images.names == ("Katze", "chien", "lièvre") and images.class_name(torch.tensor(2)) == "lièvre"
+    mirrored = sources.load_images("cifar10_mirrored", cache=tmp_path)
+    assert mirrored.names == mirrored.to("cpu").names == images.names
+    files.save_images(images, tmp_path / "new" / "cifar100.npz")
+    assert sources.load_images("cifar100", cache=tmp_path / "new").names == images.names
+    np.savez(tmp_path / "cifar10.npz", **arrays())                             # as files were before they had names
+    assert sources.load_images("cifar10", cache=tmp_path).names == ()
+    assert sources.load_images("digits").class_name(7) == "7"
+
+
+@pytest.mark.parametrize("names", [np.array(["a", "b"]), np.array(["a", "b", "a"]), np.array(["a", "b", ""]),
+                                   np.arange(3), np.array([["a"], ["b"], ["c"]]), np.array(["a", "b", "\ud800"])])
+def test_names_that_are_not_one_text_a_class_are_refused(tmp_path, names):
+    np.savez(tmp_path / "cifar10.npz", **arrays(names=names))
+    with pytest.raises(ValueError, match=r"cifar10\.npz: names must be"):
         sources.load_images("cifar10", cache=tmp_path)
+
+
+def test_pickled_names_are_never_loaded(tmp_path):
+    np.savez(tmp_path / "cifar10.npz", **arrays(names=np.array(["a", None, "c"], dtype=object)))
+    with pytest.raises(ValueError, match="names holds Python objects"):
+        sources.load_images("cifar10", cache=tmp_path)
+
+
+def test_a_path_may_be_a_text(tmp_path):
+    one = Run(PROFILES["smoke"], root=str(tmp_path / "runs"))
+    assert one.folder("teacher", 42).parent == tmp_path / "runs" / "smoke"
+    store.save_tensors(str(tmp_path / "x"), {"a": torch.ones(2)}, {"seed": 1})
+    assert store.load_tensors(str(tmp_path / "x")).meta == {"seed": 1}
+    assert len(store.checksum(str(tmp_path / "x"))) == 64
+    store.write_json(str(tmp_path / "x"), {"seed": 2})
+    assert store.read_json(str(tmp_path / "x")) == {"seed": 2}
+    with locks.lock_folder(str(tmp_path / "run")) as token:
+        assert locks.is_current(str(tmp_path / "run"), token) and locks.is_current(tmp_path / "run", token)
+    locks.remove(str(tmp_path / "x"))
+    assert not (tmp_path / "x").exists()
+    images = files.from_arrays(**arrays())
+    files.save_images(images, str(tmp_path / "cifar10.npz"))
+    assert torch.equal(sources.load_images("cifar10", cache=str(tmp_path)).pixels, images.pixels)
+
+
+def test_lists_are_arrays_too_and_empty_images_are_refused():
+    assert files.from_arrays(**{k: v.tolist() if "label" in k else v for k, v in arrays().items()}).num_classes == 3
+    with pytest.raises(ValueError, match=r"must be non-empty uint8 \(N, C, H, W\), not uint8 \(6, 3, 0, 8\)"):
+        files.from_arrays(**arrays(pixels=np.zeros((6, 3, 0, 8), np.uint8)))
 
 
 def test_every_truncation_of_an_archive_is_one_clear_error(tmp_path):

@@ -4,7 +4,8 @@ import json
 
 import pytest
 import torch
-from diffusers import DDIMScheduler, UNet2DModel
+from diffusers import DiffusionPipeline, UNet2DModel
+from diffusers.utils import dynamic_modules_utils
 from safetensors.torch import load_file, save_file
 
 from dashkit import cli
@@ -14,6 +15,10 @@ from dashkit.experiments.networks import load_student
 from dashkit.experiments.profiles import PROFILES
 from dashkit.experiments.training import get_students, get_teacher
 from dashkit.interop import export
+from dashkit.method import guidance
+from dashkit.method.images import to_uint8
+from dashkit.method.sampling import sample
+from dashkit.method.schedule import cosine_schedule
 from dashkit.method.unet import UNet
 from dashkit.storage import store
 
@@ -42,23 +47,135 @@ def test_diffusers_gives_the_same_eps_and_the_way_back_the_same_weights(config, 
         assert all(torch.equal(v, ours.state_dict()[k]) for k, v in back.state_dict().items())
 
 
-def test_diffusers_samples_from_it(tmp_path, generator):
-    export.write(net(PROFILES["smoke"].student), tmp_path)
-    theirs, scheduler = UNet2DModel.from_pretrained(tmp_path, local_files_only=True), DDIMScheduler()
-    scheduler.set_timesteps(3)
-    x = torch.randn((2, 1, 8, 8), generator=generator)
+@pytest.fixture
+def loaded(tmp_path, monkeypatch):
+    """Loads a pipeline as a user does; diffusers copies its file into a cache, here a temporary one."""
+    monkeypatch.setattr(dynamic_modules_utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
+
+    def load(folder, **how):
+        pipe = DiffusionPipeline.from_pretrained(str(folder), local_files_only=True, trust_remote_code=True, **how)
+        pipe.set_progress_bar_config(disable=True)
+        return pipe
+
+    return load
+
+
+Y = torch.tensor([0, 3, 9, 3])
+
+
+@pytest.fixture
+def exported(tmp_path, loaded):
+    """A network with random weights, and the pipeline that diffusers makes of it."""
+    ours = net(PROFILES["smoke"].student)
+    export.write_pipeline(ours, tmp_path / "out", T=1000)
+    return ours, loaded(tmp_path / "out")
+
+
+def drawn(pipe, **how):
+    """Images (B, C, H, W) in [-1, 1] of the classes Y."""
+    start = torch.Generator().manual_seed(3)
+    settings = {"class_labels": Y.tolist(), "generator": start, "num_inference_steps": 50, "output_type": "pt"} | how
+    return pipe(**settings).images
+
+
+def expected(model, T=1000, steps=50, **how):
+    start = torch.Generator().manual_seed(3)
+    cfg = model.config
+    shape = cfg.channels, cfg.size, cfg.size
+    return sample(model, cosine_schedule(T), Y, shape=shape, generator=start, steps=steps, **how)
+
+
+@pytest.mark.parametrize("w", [0.0, 1.0, 1.5, 4.0])
+def test_the_pipeline_gives_our_samples(exported, w):
+    ours, pipe = exported
+    found, wanted = drawn(pipe, guidance_scale=w), expected(ours, w=w)
+    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-4)
+    assert (wanted - expected(ours, w=2.5)).abs().max() > 0.01              # the scale does something
+
+
+@pytest.mark.parametrize(("T", "steps"), [(1000, 30), (1000, 7), (250, 50), (64, 64), (1000, 1)])
+def test_it_does_for_any_number_of_steps_and_timesteps(tmp_path, loaded, T, steps):
+    ours = net(PROFILES["smoke"].student)
+    export.write_pipeline(ours, tmp_path / "out", T=T)
+    found = drawn(loaded(tmp_path / "out"), guidance_scale=1.5, num_inference_steps=steps)
+    torch.testing.assert_close(found, expected(ours, T, steps, w=1.5), rtol=0, atol=1e-4)
+
+
+def test_it_takes_a_guidance_table_and_noise(exported):
+    ours, pipe = exported
+    table, x_T = guidance.tag(1000), torch.randn((4, 1, 8, 8), generator=torch.Generator().manual_seed(5))
+    found = drawn(pipe, guidance_scale=table, generator=None, latents=x_T)
+    wanted = sample(ours, cosine_schedule(1000), Y, x_T=x_T, w=table, steps=50)
+    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-4)
+
+
+def test_the_scheduler_beside_it_has_our_betas_and_samples_alike(exported):
+    """So does a loop of one's own with diffusers' scheduler, if it is asked to recompute eps."""
+    ours, pipe = exported
+    wanted = cosine_schedule(1000).alphas_cumprod
+    torch.testing.assert_close(pipe.scheduler.alphas_cumprod, wanted, rtol=1e-4, atol=1e-6)
+    x = torch.randn((4, 1, 8, 8), generator=torch.Generator().manual_seed(3))
+    pipe.scheduler.set_timesteps(50)
     with torch.no_grad():
-        for t in scheduler.timesteps:
-            x = scheduler.step(theirs(x, t, class_labels=torch.tensor([0, 10])).sample, t, x).prev_sample
-    assert x.isfinite().all()
+        for t in pipe.scheduler.timesteps:
+            eps = pipe.unet(x, t, class_labels=Y).sample
+            x = pipe.scheduler.step(eps, t, x, use_clipped_model_output=True).prev_sample
+    torch.testing.assert_close(x, expected(ours, w=1.0), rtol=0, atol=1e-4)
 
 
-def test_the_command_exports_a_trained_student(swept, tmp_path, monkeypatch, capsys):
+def test_a_colour_network_with_named_classes_gives_pictures(tmp_path, loaded):
+    ours, names = net(PROFILES["cifar10_proof"].student), [f"kind {i}" for i in range(10)]
+    export.write_pipeline(ours, str(tmp_path / "out"), T=1000, names=names)
+    pipe = loaded(tmp_path / "out", custom_pipeline=str(tmp_path / "out"))
+    how = {"num_inference_steps": 2, "guidance_scale": 1.5}
+    pictures = drawn(pipe, class_labels=[names[i] for i in Y], output_type="pil", **how)
+    arrays = drawn(pipe, output_type="np", **how)
+    wanted = to_uint8(expected(ours, steps=2, w=1.5)).permute(0, 2, 3, 1).int()
+    for picture, array, x in zip(pictures, arrays, wanted, strict=True):
+        assert picture.size == (32, 32) and picture.mode == "RGB"
+        assert (torch.from_numpy(array * 255) - x).abs().max() < 0.51
+    assert pipe.get_label_ids(["kind 7", 2]) == [7, 2] and pipe.config.id2label["9"] == "kind 9"
+    pipe.save_pretrained(tmp_path / "again")
+    assert json.loads((tmp_path / "again" / "model_index.json").read_text())["id2label"]["9"] == "kind 9"
+
+
+@pytest.mark.parametrize(("how", "message"), [
+    ({"class_labels": [11]}, r"no class 11; there are 0 to 9 \(0 0, .*\), and 10 for no class"),
+    ({"class_labels": ["cat"]}, "no class 'cat'"), ({"guidance_scale": 21}, r"number in \[0, 20\], or 1000"),
+    ({"guidance_scale": [1.0, 2.0]}, "or 1000 of them"), ({"num_inference_steps": 0}, r"in 1 \.\. 1000"),
+    ({"output_type": "latent"}, "pil, np or pt"), ({"latents": torch.zeros(3, 1, 8, 8)}, r"shape \(4, 1, 8, 8\)"),
+])  # fmt: skip
+def test_the_pipeline_refuses_what_makes_no_sense(exported, how, message):
+    with pytest.raises(ValueError, match=message):
+        drawn(exported[1], **how)
+
+
+def test_both_layouts_are_read_and_no_network_is_named(tmp_path):
+    ours = net(PROFILES["smoke"].student)
+    export.write(ours, tmp_path / "bare")
+    export.write_pipeline(ours, tmp_path / "whole", T=1000)
+    for folder in (tmp_path / "bare", tmp_path / "whole", str(tmp_path / "whole" / "unet")):
+        back = export.read(folder)
+        assert all(torch.equal(v, ours.state_dict()[k]) for k, v in back.state_dict().items())
+    with pytest.raises(FileNotFoundError, match="holds no network"):
+        export.read(tmp_path)
+
+
+def test_names_must_be_as_many_as_classes(tmp_path):
+    with pytest.raises(ValueError, match="10 classes need as many names, not 2"):
+        export.write_pipeline(net(PROFILES["smoke"].student), tmp_path, T=1000, names=("cat", "dog"))
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_command_exports_a_trained_student(swept, tmp_path, loaded, monkeypatch, capsys):
     run = swept
     monkeypatch.setattr(experiments_run, "start_run", lambda *a, **k: run)
     assert cli.main(["export", "dash", str(tmp_path / "out"), "--profile", "smoke"]) == 0
     saved = load_student(run, "dash", run.seed).state_dict()
     assert all(torch.equal(v, saved[k]) for k, v in export.read(tmp_path / "out").state_dict().items())
+    found = drawn(loaded(tmp_path / "out"), guidance_scale=1.5)
+    student = load_student(run, "dash", run.seed)
+    torch.testing.assert_close(found, expected(student, run.profile.T, w=1.5), rtol=0, atol=1e-4)
 
 
 def test_the_command_exports_what_a_campaign_trained(tiny, tmp_path, monkeypatch, capsys):

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import filelock
 import pandas as pd
 import pytest
 import torch
@@ -95,7 +96,7 @@ def claimed_elsewhere(folder, pipe):
 @pytest.fixture
 def other(tmp_path):
     """Another process that holds tmp_path / "run" until it is told to go, or killed."""
-    context = multiprocessing.get_context("fork")
+    context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=claimed_elsewhere, args=(tmp_path / "run", theirs), daemon=True)
     process.start()
@@ -139,18 +140,27 @@ def test_a_lock_that_nobody_holds_is_a_leftover(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
 
 
-def test_a_lock_that_became_another_processs_in_between_stays(tmp_path, monkeypatch):
-    path, real = tmp_path / ".lock", locks._lock
-    path.write_text("the first")
+MANY_CLAIMS = """
+import sys
+from pathlib import Path
+from dashkit.storage import locks
+folder, done = Path(sys.argv[1]), 0
+while done < 100:
+    try:
+        with locks.lock_folder(folder):
+            (folder / "inside").open("x").close()        # fails if another process is inside
+            (folder / "inside").unlink()
+            done += 1
+    except locks.FolderInUse:
+        pass
+"""
 
-    def lock(file):
-        path.unlink()                            # the first ends just then, and a second takes its place
-        path.write_text("the second")
-        return real(file)
 
-    monkeypatch.setattr(locks, "_lock", lock)
-    locks.remove_leftovers(tmp_path)
-    assert path.read_text() == "the second"
+def test_two_processes_are_never_inside_at_once_though_the_lock_is_removed_each_time(tmp_path):
+    claimers = [subprocess.Popen([sys.executable, "-c", MANY_CLAIMS, str(tmp_path / "run")], stderr=subprocess.PIPE,
+                                 text=True) for _ in range(3)]
+    assert [(c.communicate()[1], c.returncode) for c in claimers] == [("", 0)] * 3
+    assert list((tmp_path / "run").iterdir()) == []
 
 
 def test_a_later_claim_of_one_process_takes_over(tmp_path):
@@ -166,8 +176,8 @@ def test_the_lock_stays_while_a_later_claim_works(tmp_path):
     token = second.__enter__()
     first.__exit__(None, None, None)              # the loop of an interrupted notebook cell ends at last
     assert locks.is_current(tmp_path, token)
-    with (tmp_path / ".lock").open("a+") as file:
-        assert not locks._lock(file)
+    with pytest.raises(filelock.Timeout):
+        filelock.FileLock(tmp_path / ".lock").acquire(timeout=0)
     second.__exit__(None, None, None)
     assert list(tmp_path.iterdir()) == [] and not locks.is_current(tmp_path, token)
 
@@ -199,9 +209,9 @@ def commit_of_a_copy(place):
     for name in [m for m in sys.modules if m.partition(".")[0] == "dashkit"]:
         del sys.modules[name]
     sys.path.insert(0, str(place))
-    from dashkit.storage import provenance, store
+    from dashkit.storage import provenance
 
-    print(provenance.commit(), store.__file__)
+    print(provenance.commit(), provenance.__file__)
 
 
 def test_the_clone_of_something_else_above_has_no_commit_for_us(tmp_path, forked, monkeypatch):

@@ -1,0 +1,79 @@
+"""Can a run be carried to its end?  What would stop it after hours is found before the first step."""
+
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from dashkit.datasets import fetch
+from dashkit.experiments.profiles import Profile
+from dashkit.method.arms import objective
+from dashkit.method.images import Images
+from dashkit.method.students import STUDENTS
+from dashkit.method.unet import UNet
+from dashkit.storage import store
+
+FEWEST = 2        # images on either side of a Fréchet distance
+FEWEST_FID = 4    # real images of FID, which are halved to find its floor
+
+
+class Run(Protocol):
+    """What is looked at of a `Run`."""
+
+    profile: Profile
+    device: torch.device
+
+    @property
+    def images(self) -> Images: ...
+
+
+def check_run(run: Run, *, weights: Path | None = None, reference: int | None = None,
+              publish: Path | None = None) -> None:
+    """Raise an error that names what is missing, if training, measuring or publishing this run is bound to fail.
+
+    ValueError for images, classes or networks that do not fit, FileNotFoundError for a data set or FID's `weights` that
+    are not there, ImportError for a missing package, OSError for a folder `publish` that cannot be written.
+    `reference` is the number of real images that FID is measured against.  Every way to start a run comes here first:
+    the teacher's training, the students', a sweep, a search of learning rates, a campaign and the series.
+    """
+    images = run.images                # is the file there, is it whole, and do the profile's networks fit it?
+    _check_images(run, images)
+    _check_networks(run.profile)
+    if weights is not None:
+        fetch.require_fidelity()
+        if not weights.is_file():
+            raise FileNotFoundError(f"{weights} is not there: dashkit fetch inception")
+        store.checksum(weights)
+    most = len(images.pixels) // (2 if run.profile.dataset.endswith("_mirrored") else 1)
+    if reference is not None and not FEWEST_FID <= reference <= most:
+        raise ValueError(f"the reference must be {FEWEST_FID} to {most} images, not {reference!r}")
+    if publish is not None:
+        store.check_writable(publish)
+
+
+def _check_images(run: Run, images: Images) -> None:
+    name = run.profile.dataset
+    if images.num_classes < 2:
+        raise ValueError(f"{name} has one class: guidance is the difference that a class makes, so take two or more")
+    for part, pixels in (("training", images.pixels), ("held-out", images.test_pixels)):
+        if len(pixels) < FEWEST:
+            raise ValueError(f"{name} has {len(pixels)} {part} image, and measuring takes {FEWEST} or more: add "
+                             "images, or hold out a larger share")
+    need, memory = 4 * images.pixels.numel(), store.machine_memory()
+    if run.device.type == "cpu" and memory and need > memory:
+        raise ValueError(f"measuring holds the training images of {name} as floats, {need / 2**30:.1f} GiB, and this "
+                         f"machine has {memory / 2**30:.1f} GiB; take fewer images")
+
+
+def _check_networks(profile: Profile) -> None:
+    """Build the teacher and every kind of student without memory for weights: their shapes may not fit each other."""
+    kinds = {row.student: arm for arm in profile.arms for row in [objective(arm)]}
+    with torch.device("meta"):
+        teacher = UNet(profile.teacher)
+        for kind, arm in kinds.items():
+            try:
+                STUDENTS[kind](teacher, profile.student)
+            except (ValueError, RuntimeError, LookupError) as error:
+                said = " ".join(str(error).split())[:200] if not isinstance(error, LookupError) else (
+                    f"their layers differ, the first is {error}")
+                raise ValueError(f"{arm} cannot start from the teacher of {profile.name}: {said}") from error

@@ -1,0 +1,96 @@
+"""Guided class-conditional sampling by diffusers, with the samples of dashkit.
+
+`dashkit export` copies this file into the folder of a network.  It needs diffusers and nothing of dashkit.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from diffusers import DDIMScheduler, DiffusionPipeline, ImagePipelineOutput, UNet2DModel
+from diffusers.utils.torch_utils import randn_tensor
+
+
+class GuidedPipeline(DiffusionPipeline):
+    """Images of classes: `pipe(class_labels=[0, 1], guidance_scale=1.5, num_inference_steps=50).images`.
+
+    `id2label` names the classes: {"0": "cat", ...}.  The last row of the network's class table means "no class".
+    """
+
+    model_cpu_offload_seq = "unet"
+
+    def __init__(self, unet: UNet2DModel, scheduler: DDIMScheduler, id2label: dict | None = None) -> None:
+        super().__init__()
+        self.register_modules(unet=unet, scheduler=scheduler)
+        self.register_to_config(id2label=id2label)
+        self.labels = {name: int(number) for number, name in (id2label or {}).items()}
+        self.null_label = unet.config.num_class_embeds - 1
+
+    def get_label_ids(self, labels: str | int | Sequence[str | int]) -> list[int]:
+        """The numbers of classes given by name or by number; ValueError for a class that the network does not have."""
+        given = [labels] if isinstance(labels, str | int) else list(labels)
+        found = [self.labels.get(v, -1) if isinstance(v, str) else int(v) for v in given]
+        wrong = [v for v, number in zip(given, found, strict=True) if not 0 <= number <= self.null_label]
+        if wrong:
+            names = ", ".join(f"{number} {name}" for name, number in list(self.labels.items())[:20])
+            raise ValueError(f"there is no class {wrong[0]!r}; there are 0 to {self.null_label - 1} "
+                             f"({names}{', …' if len(self.labels) > 20 else ''}), and {self.null_label} for no class")
+        return found
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        class_labels: str | int | Sequence[str | int],
+        guidance_scale: float | Sequence[float] = 1.5,
+        num_inference_steps: int = 50,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        latents: torch.Tensor | None = None,
+        output_type: str = "pil",
+        return_dict: bool = True,
+    ) -> ImagePipelineOutput | tuple:
+        """Draw one image for each of B labels, numbers or names, by DDIM without added noise.
+
+        With the prediction c for the class and u for no class, a step uses u + w (c - u): the scale w is 1 for no
+        guidance, 0 for no class, or a table of one w for each of the T timesteps.  `latents` (B, C, H, W) is the noise
+        to start from.  `output_type` is pil, np, (B, H, W, C) in [0, 1], or pt, (B, C, H, W) in [-1, 1], as the network
+        gives it.  ValueError for other values.
+        """
+        T, device = self.scheduler.config.num_train_timesteps, self.unet.device
+        if self.scheduler.config.prediction_type != "epsilon":
+            raise ValueError("the scheduler's prediction_type must be epsilon, as the network was trained")
+        if output_type not in ("pil", "np", "pt"):
+            raise ValueError(f"output_type must be pil, np or pt, not {output_type!r}")
+        if not 1 <= int(num_inference_steps) <= T:
+            raise ValueError(f"num_inference_steps must be in 1 .. {T}, not {num_inference_steps!r}")
+        table = torch.as_tensor(guidance_scale, dtype=torch.float32).flatten().tolist()
+        if len(table) not in (1, T) or not all(0 <= w <= 20 for w in table):
+            raise ValueError(f"guidance_scale must be a number in [0, 20], or {T} of them")
+        labels = torch.tensor(self.get_label_ids(class_labels), device=device)
+        size = self.unet.config.sample_size
+        shape = (len(labels), self.unet.config.in_channels, size, size)
+        x = randn_tensor(shape, generator, device, self.unet.dtype) if latents is None else latents.to(
+            device, self.unet.dtype)
+        if x.shape != shape:
+            raise ValueError(f"latents must have shape {shape}, not {tuple(x.shape)}")
+
+        alphas = self.scheduler.alphas_cumprod.to(device)
+        times = [i * T // int(num_inference_steps) for i in reversed(range(int(num_inference_steps)))]
+        for t, earlier in self.progress_bar(list(zip(times, [*times[1:], None], strict=True))):
+            eps = self._guided(x, t, labels, table[t] if len(table) > 1 else table[0])
+            signal, noise = alphas[t].sqrt(), (1 - alphas[t]).sqrt()
+            x0 = ((x - noise * eps) / signal).clamp(-1, 1)
+            eps = (x - signal * x0) / noise              # again, so that x0 and eps still explain x
+            x = x0 if earlier is None else alphas[earlier].sqrt() * x0 + (1 - alphas[earlier]).sqrt() * eps
+
+        images = x if output_type == "pt" else ((x + 1) / 2).clamp(0, 1).cpu().permute(0, 2, 3, 1).float().numpy()
+        if output_type == "pil":
+            images = self.numpy_to_pil(images)
+        return ImagePipelineOutput(images=images) if return_dict else (images,)
+
+    def _guided(self, x: torch.Tensor, t: int, labels: torch.Tensor, w: float) -> torch.Tensor:
+        """The guided prediction (B, C, H, W) at timestep t; one pass of the network where w is 0 or 1, else both."""
+        null = torch.full_like(labels, self.null_label)
+        if w in (0, 1):
+            return self.unet(x, t, class_labels=labels if w else null).sample
+        both = self.unet(torch.cat([x, x]), t, class_labels=torch.cat([labels, null])).sample
+        c, u = both.chunk(2)
+        return u + w * (c - u)

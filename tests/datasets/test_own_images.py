@@ -1,0 +1,328 @@
+"""Images of your own: folders as people, cameras and operating systems leave them."""
+
+import io
+import os
+import warnings
+import zlib
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dashkit.datasets import files, sources
+
+
+def picture(path, size=(12, 10), mode="RGB", colour=(200, 10, 30), **how):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new(mode, size, colour).save(path, **how)
+
+
+def classes(place, names=("cat", "dog"), n=5, **how):
+    for i, name in enumerate(names):
+        for k in range(n):
+            picture(place / name / f"{k}.png", colour=(255 - i, 0, i), **how)
+    return place
+
+
+def test_a_folder_of_images_becomes_a_data_set_and_a_file(tmp_path):
+    images = files.from_folder(classes(tmp_path / "in"), size=8)
+    assert images.pixels.shape == (8, 3, 8, 8) and images.test_labels.tolist() == [0, 1]
+    assert images.names == ("cat", "dog")
+    assert images.pixels[images.labels == 1][0, :, 0, 0].tolist() == [254, 0, 1]
+    files.save_images(images, tmp_path / "cifar10.npz")
+    found = sources.load_images("cifar10", cache=tmp_path)
+    assert torch.equal(found.pixels, images.pixels) and found.names == images.names
+
+
+# -------------------------------------------------------------------------------------------------------- transparency
+
+
+def disc(mode):
+    """A black disc, its rim half transparent, on transparent black: alpha alone tells them apart."""
+    y, x = np.mgrid[:24, :24] - 11.5
+    alpha = (255 * np.clip(9 - np.hypot(x, y), 0, 1)).astype(np.uint8)
+    return Image.merge(mode, [Image.new("L", (24, 24))] * (len(mode) - 1) + [Image.fromarray(alpha)]), alpha
+
+
+def masked(mode, **how):
+    """A black square on one colour, or one palette entry, that is declared transparent."""
+    ground = {"1": 1, "L": 40, "P": 1, "RGB": (40, 50, 60)}[mode]
+    image = Image.new(mode, (24, 24), ground)
+    if mode == "P":
+        image.putpalette([0, 0, 0, 40, 50, 60])
+    image.paste({"1": 0, "L": 0, "P": 0, "RGB": (0, 0, 0)}[mode], (6, 6, 18, 18))
+    return image, how | {"transparency": ground}
+
+
+CASES = {
+    "RGBA.png": lambda: (disc("RGBA")[0], {}), "LA.png": lambda: (disc("LA")[0], {}),
+    "RGBA.webp": lambda: (disc("RGBA")[0], {"lossless": True}), "RGBA.tif": lambda: (disc("RGBA")[0], {}),
+    "multiplied by alpha.tif": lambda: (disc("RGBA")[0], {}), "LA.tif": lambda: (disc("LA")[0], {}),
+    "palette with alphas.png": lambda: (disc("RGBA")[0].quantize(16), {}),
+    "palette, one entry.png": lambda: masked("P"), "palette, bytes.png": lambda: (masked("P")[0], {
+        "transparency": b"\xff\x00"}), "gif.gif": lambda: masked("P"),
+    "grey tRNS.png": lambda: masked("L"), "colour tRNS.png": lambda: masked("RGB"),
+    "bits tRNS.png": lambda: masked("1"),
+    "icon.gif": lambda: (disc("RGBA")[0].convert("PA").convert("RGBA"), {}), "PA.tif": lambda: (
+        disc("RGBA")[0].convert("PA"), {}),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_transparent_images_are_laid_on_white(tmp_path, name, channels):
+    image, how = CASES[name]()
+    for kind in ("a", "b"):
+        (tmp_path / kind).mkdir()
+        for i in range(2):
+            path = tmp_path / kind / f"{i}{name[name.rindex('.'):]}"
+            image.save(path, **how)
+            if name.startswith("multiplied"):             # by hand: the tag ExtraSamples, 1 for 2; black stays black
+                before, after = (b"\x52\x01\x03\0\x01\0\0\0" + kind for kind in (b"\x02", b"\x01"))
+                path.write_bytes(path.read_bytes().replace(before, after))
+                assert before not in path.read_bytes()
+    with Image.open(tmp_path / "a" / path.name) as saved:
+        grey = saved.mode in ("1", "L", "LA")
+    if grey and channels == 3:
+        with pytest.raises(ValueError, match="is grey"):
+            files.from_folder(tmp_path, size=24)
+        return
+    found = files.from_folder(tmp_path, size=24, channels=channels).pixels[0]
+    assert found.shape == (channels, 24, 24)
+    assert found[:, 0, 0].tolist() == [255] * channels and found[:, 12, 12].tolist() == [0] * channels
+
+
+def test_half_transparent_pixels_are_mixed_with_white(tmp_path):
+    image, alpha = disc("RGBA")
+    for kind in ("a", "b"):
+        (tmp_path / kind).mkdir()
+        for i in range(2):
+            image.save(tmp_path / kind / f"{i}.png")
+    found = files.from_folder(tmp_path, size=24).pixels[0, 0].int()
+    assert ((found - (255 - torch.from_numpy(alpha.astype(int)))).abs() <= 1).all()
+    assert len(found.unique()) > 5
+
+
+def test_opaque_images_keep_their_bytes(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+    for kind in ("a", "b"):
+        (tmp_path / kind).mkdir()
+        Image.fromarray(pixels).save(tmp_path / kind / "0.png")
+        Image.fromarray(np.dstack([pixels, np.full((16, 16), 255, np.uint8)])).save(tmp_path / kind / "1.png")
+    images = files.from_folder(tmp_path, size=16, held_out=0.5)
+    assert all((p.permute(1, 2, 0).numpy() == pixels).all() for p in (*images.pixels, *images.test_pixels))
+
+
+# -------------------------------------------------------------------------- what is no class, and what is no image
+
+
+LEFT = ["._0.png", ".DS_Store", "Thumbs.db", "desktop.ini", "Desktop.ini", "THUMBS.DB", ".hidden.png", "ehthumbs.db",
+        "Icon\r", ".ipynb_checkpoints/0-checkpoint.png", "__MACOSX/cat/._0.png", "@eaDir/0.png/SYNOPHOTO_THUMB_M.png",
+        "$RECYCLE.BIN/desktop.ini", ".git/config", "System Volume Information/x", "#recycle/0.png", "lost+found/x",
+        "__pycache__/x.pyc", ".Trashes/0.png", ".Spotlight-V100/x"]
+
+
+@pytest.mark.parametrize("left", LEFT)
+def test_what_systems_leave_behind_is_neither_class_nor_image(tmp_path, left):
+    plain = files.from_folder(classes(tmp_path / "in"), size=8)
+    for place in (tmp_path / "in", tmp_path / "in" / "cat"):
+        (place / left).parent.mkdir(parents=True, exist_ok=True)
+        (place / left).write_bytes(b"left behind")
+    found = files.from_folder(tmp_path / "in", size=8)
+    assert found.names == plain.names == ("cat", "dog") and torch.equal(found.pixels, plain.pixels)
+
+
+def test_all_files_that_cannot_be_used_are_named_at_once_with_the_reason(tmp_path):
+    classes(tmp_path)
+    cat, dog = tmp_path / "cat", tmp_path / "dog"
+    (cat / "notes.txt").write_text("not an image")
+    (dog / "labels.csv").write_text("a,b")
+    (dog / "empty.png").write_bytes(b"")
+    (dog / "cut.png").write_bytes((dog / "0.png").read_bytes()[:45])
+    (dog / "page.jpg").write_text("<html>404</html>")
+    (cat / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    os.mkfifo(cat / "pipe.png")                                          # to open it would wait for ever
+    picture(dog / "small.png", size=(4, 9))
+    picture(dog / "grey.png", mode="L", colour=3)
+    picture(cat / "deep.tif", mode="I;16", colour=40_000)
+    with pytest.raises(ValueError) as error:
+        files.from_folder(tmp_path, size=8)
+    said = str(error.value)
+    assert f"{tmp_path} holds 10 files that cannot be used" in said
+    assert "cat/notes.txt, dog/empty.png, dog/labels.csv, dog/page.jpg is no image of a kind that is read here" in said
+    assert "cat/gone.png, cat/pipe.png is no file" in said and "dog/cut.png cannot be read (" in said
+    assert "dog/small.png has 4 x 9 pixels, fewer than 8 x 8" in said
+    assert "dog/grey.png is grey (L); convert it to colour, or take channels=1" in said
+    assert "cat/deep.tif has more than 8 bits a channel (I;16); save it with 8" in said
+    assert "0.png" not in said
+
+
+def test_thousands_of_bad_files_make_a_message_that_can_be_read(tmp_path):
+    classes(tmp_path)
+    for i in range(3000):
+        (tmp_path / "cat" / f"{i:04d}.txt").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"holds 3,000 files .*0099\.txt and 2,900 more is no image") as error:
+        files.from_folder(tmp_path, size=8)
+    assert len(str(error.value)) < 3000
+
+
+# -------------------------------------------------------------------------------------------------------------- layouts
+
+
+@pytest.mark.parametrize(("train", "test"), [
+    ("train", "test"), ("Train", "Test"), ("training", "testing"), ("TRAIN", "VAL"), ("train", "valid"),
+    ("Training", "validation"), ("training_set", "test_set"), ("train-data", "eval"), ("train", "held out"),
+])  # fmt: skip
+def test_parts_for_training_and_for_holding_out_are_recognised(tmp_path, train, test):
+    classes(tmp_path / train, n=3)
+    classes(tmp_path / test, n=2)
+    (tmp_path / "README.md").write_text("about these images")
+    (tmp_path / "__MACOSX").mkdir()
+    images = files.from_folder(tmp_path, size=8)
+    assert images.labels.tolist() == [0, 0, 0, 1, 1, 1] and images.test_labels.tolist() == [0, 0, 1, 1]
+    assert images.names == ("cat", "dog")
+
+
+def test_one_image_a_class_is_enough_where_the_parts_are_given(tmp_path):
+    classes(tmp_path / "train", n=1), classes(tmp_path / "test", n=1)
+    assert len(files.from_folder(tmp_path, size=8).pixels) == 2
+
+
+def test_a_training_part_alone_is_divided(tmp_path):
+    classes(tmp_path / "train")
+    assert len(files.from_folder(tmp_path, size=8).pixels) == 8
+
+
+def test_a_class_of_trains_is_a_class(tmp_path):
+    images = files.from_folder(classes(tmp_path, ("bus", "train", "tram")), size=8)
+    assert images.names == ("bus", "train", "tram")
+
+
+LAYOUTS = {
+    "a class in one part only": (["train/cat", "train/dog", "train/emu", "test/cat", "test/dog", "test/fox"],
+                                 "both parts need the same classes, but there is emu, which .*fox, which"),
+    "three parts": (["train/cat", "val/cat", "test/cat"], r"2 held out parts \(test, val\); it needs one"),
+    "two for training": (["train/cat", "training/cat", "test/cat"], r"2 training parts \(train, training\)"),
+    "nothing for training": (["test/cat", "test/dog"], "has no training part; it needs one, called train or training"),
+    "parts and classes": (["train/cat", "test/cat", "dog"], "has the parts test, train and beside them dog"),
+    "parts without classes": (["train", "test"], "test, train hold images; they need one subfolder for each class"),
+    "nested": (["cat", "cat/siamese", "dog", "dog/pug"], "folders inside a class.*: cat/siamese, dog/pug"),
+    "nested in a part": (["train/cat/siamese", "train/dog", "test/cat", "test/dog"],
+                         "folders inside a class.*cat/siamese"),
+    "one folder too high": (["pets/cat", "pets/dog"], r"give the folder whose subfolders are the classes\): pets/cat"),
+    "no classes": (["."], "has no subfolder; it needs one for each class"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_other_layouts_are_refused_by_name(tmp_path, name):
+    places, message = LAYOUTS[name]
+    for place in places:
+        classes(tmp_path / place, (".",))
+    with pytest.raises(ValueError, match=message):
+        files.from_folder(tmp_path, size=8)
+
+
+def test_loose_images_and_small_classes_are_named_together(tmp_path):
+    classes(tmp_path)
+    picture(tmp_path / "loose.JPG")
+    (tmp_path / "emu").mkdir()
+    picture(tmp_path / "fox" / "0.png")
+    with pytest.raises(ValueError, match=r"images outside a class.*: loose\.JPG; class emu has 0 images, class fox has "
+                                         "1 image; each needs two: to learn and to test"):
+        files.from_folder(tmp_path, size=8)
+
+
+def test_an_empty_class_is_named(tmp_path):
+    (classes(tmp_path) / "emu").mkdir()
+    with pytest.raises(ValueError, match="class emu has 0 images; it needs two: to learn and to test"):
+        files.from_folder(tmp_path, size=8)
+
+
+def test_names_are_composed_so_that_both_parts_agree(tmp_path):
+    classes(tmp_path / "train", ("li\u00e8vre", "cat")), classes(tmp_path / "test", ("lie\u0300vre", "cat"))
+    assert files.from_folder(tmp_path, size=8).names == ("cat", "li\u00e8vre")
+
+
+# ----------------------------------------------------------------------------------------------------------- parameters
+
+
+@pytest.mark.parametrize("how", [
+    {"size": 0}, {"size": -8}, {"size": 8.0}, {"size": True}, {"size": "8"}, {"size": None}, {"held_out": 0},
+    {"held_out": 1}, {"held_out": float("nan")}, {"held_out": "0.1"}, {"channels": 4},
+])  # fmt: skip
+def test_parameters_that_make_no_sense_are_refused(tmp_path, how):
+    with pytest.raises(ValueError, match=f"{next(iter(how))} must be"):
+        files.from_folder(classes(tmp_path), **{"size": 8} | how)
+
+
+def test_a_path_may_be_a_text_and_a_size_numpys(tmp_path):
+    assert files.from_folder(str(classes(tmp_path)), size=np.int64(8)).shape == (3, 8, 8)
+
+
+def test_what_is_no_folder_is_named(tmp_path):
+    (tmp_path / "pets.zip").write_bytes(b"PK")
+    for name, message in (("pets.zip", r"pets\.zip is no folder"), ("none", "there is no folder .*none")):
+        with pytest.raises(ValueError, match=message):
+            files.from_folder(tmp_path / name, size=8)
+
+
+@pytest.mark.parametrize(("held_out", "kept"), [(0.9, 1), (0.5, 1), (0.01, 1)])
+def test_something_is_left_to_learn_and_to_test_whatever_the_share(tmp_path, held_out, kept):
+    images = files.from_folder(classes(tmp_path, n=2), size=8, held_out=held_out)
+    assert len(images.pixels) == len(images.test_pixels) == 2 * kept
+
+
+# ------------------------------------------------------------------------------------------ hostile, and just large
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(("mode", "suffix"), [("I;16", "png"), ("I;16", "tif"), ("I;16B", "tif"), ("I", "tif"),
+                                              ("F", "tif")])
+def test_grey_of_more_than_8_bits_is_refused_and_not_clipped(tmp_path, mode, suffix, channels):
+    picture(classes(tmp_path) / "dog" / f"x.{suffix}", mode=mode, colour=40_000)
+    with pytest.raises(ValueError, match=rf"x\.{suffix} has more than 8 bits .*save it with 8"):
+        files.from_folder(tmp_path, size=8, channels=channels)
+
+
+def postscript(path):
+    path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 20 20\n%%EndComments\n")
+
+
+def said_to_be(width, height):
+    """Writes a PNG that says how large it is, and has nothing in it."""
+    def chunk(name, content):
+        return len(content).to_bytes(4, "big") + name + content + zlib.crc32(name + content).to_bytes(4, "big")
+
+    head = width.to_bytes(4, "big") + height.to_bytes(4, "big") + b"\x08\x02\0\0\0"
+    content = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", b"x\x9c") + chunk(b"IEND", b"")
+    return lambda path: path.write_bytes(content)
+
+
+@pytest.mark.parametrize(("spoil", "message"), [
+    (postscript, "is no image of a kind that is read"), (said_to_be(12_000, 12_000), "12000 x 12000 pixels, more than"),
+    (said_to_be(60_000, 60_000), "has more than 134,217,728 pixels; make it smaller"),
+])  # fmt: skip
+def test_pictures_that_call_other_programs_or_take_all_memory_are_refused(tmp_path, spoil, message):
+    spoil(classes(tmp_path) / "dog" / "x.png")
+    with pytest.raises(ValueError, match=rf"x\.png.*{message}"):
+        files.from_folder(tmp_path, size=8, channels=1)
+
+
+def test_the_largest_photographs_there_are_are_within_the_limit():
+    assert files.MAX_PIXELS > 11_662 * 8_746                      # 102 million, of a medium-format camera
+
+
+def test_a_photograph_that_pillow_warns_of_is_read(tmp_path):
+    side = 9_500                                                                  # 90 million pixels
+    classes(tmp_path, n=1)
+    for kind in ("cat", "dog"):
+        buffer = io.BytesIO()
+        Image.new("1", (side, side), 1).save(buffer, "PNG")
+        (tmp_path / kind / "large.png").write_bytes(buffer.getvalue())
+        picture(tmp_path / kind / "0.png", mode="L", colour=7)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        images = files.from_folder(tmp_path, size=8, channels=1)
+    assert sorted({*images.pixels.unique().tolist(), *images.test_pixels.unique().tolist()}) == [7, 255]
