@@ -4,9 +4,12 @@ import argparse
 import contextlib
 import io
 import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -16,7 +19,8 @@ if TYPE_CHECKING:
 
 TOGETHER = ("train", "distil", "evaluate", "campaign")
 """Commands that several processes can share, started by `accelerate launch -m dashkit COMMAND ...`."""
-EPILOG = "Settings of a profile are changed with --set NAME=VALUE, e.g. --set student_steps=100 --set arms=dash,scratch"
+EPILOG = ("A profile is a name, or the path of a .toml file of your own.  Its settings are changed with --set "
+          "NAME=VALUE, e.g. --set student_steps=100 --set arms=dash,scratch")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -43,8 +47,8 @@ def parser() -> argparse.ArgumentParser:
         if name == "fetch":
             command.add_argument("names", nargs="+", metavar="NAME", help="cifar10, cifar100, fashion_mnist, inception")
             continue
-        command.add_argument("--profile", default="auto", help="smoke, digits (default), cifar10, …")
-        command.add_argument("--seed", type=int, default=42)
+        command.add_argument("--profile", default="auto", help="smoke, digits (default), cifar10, … or my.toml")
+        command.add_argument("--seed", default="42")
         command.add_argument("--device", default="auto", help="auto (default), cpu or cuda")
         command.add_argument("--set", dest="settings", action="append", default=[], metavar="NAME=VALUE")
         if name in TOGETHER:
@@ -53,13 +57,13 @@ def parser() -> argparse.ArgumentParser:
             command.add_argument("arm", metavar="ARM", help="teacher, dash, cond_only, …")
             command.add_argument("folder", metavar="FOLDER")
         if name == "campaign":
-            command.add_argument("--hours", type=float, default=0.4, help="what the whole campaign may take (0.4)")
-            command.add_argument("--minutes", type=float, default=9.0, help="what this turn of it may take (9)")
-            command.add_argument("--fid-samples", type=int, default=50_000, help="of the main arms (50000)")
-            command.add_argument("--reference", type=int, help="real images of FID (default: the training set)")
+            command.add_argument("--hours", default=0.4, help="what the whole campaign may take (0.4)")
+            command.add_argument("--minutes", default=9.0, help="what this turn of it may take (9)")
+            command.add_argument("--fid-samples", default=50_000, help="of the main arms (50000)")
+            command.add_argument("--reference", help="real images of FID (default: the training set)")
         if name == "sweep":
-            command.add_argument("--seeds", type=int, help="training seeds (default: the profile's, at least 8)")
-            command.add_argument("--jobs", type=int, default=1, help="worker processes (default 1: none)")
+            command.add_argument("--seeds", help="training seeds (default: the profile's, at least 8)")
+            command.add_argument("--jobs", default=1, help="worker processes (default 1: none)")
         if name in ("sweep", "tune", "campaign"):
             command.add_argument("--publish", action="store_true", help="write the table to data/results/PROFILE")
         if name == "series":
@@ -68,7 +72,10 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code: 0 done, 1 not fit or failed, 2 refused or broken off, 130 interrupted."""
+    """Run one command and return its exit code.
+
+    0 done, 1 not fit or failed, 2 refused or broken off, 130 interrupted, 143 ended by the system.
+    """
     options, several = parser().parse_args(arguments), int(os.environ.get("WORLD_SIZE", "1")) > 1
     try:
         if several and options.command not in TOGETHER:
@@ -76,14 +83,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         tasks = {"series": _series, "doctor": _doctor, "sweep": _sweep, "tune": _tune,
                  "fetch": _fetch, "campaign": _campaign, "export": _export}
         quiet = os.environ.get("RANK", "0") != "0"                # of several processes only the first one speaks
-        with contextlib.redirect_stdout(io.StringIO() if quiet else sys.stdout):
+        with contextlib.redirect_stdout(io.StringIO() if quiet else sys.stdout), _ended_as_interrupted(not several):
             return tasks.get(options.command, _recipe)(options)
     except (ValueError, OSError, ImportError, RuntimeError, FloatingPointError) as error:
         print(f"dashkit: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("\ndashkit: stopped; the same command goes on from here", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as error:
+        print(f"\ndashkit: stopped{_outlook(options)}", file=sys.stderr)
+        return 143 if error.args else 130
     finally:
         if several:
             from dashkit.experiments import processes
@@ -91,25 +98,56 @@ def main(arguments: Sequence[str] | None = None) -> int:
             processes.leave()
 
 
+@contextlib.contextmanager
+def _ended_as_interrupted(wanted: bool) -> Iterator[None]:
+    """Within the block SIGTERM does what Ctrl-C does, so that what is trained is saved."""
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt(number)
+
+    if not wanted or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+
+
+def _outlook(options: argparse.Namespace) -> str:
+    """What the same command will do after it was stopped."""
+    if options.command in ("doctor", "export"):
+        return ""
+    if options.command == "fetch":
+        return "; the same command goes on from here"
+    from dashkit.experiments.training import is_begun
+
+    run = getattr(options, "run", None)
+    if run is None or not is_begun(run):
+        return " before anything was saved; the same command starts from the beginning"
+    return "; the same command goes on from here"
+
+
 def _start(options: argparse.Namespace, **settings: object) -> "Run":
     """The run that the options describe; `settings` are defaults that --set replaces."""
     from dashkit.experiments.profiles import parse_settings
     from dashkit.experiments.run import start_run
 
-    return start_run(options.profile, seed=options.seed, device=options.device,
-                         compile=getattr(options, "compile", False), **settings | parse_settings(options.settings))
+    options.run = start_run(options.profile, seed=options.seed, device=options.device,
+                                compile=getattr(options, "compile", False),
+                                **settings | parse_settings(options.settings))
+    return options.run
 
 
 def _series(options: argparse.Namespace) -> int:
     from dashkit import doctor
-    from dashkit.experiments.profiles import parse_settings
     from dashkit.publishing.series import BUILD, run_series
     from dashkit.storage import paths
 
     doctor.require(paths.RUNS, BUILD)
     only = [n.strip() for n in options.only.split(",") if n.strip()]
-    ok = run_series(options.profile, seed=options.seed, device=options.device, only=only,
-                    settings=parse_settings(options.settings))
+    _start(options)
+    ok = run_series(options.profile, seed=options.seed, device=options.device, only=only, settings=options.settings)
     return 0 if ok else 1
 
 
@@ -144,7 +182,7 @@ def _campaign(options: argparse.Namespace) -> int:
     run = _start(options)
     campaign.check(run, reference=options.reference, publish=_published(options, run))
     plan = campaign.make_plan(run, options.hours, fid_samples=options.fid_samples)
-    run = campaign.with_plan(run, plan)
+    run = options.run = campaign.with_plan(run, plan)
     print(campaign.describe(run, plan))
     extract, reference = campaign.make_reference(run, options.reference)
     if not campaign.run_stages(run, plan, minutes=options.minutes, extract=extract, reference=reference):
@@ -175,17 +213,16 @@ def _doctor(options: argparse.Namespace) -> int:
 def _sweep(options: argparse.Namespace) -> int:
     from dashkit.analysis.tables import calibration_table
     from dashkit.experiments.evaluation import results_path
-    from dashkit.experiments.profiles import parse_settings, resolve
+    from dashkit.experiments.profiles import number
     from dashkit.experiments.ready import check_run
     from dashkit.experiments.sweeps import sweep
-    from dashkit.method.arms import ARMS
 
-    profile = resolve(options.profile, **parse_settings(options.settings))
-    arms = profile.arms if profile.exact_bandwidth else ARMS
+    profile = _start(options).profile
+    arms = profile.arms if profile.exact_bandwidth else "all"
     seeds = max(profile.seeds, 8) if options.seeds is None else options.seeds
     run = _start(options, seeds=seeds, arms=arms)
     check_run(run, publish=_published(options, run))
-    results = sweep(run, jobs=options.jobs)
+    results = sweep(run, jobs=number("jobs", options.jobs, 1, 1024, whole=True))
     print(calibration_table(results, w=run.profile.w).to_string(float_format="{:.3g}".format))
     print(results_path(run))
     _publish(options, run, results)

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from dashkit.experiments import budget
+from dashkit.experiments.profiles import truth
 from dashkit.experiments.run import Run
 from dashkit.experiments.sweeps import sweep
 from dashkit.method.statistics import bootstrap
@@ -148,7 +149,7 @@ def published_results(profile: str, root: Path = RESULTS) -> Results:
 
 def results_of(run: Run, *, recompute: bool = False) -> Results:
     """The published results of digits; or, with `recompute`, this run's own sweep, trained if need be."""
-    if not recompute:
+    if not truth("recompute", recompute):
         return published_results("digits")
     print(budget.remaining(run))
     return Results(checked(sweep(run)), f"own sweep of {run.profile.name}, seeds {run.seeds}")

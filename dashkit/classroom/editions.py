@@ -17,6 +17,7 @@ from nbformat import NotebookNode
 
 from dashkit.classroom.exercises import EXERCISES
 from dashkit.classroom.notebooks import NOTEBOOKS, execute, notebook_paths
+from dashkit.experiments.profiles import address
 from dashkit.storage import paths, store
 
 EDITIONS = paths.ROOT / "build" / "editions"
@@ -85,13 +86,13 @@ def verdicts(executed: NotebookNode) -> dict[str, bool]:
 
 def write(profile: str = "auto", folder: Path = EDITIONS) -> bool:
     """Write student/ and solution/, the latter executed with `profile`; whether every solution passes its check."""
-    good = True
+    good, parameters = True, {"profile": address(profile)}
     for path in notebook_paths():
         notebook = nbformat.read(path, as_version=4)
         for edition, made in (("student", student(notebook)), ("solution", solved(notebook))):
             store.write_bytes(folder / edition / path.name, (nbformat.writes(made) + "\n").encode())
         target = folder / "solution" / path.name
-        execute(target, target.with_suffix(".executed.ipynb"), {"profile": profile})
+        execute(target, target.with_suffix(".executed.ipynb"), parameters)
         target.with_suffix(".executed.ipynb").replace(target)
         done = nbformat.read(target, as_version=4)
         store.write_bytes(target.with_suffix(".html"), HTMLExporter().from_notebook_node(done)[0].encode())

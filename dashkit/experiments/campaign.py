@@ -20,12 +20,12 @@ from torch import Tensor, nn
 from dashkit.datasets import fetch, sources
 from dashkit.experiments import budget, fid, processes, training
 from dashkit.experiments.evaluation import evaluate_all, is_measured, tidy
-from dashkit.experiments.networks import check_current, load_student, load_teacher
-from dashkit.experiments.profiles import PROFILES
+from dashkit.experiments.networks import check_current, load_student, load_teacher, say_stale
+from dashkit.experiments.profiles import PROFILES, number
 from dashkit.experiments.progress import progress_bar
 from dashkit.experiments.ready import FEWEST_FID, check_run
 from dashkit.experiments.run import SAMPLING_SEED, Run
-from dashkit.experiments.training import train_teacher
+from dashkit.experiments.training import train_teacher, unfinished
 from dashkit.method import guidance
 from dashkit.method.images import to_float, to_uint8
 from dashkit.method.quality import in_chunks
@@ -69,8 +69,8 @@ def make_plan(run: Run, hours: float, *, fid_samples: int = 50_000) -> Plan:
     `ready.check_run` says.
     """
     check(run)
-    if not 0 < hours <= 10_000 or fid_samples < 20:
-        raise ValueError(f"hours must be in (0, 10000] and fid_samples at least 20, not {hours!r} and {fid_samples!r}")
+    hours = number("hours", hours, 1e-6, 10_000)
+    fid_samples = number("fid_samples", fid_samples, 20, 10**9, whole=True)
     path = plan_path(run)
     if path.is_file():
         plan, most = _read_plan(run, path)
@@ -169,6 +169,7 @@ def stages(run: Run, plan: Plan, extract: fid.Extractor, reference: fid.Statisti
 
     def distil() -> Iterator:
         teacher = load_teacher(run)
+        say_stale(run, {seed: unfinished(run, p.arms, seed) for seed in run.seeds})
         for seed in run.seeds:
             yield from training.distil(run, teacher, p.arms, seed)
 
@@ -282,7 +283,7 @@ def table(run: Run, plan: Plan, extract: fid.Extractor, reference: fid.Statistic
 
 def run_stages(run: Run, plan: Plan, *, minutes: float, extract: fid.Extractor, reference: fid.Statistics) -> bool:
     """Work through the stages for at most about `minutes`; returns whether all is done.  Stop it at any time."""
-    deadline = time.monotonic() + 60 * minutes
+    deadline = time.monotonic() + 60 * number("minutes", minutes, 0, 10**6)
     for name, stage in stages(run, plan, extract, reference).items():
         late = False
         with closing(stage.make()) as items:
@@ -318,8 +319,8 @@ def make_reference(run: Run, n: int | None = None) -> tuple[fid.Extractor, fid.S
     Fewer than all are a random selection, always the same one.  Grey images get `SmallFeatures`.
     """
     pixels = sources.load_images(run.profile.dataset.removesuffix("_mirrored"), cache=paths.CACHE).pixels
-    if n is not None and not FEWEST_FID <= n <= len(pixels):
-        raise ValueError(f"the reference must be {FEWEST_FID} to {len(pixels)} images, not {n!r}")
+    if n is not None:
+        n = number("the number of reference images", n, FEWEST_FID, len(pixels), whole=True)
     if n is not None and n < len(pixels):    # at random: the first n of a data set stored class by class are one class
         pixels = pixels[torch.randperm(len(pixels), generator=torch.Generator().manual_seed(0))[:n]]
     if run.profile.teacher.channels != 3:

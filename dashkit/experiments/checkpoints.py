@@ -1,10 +1,13 @@
 """Training that can be stopped at any moment and goes on from there."""
 
+import signal
+import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import nullcontext, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 
 import torch
 from torch import Tensor
@@ -45,9 +48,9 @@ class TrainingJob:
 def resumable(job: TrainingJob, loop: Iterator[Step]) -> Iterator[Step]:
     """Run `loop`, which trains the job's learners and is not started yet, from where it was stopped.
 
-    Writes a checkpoint every minute and at each stop, and each learner's final file at the end.  Holds the folder
-    meanwhile: FolderInUse if another process trains the same.  Of several that train as one, the main process holds and
-    writes.
+    Writes a checkpoint every minute and at each stop or interrupt, and each learner's final file at the end.  Holds the
+    folder meanwhile: FolderInUse if another process trains the same.  Of several that train as one, the main process
+    holds and writes.
     """
     with locks.lock_folder(job.folder) if processes.is_main() else nullcontext() as token:
         yield from _resumed(job, loop, token)
@@ -59,23 +62,59 @@ def resumable(job: TrainingJob, loop: Iterator[Step]) -> Iterator[Step]:
 def _resumed(job: TrainingJob, loop: Iterator[Step], token: object) -> Iterator[Step]:
     began = last = time.monotonic()
     main, (history, spent) = processes.is_main(), _restore(job) if job.checkpoint.is_file() else (_History(), 0.0)
+    state = job.generator.get_state()                     # as it was after the last whole step
     try:
-        for step in loop:
-            history.add(torch.stack([step.losses[name] for name in job.columns]))
-            now = time.monotonic()
-            if main and step.number < job.steps and now - last > CHECKPOINT_SECONDS:
-                _save(job, history, spent + now - began)
-                last = time.monotonic()
-            if main and step.number == job.steps:
-                for name, losses in zip(job.columns, history.table().T, strict=True):
-                    _finish(job, name, losses, spent + now - began)
-                locks.remove(job.checkpoint)
+        while True:
+            with whole_step():
+                step = next(loop, None)
+                if step is None:
+                    return
+                history.add(torch.stack([step.losses[name] for name in job.columns]))
+                state, now = job.generator.get_state(), time.monotonic()
+                if main and step.number < job.steps and now - last > CHECKPOINT_SECONDS:
+                    _save(job, history, state, spent + now - began)
+                    last = time.monotonic()
+                if main and step.number == job.steps:
+                    for name, losses in zip(job.columns, history.table().T, strict=True):
+                        _finish(job, name, losses, spent + now - began)
+                    locks.remove(job.checkpoint)
             yield step
-    except GeneratorExit:                                 # the caller stopped between two steps
-        if 0 < len(history) < job.steps and main and locks.is_current(job.folder, token):
+    except (GeneratorExit, KeyboardInterrupt):            # the caller stopped, or somebody interrupted a step
+        done = len(history)
+        whole = all(learner.done == learner.averaged == done for learner in job.learners.values())
+        if 0 < done < job.steps and whole and main and locks.is_current(job.folder, token):
             with suppress(FloatingPointError):            # a diverged run keeps its last good checkpoint
-                _save(job, history, spent + time.monotonic() - began)
+                _save(job, history, state, spent + time.monotonic() - began)
         raise
+
+
+@contextmanager
+def whole_step() -> Iterator[None]:
+    """Let an interrupt (Ctrl-C, or SIGTERM if it is handled) wait for the end of the block; a second one does not.
+
+    Weights, their average and the losses belong together: a step is done whole or not at all.  Threads get no signals.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[tuple] = []
+    before = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
+    before = {s: handler for s, handler in before.items() if callable(handler)}
+
+    def wait(one: int, frame: FrameType | None) -> None:
+        if came:
+            before[one](one, frame)
+        came.append((one, frame))
+
+    for one in before:
+        signal.signal(one, wait)
+    try:
+        yield
+    finally:
+        for one, handler in before.items():
+            signal.signal(one, handler)
+        if came:
+            before[came[0][0]](*came[0])
 
 
 class _History:
@@ -147,15 +186,18 @@ def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
 
-def _save(job: TrainingJob, history: _History, seconds: float) -> None:
-    """Write the checkpoint; FloatingPointError rather than overwrite a good one with weights that are not finite."""
+def _save(job: TrainingJob, history: _History, state: Tensor, seconds: float) -> None:
+    """Write the checkpoint, with the generator's `state`.
+
+    FloatingPointError rather than overwrite a good one with weights that are not finite.
+    """
     losses = history.table()
     tensors = {f"{n}/{k}": v for n, learner in job.learners.items() for k, v in learner.tensors().items()}
     bad = [k for k, v in tensors.items() if v.is_floating_point() and not bool(v.isfinite().all())]
     if bad:
         raise FloatingPointError(f"weights of {bad[0].split('/')[0]} are not finite at step {len(losses)}; "
                                  "lower its lr")
-    tensors |= {"generator": job.generator.get_state(), "history": losses}
+    tensors |= {"generator": state, "history": losses}
     store.save_tensors(job.checkpoint, tensors, {"settings": job.settings, "seconds": seconds})
 
 

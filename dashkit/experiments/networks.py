@@ -6,7 +6,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from dashkit.experiments.run import FINAL, Run, Teacher
+from dashkit.experiments.run import CHECKPOINT, FINAL, Run, Teacher
 from dashkit.method import curriculum
 from dashkit.method.arms import objective
 from dashkit.method.exact_teacher import ExactTeacher
@@ -109,11 +109,14 @@ def stale(run: Run, arm: str, seed: int) -> list[str]:
 
 
 def say_stale(run: Run, missing: Mapping[int, Sequence[str]]) -> None:
-    """Print why arms of some seeds are trained that were trained before."""
-    for arm, seed in [(arm, seed) for seed, arms in missing.items() for arm in arms if not run.is_trained(arm, seed)]:
-        changed = stale(run, arm, seed)
-        if changed:
-            print(f"{arm}, seed {seed}: trained before with another {', '.join(changed)}; trained again")
+    """Print why networks of some seeds, the teacher or arms, are trained that were trained before."""
+    for seed, arms in missing.items():
+        folder = run.folder("teacher", seed) if "teacher" in arms else run.lockstep(arms, seed)
+        if (folder / CHECKPOINT).is_file():              # it only goes on
+            continue
+        for arm in arms:
+            if not run.is_trained(arm, seed) and (changed := stale(run, arm, seed)):
+                print(f"{arm}, seed {seed}: trained before with another {', '.join(changed)}; trained again")
 
 
 def flat(settings: Mapping, prefix: str = "") -> dict[str, object]:

@@ -6,7 +6,7 @@ from typing import Protocol
 import torch
 
 from dashkit.datasets import fetch
-from dashkit.experiments.profiles import Profile
+from dashkit.experiments.profiles import Profile, number
 from dashkit.method.arms import objective
 from dashkit.method.images import Images
 from dashkit.method.students import STUDENTS
@@ -45,8 +45,8 @@ def check_run(run: Run, *, weights: Path | None = None, reference: int | None = 
             raise FileNotFoundError(f"{weights} is not there: dashkit fetch inception")
         store.checksum(weights)
     most = len(images.pixels) // (2 if run.profile.dataset.endswith("_mirrored") else 1)
-    if reference is not None and not FEWEST_FID <= reference <= most:
-        raise ValueError(f"the reference must be {FEWEST_FID} to {most} images, not {reference!r}")
+    if reference is not None:
+        number("the number of reference images", reference, FEWEST_FID, most, whole=True)
     if publish is not None:
         store.check_writable(publish)
 

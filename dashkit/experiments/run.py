@@ -1,6 +1,7 @@
 """A run: one profile with one seed on one device."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from dashkit.datasets import sources
 from dashkit.experiments import processes
-from dashkit.experiments.profiles import Profile, resolve
+from dashkit.experiments.profiles import Profile, number, parse_settings, resolve, truth
 from dashkit.method import curriculum
 from dashkit.method.arms import objective
 from dashkit.method.capture import ReplayedModel
@@ -65,8 +66,8 @@ class Run:
     compile: bool = False    # torch.compile in training and FID's sampling: meant for a GPU, takes a while to begin
 
     def __post_init__(self) -> None:
-        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or not 0 <= self.seed < 2**31:
-            raise ValueError(f"seed must be an integer in [0, {2**31}), not {self.seed!r}")
+        object.__setattr__(self, "seed", number("seed", self.seed, 0, 2**31 - 1, whole=True))
+        object.__setattr__(self, "compile", truth("compile", self.compile))
         object.__setattr__(self, "root", Path(self.root))
         processes.own_slice(self.profile.batch)
         provenance.commit()                            # what runs is this one, whatever is committed meanwhile
@@ -164,7 +165,7 @@ class Run:
 
     def student_settings(self, arm: str, seed: int) -> dict:
         names = ("student", "student_steps", "student_lr", "student_ema")
-        settings = self.profile.asdict()
+        settings, seed = self.profile.asdict(), number("seed", seed, 0, 2**32, whole=True)
         row = objective(arm)
         weights = objective(row.reuses) if row.reuses else row
         return {k: settings[k] for k in names} | {
@@ -175,6 +176,11 @@ class Run:
         """Where one trained network lives; another setting is another folder, so results never mix."""
         settings = self.teacher_settings() if arm == "teacher" else self.student_settings(arm, seed)
         return self.root / self.profile.name / f"{arm}-s{seed}-{store.fingerprint(settings)}"
+
+    def lockstep(self, arms: Sequence[str], seed: int) -> Path:
+        """Where the checkpoint of arms that are trained together lives."""
+        settings = {arm: self.student_settings(arm, seed) for arm in arms}
+        return self.root / self.profile.name / f"lockstep-s{seed}-{store.fingerprint(settings)}"
 
     def _final(self, arm: str, seed: int) -> Path:
         """The file of an arm's trained weights, which may be those of another arm."""
@@ -218,10 +224,13 @@ def _sha256(path: Path, changed: int, size: int) -> str:
     return sha256(path)
 
 
-def start_run(profile: str = "auto", *, seed: int = 42, device: str = "auto", compile: bool = False,
-          **overrides: object) -> Run:
+def start_run(profile: str | os.PathLike = "auto", *, seed: int = 42, device: str = "auto", settings: object = None,
+          compile: bool = False, **overrides: object) -> Run:
     """Check every parameter of a notebook or a command at once and return its Run.
 
-    `overrides` replace settings of the profile; None leaves one alone.  ValueError names what is allowed.
+    `profile` is a name, or the path of a file of your own.  `settings` replace some of the profile's: a mapping, JSON,
+    or whatever else `profiles.parse_settings` takes.  So do `overrides`, by name, and before `settings`; None leaves a
+    setting alone.  ValueError names what is allowed.
     """
-    return Run(resolve(profile, **overrides), seed=seed, device=pick_device(device), compile=compile)
+    chosen = parse_settings(settings) | {k: v for k, v in overrides.items() if v is not None}
+    return Run(resolve(profile, **chosen), seed=seed, device=pick_device(device), compile=compile)

@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -14,7 +13,7 @@ from dashkit.experiments.checkpoints import TrainingJob, clear, resumable
 from dashkit.experiments.networks import check_current, load_student, load_teacher, say_stale
 from dashkit.experiments.progress import progress_bar
 from dashkit.experiments.ready import check_run
-from dashkit.experiments.run import CHECKPOINT, Run, Teacher
+from dashkit.experiments.run import CHECKPOINT, FINAL, Run, Teacher
 from dashkit.experiments.threads import side_by_side
 from dashkit.method import curriculum, distillation
 from dashkit.method.arms import Objective, objective
@@ -27,14 +26,19 @@ from dashkit.method.memory import Parts, samples_of
 from dashkit.method.schedule import Noised, noised
 from dashkit.method.training import Learner, Step, fit
 from dashkit.method.unet import UNet
-from dashkit.storage import store
 
 
 def train_teacher(run: Run) -> Iterator[Step]:
     """Train the teacher and its TIRT curriculum jointly, yielding each step; goes on where it was stopped.
 
     Loss: omega_t |eps(x_t, t, y) - eps|^2 with labels dropped a sample at a time.  Yields nothing if it is finished.
+    Says why, if one that was trained before cannot be used.
     """
+    say_stale(run, {run.seed: ["teacher"]})         # now, and not after the progress bar has begun
+    return _train_teacher(run)
+
+
+def _train_teacher(run: Run) -> Iterator[Step]:
     p, folder = run.profile, run.folder("teacher", run.seed)
     if run.is_trained("teacher", run.seed):
         clear(folder)
@@ -63,6 +67,13 @@ def train_teacher(run: Run) -> Iterator[Step]:
     job = TrainingJob(run, folder, {"teacher": learner}, generator, p.teacher_steps, settings)
     yield from resumable(job, fit(job.learners, loss_fn, batches(), steps=job.steps, average=processes.average,
                                   capture=run.captures))
+
+
+def is_begun(run: Run) -> bool:
+    """Whether anything is on disk that the same run goes on from: a network of these settings, finished or not."""
+    keys = [("teacher", run.seed), *((arm, seed) for seed in run.seeds for arm in run.profile.arms)]
+    folders = [run.folder(*key) for key in keys] + list((run.root / run.profile.name).glob("lockstep-*"))
+    return any((folder / name).is_file() for folder in folders for name in (FINAL, CHECKPOINT))
 
 
 @contextmanager
@@ -101,7 +112,7 @@ def distil(run: Run, teacher: Teacher, arms: Sequence[str], seed: int) -> Iterat
             return in_parts.map(batch, partial(teacher_targets, network, hinted=hinted),
                                 said="the teacher sees batches of {n} in {parts} parts from now on")
 
-    job = TrainingJob(run, _lockstep(run, arms, seed), {a: s.learner for a, s in students.items()}, generator,
+    job = TrainingJob(run, run.lockstep(arms, seed), {a: s.learner for a, s in students.items()}, generator,
                       p.student_steps, {a: run.student_settings(a, seed) for a in arms})
     yield from resumable(job, distillation.distil(
         students, Replayed(teach) if run.captures else teach, states, steps=job.steps, precision=run.autocast,
@@ -120,16 +131,10 @@ def _student(run: Run, teacher: Teacher, row: Objective, seed: int) -> Student:
     return Student(row, learner, parts, curricula.get(row.curriculum, run.base))
 
 
-def _lockstep(run: Run, arms: Sequence[str], seed: int) -> Path:
-    """Where the checkpoint of arms trained together lives."""
-    settings = {a: run.student_settings(a, seed) for a in arms}
-    return run.root / run.profile.name / f"lockstep-s{seed}-{store.fingerprint(settings)}"
-
-
 def unfinished(run: Run, arms: Sequence[str], seed: int) -> list[str]:
     """The arms that `distil` has to train: those without weights, or all where a process died in the midst of them."""
     arms = list(dict.fromkeys(objective(a).reuses or a for a in arms))
-    missing, folder = [a for a in arms if not run.is_trained(a, seed)], _lockstep(run, arms, seed)
+    missing, folder = [a for a in arms if not run.is_trained(a, seed)], run.lockstep(arms, seed)
     if not missing:
         clear(folder)
         return []                                # whether or not another process still sees the checkpoint

@@ -57,7 +57,7 @@ OBJECTIVES = {
 the shares of label dropout, taken in expectation, as is the dropping of only the student's label in `label_drop`."""
 
 ARMS = tuple(OBJECTIVES)
-"""The names of all arms: what `dashkit sweep` compares."""
+"""Every arm: what `dashkit sweep` compares, and what `arms = "all"` means in a profile."""
 
 FACTORIAL = {
     frozenset(): "im_base", frozenset("U"): "im_un_base", frozenset("A"): "im_an_base", frozenset("T"): "cond_only",

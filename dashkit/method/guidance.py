@@ -5,6 +5,7 @@ Convention everywhere: guided = u + w (c - u), gap = c - u; w = 0 unconditional,
 
 import math
 from collections.abc import Callable
+from numbers import Real
 from typing import NamedTuple
 
 import torch
@@ -20,7 +21,7 @@ Model = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 def check_w(w: float) -> float:
     """Return the guidance scale w as a float, or raise ValueError if it is not a number in [0, 20]."""
-    if isinstance(w, bool) or not isinstance(w, int | float) or not math.isfinite(w) or not 0 <= w <= W_MAX:
+    if isinstance(w, bool) or not isinstance(w, Real) or not math.isfinite(w) or not 0 <= w <= W_MAX:
         raise ValueError(f"the guidance scale w must be a number in [0, {W_MAX:g}], not {w!r}")
     return float(w)
 

@@ -77,10 +77,27 @@ class Learner:
         A loss may come in parts, made one after another, so that only one's activations are held.  Returns the sum.
         `average(gradient, loss)`, if given, replaces both tensors by their means over several processes, in place.
         """
-        self.prepare()
-        whole = self.move(loss, average)
-        self.done += 1
+        whole = self.differentiate(loss, average)
+        self.step()
         return whole
+
+    def differentiate(self, loss: Tensor | Iterable[Tensor], average: Callable[..., None] | None = None) -> Tensor:
+        """The first half of an update: the gradient of a loss, which may come in parts.  Changes no weights."""
+        self.vector.grad.zero_()
+        whole = torch.zeros((), device=self.vector.device)
+        for part in [loss] if isinstance(loss, Tensor) else loss:
+            part.backward()
+            whole += part.detach()
+        if average:
+            average(self.vector.grad, whole)
+        return whole
+
+    def step(self) -> None:
+        """The second half of an update: weights and average follow the gradient.  `done` is -1 meanwhile."""
+        self.prepare()
+        done, self.done = self.done, -1
+        self.move()
+        self.done = done + 1
 
     def prepare(self) -> None:
         """Set the learning rate of the next step."""
@@ -90,19 +107,11 @@ class Learner:
         else:
             self._rate.fill_(rate)
 
-    def move(self, loss: Tensor | Iterable[Tensor], average: Callable[..., None] | None = None) -> Tensor:
-        """What `update` does to tensors; a CUDA graph can record it from the second step on."""
-        self.vector.grad.zero_()
-        whole = torch.zeros((), device=self.vector.device)
-        for part in [loss] if isinstance(loss, Tensor) else loss:
-            part.backward()
-            whole += part.detach()
-        if average:
-            average(self.vector.grad, whole)
+    def move(self) -> None:
+        """What `step` does to tensors; a CUDA graph can record it from the second step on."""
         nn.utils.clip_grad_norm_(self.vector, self.clip)
         self.optimiser.step()
         self._follow()
-        return whole
 
     def _follow(self) -> None:
         self.average.lerp_(self.vector.detach(), 1 - self.decay if self.averaged else 1.0)
@@ -153,6 +162,9 @@ def fit(
     time.  Raises FloatingPointError with the learner and the step when a loss is not finite, or has grown to a hundred
     times what it was in the first steps (looked at every `check_every` steps and at the last one).  With `capture` a
     step is recorded as a CUDA graph and replayed: loss_fn must then draw no random numbers.
+
+    No learner moves before the losses of all are known: an error or an interrupt in a loss leaves all as they were
+    after the step before.  (Not with `capture`: an interrupted step is then half done, and `done` is -1.)
     """
     in_parts, replayed = Parts(), None
     if capture:
@@ -165,13 +177,15 @@ def fit(
     first: dict[str, float] = {}
     for number, batch in zip(range(done.pop() + 1, steps + 1), batches, strict=False):
         losses = {} if replayed is None else _replay(replayed, learners, batch)
-        for name, learner in learners.items():
-            def update(parts: Iterator[tuple[Batch, float]], name: str = name, learner: Learner = learner) -> Tensor:
-                return learner.update((share * loss_fn(name, learner.model, part) for part, share in parts), average)
+        for name, learner in learners.items() if replayed is None else ():
+            def differentiate(parts: Iterator[tuple[Batch, float]], name: str = name, one: Learner = learner) -> Tensor:
+                return one.differentiate((share * loss_fn(name, one.model, part) for part, share in parts), average)
 
-            if name not in losses:
-                said = f"batches of {{n}} go in {{parts}} parts from step {number} on"
-                losses[name] = in_parts(batch, update, said=said)
+            said = f"batches of {{n}} go in {{parts}} parts from step {number} on"
+            losses[name] = in_parts(batch, differentiate, said=said)
+        for name, learner in learners.items():
+            if replayed is None:
+                learner.step()
             recent[name].append(losses[name])
         if number % check_every == 0 or number == steps:
             for name, values in recent.items():
@@ -190,7 +204,8 @@ def _move_all(
         stream.wait_stream(main)
     for (name, learner), stream in zip(learners.items(), cycle(streams), strict=False):
         with torch.cuda.stream(stream):
-            losses.append(learner.move(loss_fn(name, learner.model, batch)))
+            losses.append(learner.differentiate(loss_fn(name, learner.model, batch)))
+            learner.move()
     for stream in streams:
         main.wait_stream(stream)
     return torch.stack(losses)
@@ -198,13 +213,13 @@ def _move_all(
 
 def _replay(replayed: Replayed, learners: Mapping[str, Learner], batch: Batch) -> dict[str, Tensor]:
     """One step of every learner through a CUDA graph, which knows nothing of learning rates and counters."""
+    before = {name: (learner.done, learner.averaged) for name, learner in learners.items()}
     for learner in learners.values():
         learner.prepare()
-    before = {name: learner.averaged for name, learner in learners.items()}
+        learner.done = -1                                # until the step is whole
     losses = replayed(batch)
     for name, learner in learners.items():
-        learner.done += 1
-        learner.averaged = before[name] + 1
+        learner.done, learner.averaged = (count + 1 for count in before[name])
     return dict(zip(learners, losses.unbind(), strict=True))
 
 

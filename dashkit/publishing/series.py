@@ -1,13 +1,15 @@
 """The notebook series, executed and reported."""
 
+import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from dashkit.analysis.tables import calibration_table
 from dashkit.classroom.notebooks import SeriesError, execute, notebook_paths
 from dashkit.experiments.evaluation import read_results
+from dashkit.experiments.profiles import address, parse_settings
 from dashkit.experiments.ready import check_run
 from dashkit.experiments.run import start_run
 from dashkit.publishing.report import Outcome, write_report
@@ -18,24 +20,25 @@ BUILD = storage_paths.ROOT / "build" / "series"
 
 
 def run_series(
-    profile: str = "auto", *, seed: int = 42, device: str = "auto", only: Sequence[str] = (),
-    settings: Mapping[str, object] | None = None, build: Path = BUILD,
+    profile: str | os.PathLike = "auto", *, seed: int = 42, device: str = "auto", only: Sequence[str] = (),
+    settings: object = None, build: Path = BUILD,
 ) -> bool:
     """Execute the numbered notebooks in order and write the report; returns whether all went well.
 
-    Writes build/PROFILE/NN_name.ipynb and .html, index.html, results.csv and series.json.  Stops at the first failure,
-    which it prints with the notebook, the cell and the error.  ValueError for a bad parameter, before any work.
+    `profile` and `settings` are as in `start_run`.  Writes build/PROFILE/NN_name.ipynb and .html, index.html,
+    results.csv and series.json.  Stops at the first failure, which it prints with the notebook, the cell and the error.
+    ValueError for a bad parameter, before any work.
     """
-    settings = dict(settings or {})
-    run = start_run(profile, seed=seed, device=device, **settings)
+    settings = parse_settings(settings)
+    run = start_run(profile, seed=seed, device=device, settings=settings)
     paths = notebook_paths(only)
     check_run(run)
     folder = build / run.profile.name
-    parameters = {"profile": run.profile.name, "seed": seed, "device": device}
+    parameters = {"profile": address(profile), "seed": run.seed, "device": device}
     if settings:
-        parameters["settings"] = settings
+        parameters["settings"] = {k: list(v) if isinstance(v, tuple) else v for k, v in settings.items()}
     device_name = provenance.device_name(run.device)
-    print(f"profile {run.profile.name}, seed {seed}, {device_name}: {len(paths)} notebooks → {folder}")
+    print(f"profile {run.profile.name}, seed {run.seed}, {device_name}: {len(paths)} notebooks → {folder}")
 
     outcomes, began, failure = [], time.monotonic(), ""
     for path in paths:
@@ -62,7 +65,7 @@ def run_series(
     kernels = provenance.peak_memory_mib(children=True)              # of the largest one
     store.write_json(folder / "series.json", {
         "profile": run.profile.name, "ok": not failure, "seconds": round(time.monotonic() - began, 1),
-        "notebooks": [o._asdict() for o in outcomes], "seed": seed, "error": failure or None,
+        "notebooks": [o._asdict() for o in outcomes], "seed": run.seed, "error": failure or None,
         "manifest": provenance.manifest(device=device_name, settings=run.profile.asdict(), peak_memory_mib=kernels),
     })
     write_report(folder, run, outcomes, results, failure)

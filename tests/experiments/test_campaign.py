@@ -37,7 +37,7 @@ def test_a_plan_is_made_once_and_never_exceeds_the_profile(run):
     assert first.teacher_steps <= run().profile.teacher_steps and first.fid_samples == 20
     with pytest.raises(ValueError, match=r"campaign-s1-\w+\.json plans 0\.01 hours and at most 20 samples, not 1 "):
         campaign.make_plan(run(), 1.0, fid_samples=20)
-    with pytest.raises(ValueError, match="hours must be in"):
+    with pytest.raises(ValueError, match="hours must be a number in"):
         campaign.make_plan(run(root="other"), 0.0)
     assert "40.0 h" in campaign.describe(run(), first)
 
@@ -67,7 +67,7 @@ def test_turns_of_a_campaign_give_the_table_of_one_go(run):
 def test_a_reference_of_another_size_is_refused(run, monkeypatch):
     images = run().images
     monkeypatch.setattr(sources, "load_images", lambda *a, **k: images)
-    with pytest.raises(ValueError, match="must be 4 to 1297 images, not 3"):
+    with pytest.raises(ValueError, match=r"reference images must be an integer in \[4, 1297\], not 3"):
         campaign.make_reference(run(), 3)
 
 

@@ -157,7 +157,7 @@ def test_a_campaign_with_damaged_weights_of_fid_is_refused(colour):
 def test_a_reference_of_too_few_or_too_many_images_is_refused(colour, capsys, n):
     weights(colour)
     assert cli.main(["campaign", "--reference", str(n)]) == 2
-    assert f"the reference must be 4 to 40 images, not {n}" in capsys.readouterr().err
+    assert f"the number of reference images must be an integer in [4, 40], not {n}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", ["sweep", "tune", "campaign"])

@@ -31,7 +31,7 @@ from dashkit.experiments.networks import load_student, load_teacher, stale
 from dashkit.experiments.profiles import PROFILES
 from dashkit.experiments.run import CHECKPOINT, FINAL, Run
 from dashkit.experiments.sweeps import LR_FACTORS, sweep, tune
-from dashkit.experiments.training import _dropout, _lockstep, distil, get_students, get_teacher, train_teacher
+from dashkit.experiments.training import _dropout, distil, get_students, get_teacher, train_teacher
 from dashkit.method import distillation, guidance
 from dashkit.method.calibration import all_branches, held_out_states, measure_calibration, other_null_rows
 from dashkit.method.distillation import seeded
@@ -443,7 +443,7 @@ def test_a_damaged_table_of_results_is_written_again(swept):
 
 def test_locks_of_processes_that_died_when_their_work_was_done_go(swept):
     run = swept
-    places = [run.folder("teacher", 1), run.folder("dash", 1), _lockstep(run, run.profile.arms, 1)]
+    places = [run.folder("teacher", 1), run.folder("dash", 1), run.lockstep(run.profile.arms, 1)]
     locks = [place / ".lock" for place in places]
     for lock in locks:
         lock.parent.mkdir(exist_ok=True)
@@ -529,7 +529,7 @@ def test_a_death_between_two_final_files_loses_and_leaves_nothing(trained, monke
     assert [s.number for s in distil(run, teacher, ARMS, 1)] == [6]
     assert all(equal(final(run, a, 1), final(whole, a, 1)) for a in ARMS)
     assert not list(run.root.rglob("*lockstep*")) and not list(run.root.rglob(".*"))
-    stray = _lockstep(run, ARMS, 1) / CHECKPOINT
+    stray = run.lockstep(ARMS, 1) / CHECKPOINT
     store.write_bytes(stray, b"x")                           # died between the last file and the checkpoint's removal
     assert list(distil(run, teacher, ARMS, 1)) == [] and not stray.parent.exists()
 

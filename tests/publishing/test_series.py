@@ -3,6 +3,7 @@ import shutil
 from unittest.mock import create_autospec
 
 import nbformat
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -69,6 +70,45 @@ def test_only_picks_notebooks_and_refuses_unknown_numbers():
     assert [p.name[:2] for p in notebook_paths(["04", "02"])] == ["02", "04"]
     with pytest.raises(ValueError, match="no notebook has number 77; there are 00, "):
         notebook_paths(["77"])
+
+
+def test_a_series_hands_typed_settings_and_the_place_of_the_profile_to_its_notebooks(tmp_path, monkeypatch):
+    own, given = tmp_path / "mine.toml", []
+    own.write_text('extends = "smoke"')
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(series, "execute", lambda source, target, parameters, **_: given.append(parameters))
+    monkeypatch.setattr(series, "notebook_paths", lambda only=(): [tmp_path / "00_x.ipynb"])
+    assert series.run_series("mine.toml", seed=np.int64(7), build=tmp_path / "build",
+                             settings={"ws": np.array([1, 1.5]), "clip": "2", "batch": np.int64(8), "gamma": None})
+    assert given == [{"profile": str(own), "seed": 7, "device": "auto",
+                      "settings": {"ws": [1.0, 1.5], "clip": 2.0, "batch": 8}}]
+    assert json.dumps(given) and (tmp_path / "build" / "mine" / "series.json").is_file()
+
+
+@pytest.mark.parametrize(("settings", "message"), [
+    ("nothing", "a setting looks like"), ({"batch": "big"}, "batch must be an integer"), (3, "settings must look like"),
+])
+def test_bad_settings_end_a_series_before_any_work(tmp_path, settings, message):
+    with pytest.raises(ValueError, match=message):
+        series.run_series("smoke", settings=settings, build=tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("settings", [
+    '{"batch": 8, "ws": "1.0,1.5"}', None, "null", {"batch": 8.0, "ws": [1, 1.5]}], ids=str)
+def test_a_notebook_takes_settings_in_every_spelling(tmp_path, settings):
+    source = write(tmp_path / "00_x.ipynb", "print(run.profile.batch, run.profile.ws)",
+                   parameters='profile = "smoke"\nsettings = {}',
+                   start="from dashkit.experiments.run import start_run\nrun = start_run(profile, settings=settings)")
+    execute(source, tmp_path / "o.ipynb", {"settings": settings})
+    said = nbformat.read(tmp_path / "o.ipynb", 4).cells[-1].outputs[0].text
+    assert said == ("64 (1.0, 1.5, 4.0)\n" if settings in (None, "null") else "8 (1.0, 1.5)\n")
+
+
+def test_every_notebook_hands_its_settings_over_as_they_were_said():
+    for path in notebook_paths():
+        cell = next(c for c in nbformat.read(path, 4).cells if "run = start_run(profile" in c.source)
+        assert "settings=settings)" in cell.source and "**settings" not in cell.source, path.name
 
 
 WHOLE = 'profile = "smoke"\nseed = 1\ndevice = "cpu"'

@@ -44,7 +44,7 @@ from dashkit.analysis.tables import write_published
 from dashkit.classroom import journal
 from dashkit.datasets import fetch, sources
 from dashkit.datasets import files as datasets_files
-from dashkit.experiments import campaign, fid
+from dashkit.experiments import campaign, fid, profiles
 from dashkit.experiments import training as experiments_training
 from dashkit.experiments.networks import load_student, load_teacher, stale
 from dashkit.experiments.profiles import PROFILES, Profile, parse_settings, resolve
@@ -441,6 +441,11 @@ def take_series(folder: Path) -> dict:
     return store.read_json(folder / "results" / "digits" / "series.json")
 
 
+def write_profile(folder: Path) -> None:
+    whole = Path(profiles.__file__).parent / "profile_files" / "digits.toml"
+    (folder / "my.toml").write_bytes(whole.read_bytes())
+
+
 def settings(folder: Path) -> Profile:
     text = (folder / "settings.txt").read_bytes().decode(errors="surrogatepass")
     return start_run("smoke", seed=1, device="cpu", **parse_settings(text.split("\n"))).profile
@@ -596,6 +601,8 @@ KINDS = {
     "plan of a campaign": Kind(str(campaign.plan_path(run_in(Path()))), lambda f: campaign.make_plan(run_in(f), 2.0),
                                write_plan, objects, plan_of),
     "journal": Kind("work.json", keep_journal, keep_journal, objects, lambda *_: True, leaves=r"work\.", share=0.5),
+    "profile": Kind("my.toml", lambda f: resolve(f / "my.toml"), write_profile, None,
+                    lambda found, content: json.dumps(found.asdict()) and found.name == "my"),
     "settings": Kind("settings.txt", settings, lambda f: (f / "settings.txt").write_text("student_steps=100"), words,
                      lambda found, content: isinstance(found, Profile), named=" "),
     "data set": Kind("cifar10.npz", lambda f: sources.load_images("cifar10", cache=f),
