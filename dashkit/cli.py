@@ -36,7 +36,7 @@ def parser() -> argparse.ArgumentParser:
         "tune": "compare learning rates for every arm on a validation split (profile tuning)",
         "campaign": "the paper's experiment within some hours, FID included; goes on where it was stopped",
         "export": "write the trained teacher, or the student of one arm, as a pipeline from which diffusers samples",
-        "fetch": "get a data set, or the weights of FID, into data/cache",
+        "fetch": "get a data set, or the weights of FID, into the cache",
         "doctor": "check this set-up",
     }
     for name, text in tasks.items():
@@ -76,6 +76,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     0 done, 1 not fit or failed, 2 refused or broken off, 130 interrupted, 143 ended by the system.
     """
+    try:
+        from dashkit.storage import paths
+    except ValueError as error:                      # DASHKIT_HOME names no folder
+        print(f"dashkit: {error}", file=sys.stderr)
+        return 2
+    paths.print_anything()
     options, several = parser().parse_args(arguments), int(os.environ.get("WORLD_SIZE", "1")) > 1
     try:
         if several and options.command not in TOGETHER:
@@ -155,6 +161,7 @@ def _fetch(options: argparse.Namespace) -> int:
     from dashkit.datasets import fetch
     from dashkit.storage import paths
 
+    paths.refuse_another_copy()
     for name in options.names:
         print(fetch.fetch(name, cache=paths.CACHE))
     return 0
@@ -198,13 +205,9 @@ def _campaign(options: argparse.Namespace) -> int:
 
 def _doctor(options: argparse.Namespace) -> int:
     from dashkit import doctor
+    from dashkit.storage import paths
 
-    try:
-        from dashkit.storage import paths
-        folders = paths.RUNS, paths.ROOT / "build"
-    except Exception:                            # torch, or what it needs, is broken: the findings say how to mend it
-        folders = ()
-    findings = list(doctor.examine(*folders, device=options.device))
+    findings = list(doctor.examine(paths.RUNS, paths.CACHE, paths.BUILD, device=options.device))
     for finding in findings:
         print(f"{'ok  ' if finding.ok else 'FAIL'}  {finding.what:8s} {finding.detail}")
     return 0 if all(f.ok for f in findings) else 1

@@ -9,6 +9,9 @@ from typing import NamedTuple
 
 from packaging.requirements import Requirement
 
+from dashkit import environment
+from dashkit.storage import paths
+
 FREE_GB = 2
 
 
@@ -19,11 +22,13 @@ class Finding(NamedTuple):
 
 
 def examine(*folders: Path, device: str = "auto") -> Iterator[Finding]:
-    """Check Python, torch with torchvision, every version, every import, the GPU if `device` is cuda, the notebook
-    kernel, and that `folders` can be written; never raises."""
+    """Check Python, the project, torch with torchvision, every version, every import, the GPU if `device` is cuda, the
+    notebook kernel, and that `folders` can be written; never raises."""
     yield _python(sys.version_info[:2])
+    yield _project()
     yield (torch := _torch())
     yield _versions()
+    yield _pins()
     if torch.ok:
         yield _imports()
     if torch.ok and device == "cuda":
@@ -44,14 +49,27 @@ def require(*folders: Path) -> None:
 def _python(version: tuple[int, int]) -> Finding:
     text = ".".join(map(str, version))
     ok = (3, 11) <= version < (3, 14)
-    return Finding("Python", ok, text if ok else f"{text} is not supported; use 3.11 to 3.13: make PYTHON=python3.12 …")
+    return Finding("Python", ok, text if ok else f"{text} is not supported; use 3.11 to 3.13, e.g.: "
+                                           f"{'py -3.12' if environment.WINDOWS else 'python3.12'} run.py install")
+
+
+def _project() -> Finding:
+    """Whether this is the kit of a whole project, and of the one that the current folder belongs to."""
+    if not paths.IS_PROJECT:
+        return Finding("project", False, paths.NOT_A_PROJECT)
+    try:
+        paths.refuse_another_copy()
+    except (ValueError, OSError) as error:
+        return Finding("project", False, str(error))
+    elsewhere = "" if paths.HOME == paths.ROOT else f"; everything is written to {paths.HOME}"
+    return Finding("project", True, f"{paths.ROOT}{elsewhere}")
 
 
 def _torch() -> Finding:
     try:
         import torch
     except Exception as error:
-        return Finding("torch", False, f"cannot be imported ({error}); reinstall with: pip install torch torchvision")
+        return Finding("torch", False, f"cannot be imported ({error}). Fix: {_fix_torch()}")
     try:
         import torchvision
     except Exception as error:
@@ -59,7 +77,7 @@ def _torch() -> Finding:
         return Finding("torch", False,
                        f"torch {torch.__version__} and torchvision {_version('torchvision')} do not fit each other "
                        f"({first}): usually a CPU-only torch beside a CUDA torchvision. "
-                       "Fix: pip uninstall -y torch torchvision && pip install torch torchvision")
+                       f"Fix: {_fix_torch()}")
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no CUDA device, the CPU does it all"
     return Finding("torch", True, f"torch {torch.__version__}, torchvision {torchvision.__version__}; {gpu}")
 
@@ -69,12 +87,24 @@ def _versions() -> Finding:
     try:
         needs = list(map(Requirement, importlib.metadata.requires("dashkit") or ()))
     except importlib.metadata.PackageNotFoundError:
-        return Finding("versions", False, "dashkit is not installed. Fix: make doctor, or pip install -e .")
+        return Finding("versions", False, f"dashkit is not installed. Fix: {environment.task('install')}")
     needs = [n for n in needs if n.marker is None or n.marker.evaluate({"extra": ""})]
     wrong = [n for n in needs if not n.specifier.contains(_version(n.name) or "0", prereleases=True)]
     said = "; ".join(f"{n.name} is {_version(n.name) or 'not installed'}, but {n.specifier} is needed" for n in wrong)
-    fix = "Fix: pip install " + " ".join(f"'{n.name}{n.specifier}'" for n in wrong)
+    fix = f"Fix: {environment.repair(*(f'{n.name}{n.specifier}' for n in wrong))}"
     return Finding("versions", not wrong, f"{said}. {fix}" if wrong else f"{len(needs)} packages are as declared")
+
+
+def _pins() -> Finding:
+    """What differs from constraints.txt, the versions that the project was tested with; that is no failure."""
+    found, pinned = environment.differences(), environment.pins()
+    if not found:
+        return Finding("pins", True, f"as in {environment.PINS}" if pinned else f"there is no {environment.PINS}")
+    return Finding("pins", True, f"{len(found)} packages are not as tested, which may be meant: {', '.join(found)}")
+
+
+def _fix_torch() -> str:
+    return environment.repair(*(r for r in environment.requirements() if r.startswith("torch")))
 
 
 def _imports() -> Finding:
@@ -84,7 +114,7 @@ def _imports() -> Finding:
             importlib.import_module(f"dashkit.{name}")
     except Exception as error:
         return Finding("imports", False, f"the kit cannot be imported ({type(error).__name__}: {error}). "
-                                         "Fix: make the environment anew: rm -rf .venv && make doctor")
+                                         f"Fix: {environment.repair(*environment.requirements())}")
     return Finding("imports", True, "all that the kit needs can be imported")
 
 
@@ -94,8 +124,7 @@ def _gpu() -> Finding:
     if torch.cuda.is_available():
         return Finding("GPU", True, torch.cuda.get_device_name())
     if torch.version.cuda is None:
-        why = "this torch is built for the CPU alone. Fix: pip uninstall -y torch torchvision && pip install torch " \
-              "torchvision"
+        why = f"this torch is built for the CPU alone. Fix: {_fix_torch()}"
     else:
         why = f"torch {torch.__version__} is built for CUDA but finds no GPU. Fix: see that nvidia-smi lists one, " \
               f"with a driver for CUDA {torch.version.cuda}"
@@ -106,7 +135,8 @@ def _kernel() -> Finding:
     try:
         from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
     except Exception as error:
-        return Finding("kernel", False, f"Jupyter cannot be imported ({error}). Fix: pip install jupyterlab ipykernel")
+        return Finding("kernel", False, f"Jupyter cannot be imported ({error}). "
+                                        f"Fix: {environment.repair('jupyterlab', 'ipykernel')}")
 
     fix = f"Fix: {sys.executable} -m ipykernel install --sys-prefix --name python3"
     try:
@@ -129,8 +159,7 @@ def _folder(folder: Path) -> Finding:
         probe.write_bytes(b"x")
         probe.unlink()
     except OSError as error:
-        detail = f"cannot write in {folder} ({error.strerror}); give yourself access, or set DASHKIT_RUNS"
-        return Finding(folder.name, False, detail)
+        return Finding(folder.name, False, f"{folder}: {paths.explained(error, folder).strerror}")
     free = shutil.disk_usage(folder).free / 2**30
     ok = free >= FREE_GB
     return Finding(folder.name, ok, "can be written" if ok else f"only {free:.1f} GiB free; {FREE_GB} are needed")

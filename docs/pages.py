@@ -15,10 +15,11 @@ import nbformat
 from sphinx.cmd.build import build_main
 
 from dashkit.classroom.notebooks import NOTEBOOKS, notebook_paths
+from dashkit.storage.paths import BUILD
 from dashkit.storage.store import write_bytes
 
 ROOT = Path(__file__).resolve().parent.parent
-SITE = ROOT / "build" / "site"
+SITE = BUILD / "site"
 GUIDES = ("GLOSSARY.md", "INSTRUCTOR.md")
 WIDGET = "application/vnd.jupyter.widget-view+json"     # a page has no kernel; the text beside it says so
 
@@ -34,7 +35,7 @@ def sources(executed: Path, folder: Path) -> None:
         write_bytes(folder / path.name, nbformat.writes(notebook).encode())
     for name in GUIDES:
         write_bytes(folder / name, (NOTEBOOKS / name).read_bytes())
-    readme = (ROOT / "README.md").read_text()
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
     lead = readme[: readme.index("## Two commands")]
     findings = re.search(r"## What they find\n.*?(?=\n## |\n<!-- begin calibration)", readme, re.S)[0]
     text = re.sub(r"\]\((?:notebooks/)?([^):]+)\)", _beside(folder), lead + findings)
@@ -85,7 +86,7 @@ def main(arguments: Sequence[str]) -> int:
                    str(SITE / "html")]):
         return 1
     pages = sorted((SITE / "html").glob("*.html"))
-    found = [f"{p.name}: {c}" for p in pages for c in complaints(p.read_text())]
+    found = [f"{p.name}: {c}" for p in pages for c in complaints(p.read_text(encoding="utf-8"))]
     print(*found, f"{len(pages)} pages, {len(found)} complaints: {SITE / 'html' / 'index.html'}", sep="\n")
     return 1 if found else 0
 

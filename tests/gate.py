@@ -29,7 +29,12 @@ import psutil
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parent.parent
-WORK = ROOT / "build" / "test"
+sys.path.insert(0, str(ROOT))
+
+from dashkit import environment  # noqa: E402 (needs the path)
+from dashkit.storage import paths  # noqa: E402
+
+WORK = paths.BUILD / "test"
 ENVIRONMENT = {
     "DASHKIT_PROFILE": "smoke", "DASHKIT_PROGRESS": "0", "DASHKIT_RUNS": str(WORK / "runs"), "OMP_NUM_THREADS": "1",
     "OMP_WAIT_POLICY": "PASSIVE", "JUPYTER_PLATFORM_DIRS": "1", "PYTHONWARNINGS": "ignore", "MPLBACKEND": "agg",
@@ -37,7 +42,7 @@ ENVIRONMENT = {
 }
 IGNORE, COMPARABLE = "nbval-ignore-output", ("text/plain", "text/html")
 SKIPPED = 77                          # browser.py's exit status where there is no browser
-BROWSED = ("01", "03", "05", "06")    # `make browser` opens the others, too
+BROWSED = ("01", "03", "05", "06")    # `run.py browser` opens the others, too
 AFTER = {"04": {"02"}, "05": {"02"}, "09": {"04"}, "10": {"04"}}      # whose networks a notebook takes
 DEFAULTS = {"profile": "smoke", "seed": 42, "device": "cpu"}          # the outputs are stored with these
 NBVALED = ("03", "07")                # nbval executes these again in each test, and all of them in test-all
@@ -174,7 +179,8 @@ def audit(paths: Sequence[Path] | None = None) -> bool:
         cells = [c for c in json.loads(path.read_text())["cells"] if c["cell_type"] == "code"]
         counts = [c["execution_count"] for c in cells]
         if counts != list(range(1, len(cells) + 1)):
-            complaints.append(f"{path.name}: execution counts are not 1..{len(cells)}; run make refresh")
+            complaints.append(f"{path.name}: execution counts are not 1..{len(cells)}; "
+                              f"type: {environment.task('refresh')}")
         if sum("parameters" in c["metadata"].get("tags", []) for c in cells) != 1:
             complaints.append(f"{path.name}: needs exactly one parameters cell")
         compared = sum(map(comparable, cells))
@@ -373,9 +379,9 @@ def dependencies() -> bool | None:
 
 
 def lowest() -> bool:
-    """The core on the lowest supported versions of the direct dependencies; `make lowest` runs every test so."""
+    """The core on the lowest supported versions of the direct dependencies; `run.py lowest` runs every test so."""
     tests = " ".join(f"tests/{name}" for name in CORE)
-    return call("make", "--no-print-directory", "lowest", f"TESTS={tests}") == 0
+    return python("run.py", "lowest", "--tests", tests) == 0
 
 
 def _direct() -> set[str]:
@@ -565,5 +571,4 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(ROOT))
     sys.exit(main(sys.argv[1:]))

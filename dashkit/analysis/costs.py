@@ -15,7 +15,8 @@ from dashkit.method.cost import flops, peak_memory, seconds_of
 from dashkit.method.distillation import seeded
 from dashkit.method.sampling import sample
 from dashkit.method.unet import UNet, n_parameters
-from dashkit.storage import paths, provenance, tables
+from dashkit.storage import provenance, tables
+from dashkit.storage.paths import ROOT
 
 
 def cost_rows(profile: str, *, batch: int, rounds: int = 5) -> pd.DataFrame:
@@ -88,4 +89,4 @@ def cost_ratios(cost: pd.DataFrame) -> pd.Series:
 
 def published_cost() -> pd.Series:
     """The paper's teacher over student: parameters, flops, and on a T4 seconds and memory."""
-    return pd.read_csv(paths.ROOT / "data" / "reference" / "cost.csv").set_index("metric").ratio
+    return pd.read_csv(ROOT / "data" / "reference" / "cost.csv").set_index("metric").ratio

@@ -12,10 +12,11 @@ from dashkit.experiments.profiles import truth
 from dashkit.experiments.run import Run
 from dashkit.experiments.sweeps import sweep
 from dashkit.method.statistics import bootstrap
-from dashkit.storage import paths, store, tables
+from dashkit.storage import store, tables
+from dashkit.storage.paths import ROOT
 from dashkit.storage.tables import COLUMNS
 
-RESULTS = paths.ROOT / "data" / "results"
+RESULTS = ROOT / "data" / "results"
 
 
 def calibration_table(results: pd.DataFrame, *, w: float) -> pd.DataFrame:

@@ -20,7 +20,7 @@ from dashkit.classroom.notebooks import NOTEBOOKS, execute, notebook_paths
 from dashkit.experiments.profiles import address
 from dashkit.storage import paths, store
 
-EDITIONS = paths.ROOT / "build" / "editions"
+EDITIONS = paths.BUILD / "editions"
 GUIDES = ("GLOSSARY.md", "INSTRUCTOR.md")
 
 
@@ -109,4 +109,5 @@ def write(profile: str = "auto", folder: Path = EDITIONS) -> bool:
 
 
 if __name__ == "__main__":
+    paths.print_anything()
     sys.exit(not write(*sys.argv[1:]))

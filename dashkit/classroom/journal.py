@@ -1,6 +1,6 @@
 """What a learner has done: predictions and checked answers, kept in one small file.
 
-The file `work.json` lies in the folder of the runs (DASHKIT_RUNS, or data/runs), which is not in git.  It is read,
+The file `work.json` lies in the folder of the runs (paths.RUNS), which is not in git.  It is read,
 changed and written whole under a lock, so that two kernels that save at once lose nothing.
 """
 
@@ -34,7 +34,7 @@ def update(kind: str, name: str, change: Callable[[dict], dict], path: Path | No
     """
     path = path or PATH
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        paths.make_folder(path.parent)
         with FileLock(path.with_suffix(".lock")).acquire(timeout=30, poll_interval=0.005):
             try:
                 everything = _read(path)

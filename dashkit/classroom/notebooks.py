@@ -26,8 +26,10 @@ def notebook_paths(only: Sequence[str] = (), folder: Path = NOTEBOOKS) -> list[P
     """The numbered notebooks in reading order, or those whose numbers are in `only`; ValueError names the numbers."""
     found = {p.name[:2]: p for p in sorted(folder.glob("[0-9][0-9]_*.ipynb"))}
     unknown = [n for n in only if n not in found]
-    if unknown or not found:
-        raise ValueError(f"no notebook has number {', '.join(unknown) or '(none found)'}; there are {', '.join(found)}")
+    if not found:
+        raise ValueError(f"there are no notebooks in {folder}" if paths.IS_PROJECT else paths.NOT_A_PROJECT)
+    if unknown:
+        raise ValueError(f"no notebook has number {', '.join(unknown)}; there are {', '.join(found)}")
     return [p for n, p in found.items() if not only or n in only]
 
 
@@ -56,7 +58,8 @@ def execute(source: Path, target: Path, parameters: Mapping[str, object], *, bar
     if unknown:
         raise SeriesError(f"{name}: unknown parameter {', '.join(unknown)}; it has {', '.join(declared)}")
 
-    target.parent.mkdir(parents=True, exist_ok=True)
+    paths.make_folder(target.parent)
+    paths.hand_on()
     try:
         papermill.execute_notebook(str(source), str(target), dict(parameters), kernel_name=KERNEL,
                                    progress_bar=bar, cwd=str(NOTEBOOKS), start_timeout=600,

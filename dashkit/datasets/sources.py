@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from dashkit import environment
 from dashkit.datasets import files
 from dashkit.method.images import Images
 
@@ -42,8 +43,8 @@ def load_images(name: str, *, cache: Path | str = Path("data/cache")) -> Images:
     path = source_file(name, cache)
     if not path.is_file():
         raise FileNotFoundError(
-            f"{path} is not there: dashkit fetch {name}. Or make it from a folder or from arrays of your own "
-            "(see data/README.md); the profiles smoke and digits need no file."
+            f"{path} is not there; type: {environment.kit(f'fetch {name}')}. Or make it from a folder or from "
+            "arrays of your own (see data/README.md); the profiles smoke and digits need no file."
         )
     arrays = files.read_npz(path, ("pixels", "labels", "test_pixels", "test_labels"))
     names = np.array(CIFAR10 if name == "cifar16" else (), dtype=str)      # the file of cifar16 holds none

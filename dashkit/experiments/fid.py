@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from dashkit import environment
 from dashkit.datasets import fetch
 from dashkit.method.quality import frechet_distance, gaussian_distance
 from dashkit.storage import store
@@ -38,7 +39,7 @@ class Inception:
     def __init__(self, weights: Path, device: torch.device | str = "cpu", *, batch: int = 64) -> None:
         weights = Path(weights)
         if not weights.is_file():
-            raise FileNotFoundError(f"{weights} is not there: dashkit fetch inception")
+            raise FileNotFoundError(f"{weights} is not there; type: {environment.kit('fetch inception')}")
         state = dict(store.load_tensors(weights).tensors)
         self.device, self.batch, self.classifier = device, batch, state.get("fc.weight")
         state = {"fc.weight": torch.zeros(1008, 2048), "fc.bias": torch.zeros(1008)} | state      # not used by features

@@ -14,6 +14,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor, distributed
 
+from dashkit import environment
+
 Item = TypeVar("Item")
 PATIENCE = timedelta(hours=3)     # how long a process waits for the others, which may measure meanwhile
 
@@ -28,7 +30,7 @@ def join(device: str = "auto") -> None:
     try:
         from accelerate import PartialState
     except ImportError as error:
-        raise ImportError("several processes need accelerate: pip install 'dashkit[scale]'") from error
+        raise ImportError(f"several processes need accelerate; type: {environment.install('scale')}") from error
     PartialState(cpu=device == "cpu" or not torch.cuda.is_available(), timeout=PATIENCE)
 
 

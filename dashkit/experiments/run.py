@@ -24,6 +24,7 @@ from dashkit.method.quality import ColourClassifier, ImageReference, make_image_
 from dashkit.method.schedule import Schedule, cosine_schedule
 from dashkit.method.unet import UNet
 from dashkit.storage import paths, provenance, store
+from dashkit.storage.paths import CACHE, RUNS
 from dashkit.storage.store import sha256
 
 CHECKPOINT, FINAL = "checkpoint.safetensors", "final.safetensors"
@@ -62,7 +63,7 @@ class Run:
     profile: Profile
     seed: int = 42
     device: torch.device = CPU
-    root: Path = paths.RUNS
+    root: Path = RUNS
     compile: bool = False    # torch.compile in training and FID's sampling: meant for a GPU, takes a while to begin
 
     def __post_init__(self) -> None:
@@ -90,9 +91,9 @@ class Run:
     def _read(self) -> tuple[Images, str]:
         """The images, and the digest of the file that they are from."""
         digest = self._digest()
-        images = sources.load_images(self.profile.dataset, cache=paths.CACHE).to(self.device)
+        images = sources.load_images(self.profile.dataset, cache=CACHE).to(self.device)
         if self._digest() != digest:
-            raise ValueError(f"{sources.source_file(self.profile.dataset, paths.CACHE)} was changed while it was read; "
+            raise ValueError(f"{sources.source_file(self.profile.dataset, CACHE)} was changed while it was read; "
                              "start again")
         net = self.profile.teacher
         if images.shape != (net.channels, net.size, net.size) or images.num_classes != net.num_classes:
@@ -107,7 +108,7 @@ class Run:
         return self._read[1] if "_read" in vars(self) else self._digest()
 
     def _digest(self) -> str:
-        path = sources.source_file(self.profile.dataset, paths.CACHE)
+        path = sources.source_file(self.profile.dataset, CACHE)
         return _sha256(path, path.stat().st_mtime_ns, path.stat().st_size) if path and path.is_file() else ""
 
     @cached_property
@@ -230,7 +231,8 @@ def start_run(profile: str | os.PathLike = "auto", *, seed: int = 42, device: st
 
     `profile` is a name, or the path of a file of your own.  `settings` replace some of the profile's: a mapping, JSON,
     or whatever else `profiles.parse_settings` takes.  So do `overrides`, by name, and before `settings`; None leaves a
-    setting alone.  ValueError names what is allowed.
+    setting alone.  ValueError names what is allowed, or another copy of the project in which this one was started.
     """
+    paths.refuse_another_copy()
     chosen = parse_settings(settings) | {k: v for k, v in overrides.items() if v is not None}
     return Run(resolve(profile, **chosen), seed=seed, device=pick_device(device), compile=compile)

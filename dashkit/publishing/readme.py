@@ -20,9 +20,10 @@ from dashkit.experiments import campaign
 from dashkit.experiments.profiles import PROFILES
 from dashkit.method.statistics import Interval, bootstrap
 from dashkit.publishing.series import BUILD
-from dashkit.storage import paths, store, tables
+from dashkit.storage import store, tables
+from dashkit.storage.paths import ROOT, print_anything
 
-README, GUIDE = paths.ROOT / "README.md", paths.ROOT / "notebooks" / "INSTRUCTOR.md"
+README, GUIDE = ROOT / "README.md", ROOT / "notebooks" / "INSTRUCTOR.md"
 IN_README = ["teacher", "dash", "gap_match", "multi_w", "label_drop", "cond_only_icg", "fitnets", "composite",
              "cond_only", "single_head", "slicing", "pruning", "scratch"]
 SHOWN = ["teacher", "dash", "composite", "cond_only", "scratch"]
@@ -57,7 +58,7 @@ def fill(text: str, parts: dict[str, str]) -> str:
 def _calibration(results: Results) -> str:
     w = PROFILES["digits"].w
     card = calibration_table(results.table, w=w)
-    published = pd.read_csv(paths.ROOT / "data" / "reference" / "published.csv").set_index("arm")
+    published = pd.read_csv(ROOT / "data" / "reference" / "published.csv").set_index("arm")
     heads = ["arm", "rho", "slope", "cos", f"Fréchet / floor at w = {w:g}", "at its best w", "recognised as asked",
              "the paper's rho"]
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
@@ -139,7 +140,7 @@ def _size(results: pd.DataFrame) -> str:
 
 
 def _speed(root: Path, series: dict) -> str:
-    rows = json.loads((root / "bench" / "bench.json").read_text())
+    rows = json.loads((root / "bench" / "bench.json").read_text(encoding="utf-8"))
     waited = store.read_json(root / "bench" / "waits.json")
     lines = ["| work | against | ours | theirs | times as fast (middle half) | aim |", "|---|---|---|---|---|---|"]
     for row in rows:
@@ -193,6 +194,7 @@ def take_series(source: Path = BUILD / "digits", root: Path = RESULTS) -> None:
 
 
 def main() -> None:
+    print_anything()
     if (BUILD / "digits" / "series.json").is_file():
         take_series()
     if not (RESULTS / "cost.csv").is_file():
@@ -204,9 +206,9 @@ def main() -> None:
     ax = plots.plot_w_curve(published_results("digits").table, arms=SHOWN)
     ax.set_title("A calibrated student runs along its teacher's curve")
     store.write_bytes(RESULTS / "digits" / "w_curve.png", plots.png(ax.figure))
-    store.write_bytes(README, fill(README.read_text(), blocks()).encode())
-    store.write_bytes(GUIDE, fill(GUIDE.read_text(), minutes()).encode())
-    print(f"{RESULTS.relative_to(paths.ROOT)} and {README.name} are up to date")
+    store.write_bytes(README, fill(README.read_text(encoding="utf-8"), blocks()).encode())
+    store.write_bytes(GUIDE, fill(GUIDE.read_text(encoding="utf-8"), minutes()).encode())
+    print(f"{RESULTS.relative_to(ROOT)} and {README.name} are up to date")
 
 
 if __name__ == "__main__":

@@ -13,10 +13,9 @@ from dashkit.experiments.profiles import address, parse_settings
 from dashkit.experiments.ready import check_run
 from dashkit.experiments.run import start_run
 from dashkit.publishing.report import Outcome, write_report
-from dashkit.storage import locks, provenance, store, tables
-from dashkit.storage import paths as storage_paths
+from dashkit.storage import locks, paths, provenance, store, tables
 
-BUILD = storage_paths.ROOT / "build" / "series"
+BUILD = paths.BUILD / "series"
 
 
 def run_series(
@@ -31,17 +30,17 @@ def run_series(
     """
     settings = parse_settings(settings)
     run = start_run(profile, seed=seed, device=device, settings=settings)
-    paths = notebook_paths(only)
+    notebooks = notebook_paths(only)
     check_run(run)
     folder = build / run.profile.name
     parameters = {"profile": address(profile), "seed": run.seed, "device": device}
     if settings:
         parameters["settings"] = {k: list(v) if isinstance(v, tuple) else v for k, v in settings.items()}
     device_name = provenance.device_name(run.device)
-    print(f"profile {run.profile.name}, seed {run.seed}, {device_name}: {len(paths)} notebooks → {folder}")
+    print(f"profile {run.profile.name}, seed {run.seed}, {device_name}: {len(notebooks)} notebooks → {folder}")
 
     outcomes, began, failure = [], time.monotonic(), ""
-    for path in paths:
+    for path in notebooks:
         if failure:
             outcomes.append(Outcome(path.stem, "not run", 0.0))
             continue

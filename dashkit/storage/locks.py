@@ -1,6 +1,5 @@
 """Folders and files held against other processes."""
 
-import errno
 import os
 import platform
 import time
@@ -10,6 +9,8 @@ from pathlib import Path
 from typing import IO, NamedTuple
 
 from filelock import FileLock, Timeout
+
+from dashkit.storage.paths import explained
 
 try:
     import fcntl
@@ -54,12 +55,6 @@ def open_locked(make: Callable[[], IO]) -> IO:
                 if os.path.samestat(os.fstat(file.fileno()), Path(file.name).stat()):
                     return file
         file.close()
-
-
-def explained(error: OSError, path: Path) -> OSError:
-    advice = "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "give yourself access"
-    what = f"{error.strerror or error}: cannot write it; {advice} or set DASHKIT_RUNS, then run the same again"
-    return OSError(error.errno, what, str(path))
 
 
 class FolderInUse(RuntimeError):

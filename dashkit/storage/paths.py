@@ -1,8 +1,103 @@
 """Where files are: the project, trained runs, and data that was fetched."""
 
+import errno
 import os
+import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-RUNS = Path(os.environ.get("DASHKIT_RUNS") or ROOT / "data" / "runs")
-CACHE = ROOT / "data" / "cache"
+"""The project's folder, or the folder of installed packages where dashkit is installed without its project."""
+IS_PROJECT = (ROOT / "pyproject.toml").is_file() and (ROOT / "notebooks").is_dir()
+PYTHON = "python" if os.name == "nt" else "python3"
+"""How Python is called in a fresh shell of this system."""
+NOT_A_PROJECT = ("dashkit is installed without its notebooks and published tables; get the project's whole folder, "
+                 f"and type there: {PYTHON} run.py series")
+
+
+def setting(name: str) -> Path | None:
+    """The folder that an environment variable names, absolute and without `~`; None if it is not set.
+
+    The variable is replaced by that path, since kernels and other processes start in other folders.  ValueError if it
+    names a user who does not exist.
+    """
+    text = os.environ.get(name)
+    if not text:
+        return None
+    path = os.path.expanduser(text)  # noqa: PTH111 (pathlib makes no difference between ./~x and ~x)
+    if path.startswith("~"):
+        raise ValueError(f"{name}={text}: this system knows no user {Path(path).parts[0]}; write the folder in full")
+    os.environ[name] = os.path.abspath(path)  # noqa: PTH100 (links stay as the user wrote them)
+    return Path(os.environ[name])
+
+
+HOME = setting("DASHKIT_HOME") or (ROOT if IS_PROJECT else Path.home() / "dashkit")
+"""Everything is written here: DASHKIT_HOME, or the project's folder, or ~/dashkit if there is no project."""
+RUNS = setting("DASHKIT_RUNS") or HOME / "data" / "runs"
+CACHE = HOME / "data" / "cache"
+BUILD = HOME / "build"
+
+
+def explained(error: OSError, path: Path) -> OSError:
+    """The same error with one sentence on what to do, which fits its cause: a file in the way, no access, a full disk.
+
+    `path` is the file or the folder that could not be written.
+    """
+    name = "DASHKIT_RUNS" if "DASHKIT_RUNS" in os.environ and path.is_relative_to(RUNS) else "DASHKIT_HOME"
+    blocking = next((p for p in (path, *path.parents) if p.is_file()), None)
+    if blocking and error.errno in (errno.EEXIST, errno.ENOTDIR, errno.ENOENT):
+        advice = f"{blocking} is a file where a folder is wanted; move that file, or set {name} to another folder"
+    elif error.errno == errno.EISDIR:
+        advice = "it is a folder where a file is wanted; move that folder"
+    elif getattr(error, "winerror", None) == 32:
+        advice = "another program has it open; close that program"
+    elif error.errno in (errno.ENOSPC, errno.EDQUOT):
+        advice = f"free some space, or set {name} to a folder on another disk"
+    elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        advice = f"give yourself access, or set {name} to a folder of your own"
+    elif error.errno == errno.ENAMETOOLONG:
+        advice = f"its name is too long; set {name} to a folder with a shorter name"
+    else:
+        advice = f"look at the disk, or set {name} to another folder"
+    return OSError(error.errno, f"{error.strerror or error}: cannot write it; {advice}, then run the same again",
+                   str(path))
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it; OSError says what to do where that fails."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise explained(error, folder) from error
+
+
+def other_copy(folder: Path) -> Path | None:
+    """The copy of the project that `folder` lies in, if it is another one than this."""
+    for place in (folder, *folder.parents):
+        if (place / "run.py").is_file() and (place / "dashkit" / "storage" / "paths.py").is_file():
+            return None if place.resolve() == ROOT else place
+    return None
+
+
+def refuse_another_copy() -> None:
+    """Raise ValueError if the current folder belongs to another copy of the project, which is not to be touched."""
+    other = other_copy(Path.cwd())
+    if other is not None:
+        raise ValueError(f"the current folder belongs to the project in {other}, but this dashkit is that of {ROOT}; "
+                         f"type there: {PYTHON} run.py dashkit …")
+
+
+def hand_on() -> None:
+    """Make processes that are started from here, such as notebook kernels, use this very copy of the kit.
+
+    An environment that was copied or is shared may hold a link to another copy.
+    """
+    if IS_PROJECT:
+        rest = [p for p in os.environ.get("PYTHONPATH", "").split(os.pathsep) if p and p != str(ROOT)]
+        os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *rest])
+
+
+def print_anything() -> None:
+    """Let standard output replace a character that its encoding lacks; no command fails because of what it prints."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace" if stream is sys.stdout else "backslashreplace")

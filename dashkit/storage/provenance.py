@@ -24,7 +24,8 @@ def commit() -> str:
     git = ["git", "-C", str(here)]
     try:
         subprocess.run([*git, "ls-files", "--error-unmatch", __file__], capture_output=True, check=True)
-        head = subprocess.run([*git, "rev-parse", "--short=10", "HEAD"], capture_output=True, text=True, check=True)
+        head = subprocess.run([*git, "rev-parse", "--short=10", "HEAD"], stdout=subprocess.PIPE,
+                              stderr=subprocess.DEVNULL, encoding="ascii", check=True)
         dirty = subprocess.run([*git, "diff", "--quiet", "HEAD", "--", "dashkit"], capture_output=True).returncode
     except (OSError, subprocess.CalledProcessError):
         told = os.environ.get("DASHKIT_COMMIT", "")

@@ -16,6 +16,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from dashkit.storage import locks
+from dashkit.storage.paths import explained
 
 MAX_JSON = 2**24                            # bytes; a manifest has thousands, a learner's work some hundred thousand
 MAX_TABLE = 2**30                           # bytes; a thousand seeds of every arm are an eighth of that
@@ -39,7 +40,7 @@ def write_file(path: Path, write: Callable[[IO[bytes]], object]) -> None:
         while not _written(path, write):
             pass
     except OSError as error:
-        raise locks.explained(error, path) from error
+        raise explained(error, path) from error
 
 
 def _written(path: Path, write: Callable[[IO[bytes]], object]) -> bool:
@@ -70,7 +71,7 @@ def check_writable(folder: Path) -> None:
         with tempfile.NamedTemporaryFile(dir=folder, prefix=".write-test."):
             pass
     except OSError as error:
-        raise locks.explained(error, folder) from error
+        raise explained(error, folder) from error
 
 
 def _temporary(path: Path) -> IO:

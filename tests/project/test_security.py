@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import shlex
 import socket
 import subprocess
 import sys
@@ -14,6 +13,7 @@ import urllib.request
 import psutil
 import pytest
 
+from dashkit import launch
 from dashkit.storage import paths
 
 HOOK = """
@@ -121,11 +121,12 @@ def status(url):
 
 @pytest.fixture
 def lab(tmp_path):
-    """JupyterLab as the Makefile starts it, without a browser: the process and its address."""
-    said = subprocess.run(["make", "-n", "lab"], cwd=paths.ROOT, capture_output=True, text=True, check=True).stdout
-    [command] = re.findall(r"\S*jupyter lab (.*)", said)
+    """JupyterLab as `run.py lab` starts it, without a browser: the process and its address."""
+    options = launch.parse(["lab", "--", "--no-browser"])
+    [[_, module, *given]] = launch.TASKS["lab"].commands(options)
+    assert module == "jupyterlab" and given[-2:] == [str(paths.ROOT / "notebooks"), "--no-browser"]
     port = free_port()
-    arguments = [*shlex.split(command), "--no-browser", f"--ServerApp.port={port}", "--ServerApp.port_retries=0"]
+    arguments = [*given, f"--ServerApp.port={port}", "--ServerApp.port_retries=0"]
     if os.geteuid() == 0:
         arguments.append("--allow-root")
     environment = {**os.environ, "HOME": str(tmp_path), "JUPYTER_RUNTIME_DIR": str(tmp_path / "runtime")}

@@ -41,7 +41,7 @@ from dashkit.storage import paths, provenance, store, tables
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 from oracles import diffusers_twin
 
-OUT, PUBLISHED = paths.ROOT / "build" / "bench", paths.ROOT / "data" / "results" / "bench"
+OUT, PUBLISHED = paths.BUILD / "bench", paths.ROOT / "data" / "results" / "bench"
 SCHEDULE = cosine_schedule(1000)
 LR, EMA, CLIP = 1e-3, 0.999, 1.0
 CIFAR, DIGITS = PROFILES["cifar10"], PROFILES["digits"]

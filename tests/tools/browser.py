@@ -28,8 +28,11 @@ from typing import NamedTuple
 
 import nbformat
 
+from dashkit.environment import task
+from dashkit.storage.paths import BUILD
+
 ROOT = Path(__file__).resolve().parents[2]
-SHOTS = ROOT / "build" / "browser"
+SHOTS = BUILD / "browser"
 SKIPPED = 77
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
@@ -497,7 +500,7 @@ def main(numbers: Sequence[str]) -> int:
     browser = next(filter(None, map(shutil.which, BROWSERS)), None)
     if not browser or not importlib.util.find_spec("playwright"):
         missing = f"no browser ({', '.join(BROWSERS)})" if not browser else "playwright is not installed"
-        print(f"SKIPPED, NOTHING WAS TESTED: {missing}; apt-get install chromium, then make browser")
+        print(f"SKIPPED, NOTHING WAS TESTED: {missing}; install chromium, then type: {task('browser')}")
         return SKIPPED
     from playwright.sync_api import sync_playwright
 
@@ -539,11 +542,11 @@ def main(numbers: Sequence[str]) -> int:
             slowest = max((m.seconds for m in report.moved), default=0)
             print(f"  {path.stem:44s} {len(report.moved):3d} controls moved and back, slowest {slowest:.2f} s, "
                   f"{time.monotonic() - began:.0f} s in all", *report.complaints, sep="\n    ✗ ", flush=True)
-    print(f"{len(paths)} notebooks, {len(moved)} controls; pictures in {SHOTS.relative_to(ROOT)}")
+    print(f"{len(paths)} notebooks, {len(moved)} controls; pictures in {SHOTS}")
     return 0 if good else 1
 
 
 if __name__ == "__main__":
     os.environ.update({"DASHKIT_PROFILE": "smoke", "DASHKIT_PROGRESS": "0", "PYTHONWARNINGS": "ignore"})
-    os.environ.setdefault("DASHKIT_RUNS", str(ROOT / "build" / "test" / "runs"))
+    os.environ.setdefault("DASHKIT_RUNS", str(BUILD / "test" / "runs"))
     sys.exit(main(sys.argv[1:]))

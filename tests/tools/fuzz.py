@@ -44,6 +44,7 @@ from dashkit.analysis.tables import write_published
 from dashkit.classroom import journal
 from dashkit.datasets import fetch, sources
 from dashkit.datasets import files as datasets_files
+from dashkit.environment import task
 from dashkit.experiments import campaign, fid, profiles
 from dashkit.experiments import training as experiments_training
 from dashkit.experiments.networks import load_student, load_teacher, stale
@@ -56,12 +57,13 @@ from dashkit.method.images import Images
 from dashkit.method.unet import UNet
 from dashkit.publishing import readme
 from dashkit.storage import store, tables
+from dashkit.storage.paths import BUILD
 from dashkit.storage.store import sha256
 
 ROOT = Path(__file__).resolve().parents[2]
 MIB = 2**20
 ROOM, ADDRESSES = 64, 3072         # MiB that a case may take beyond twice its file: held, and merely asked for
-BUGS = ROOT / "build" / "fuzz"
+BUGS = BUILD / "fuzz"
 PLANTED = Path(tempfile.gettempdir()) / f"dashkit-fuzz-{os.getpid()}-was-run"
 
 
@@ -829,7 +831,7 @@ def main() -> int:
     whole = sum(KINDS[n].share for n in names)
     by_coverage = [n for n in GUIDED if n in names]
     if importlib.util.find_spec("atheris") is None:
-        print("LEFT OUT: cases guided by coverage (atheris is not installed: pip install atheris)")
+        print(f"LEFT OUT: cases guided by coverage (atheris is missing; where it exists, {task('fuzz')} installs it)")
         by_coverage = []
     with tempfile.TemporaryDirectory() as place:
         for name in names:
