@@ -2,18 +2,15 @@ import json
 import multiprocessing
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-import filelock
-import pandas as pd
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from dashkit.storage import locks, provenance, store, tables
+from dashkit.storage import locks, store
 
 
 def test_tensors_and_settings_travel_in_one_file(tmp_path):
@@ -57,87 +54,9 @@ def test_foreign_and_missing_checkpoints_are_explained(tmp_path):
         store.load_tensors(tmp_path / "none.safetensors")
 
 
-def test_results_with_other_columns_or_half_a_row_are_refused(tmp_path):
-    good = pd.DataFrame([["p", "dash", 1, "rho", 0.5, 10, "cpu", "abc"]], columns=list(tables.COLUMNS))
-    tables.write_table(tmp_path / "good.csv", good)
-    pd.testing.assert_frame_equal(tables.read_table(tmp_path / "good.csv"), good, check_dtype=False)
-    tables.write_table(tmp_path / "other.csv", good.drop(columns="n"))
-    with pytest.raises(ValueError, match="columns must be profile, arm, seed, metric, value, n, device, commit"):
-        tables.read_table(tmp_path / "other.csv")
-    (tmp_path / "half.csv").write_text((tmp_path / "good.csv").read_text() + "p,dash,2,rho,0.4,")
-    with pytest.raises(ValueError, match="incomplete"):
-        tables.read_table(tmp_path / "half.csv")
-
-
 def test_fingerprints_follow_settings():
     assert store.fingerprint({"a": 1, "b": (1, 2)}) == store.fingerprint({"b": [1, 2], "a": 1})
     assert store.fingerprint({"a": 1}) != store.fingerprint({"a": 2})
-
-
-def test_manifest_says_where_a_result_comes_from():
-    facts = provenance.manifest(seed=3)
-    assert facts["seed"] == 3 and {"commit", "versions", "python", "platform", "written"} <= set(facts)
-    assert torch.__version__.startswith(facts["versions"]["torch"])
-
-
-def test_peak_memory_counts_this_process_and_its_children():
-    assert provenance.manifest()["peak_memory_mib"] > 50
-    hold = "import sys; block = b'x' * (400 * 2**20); sys.exit(len(block) == 0)"
-    subprocess.run([sys.executable, "-c", hold], check=True)
-    assert provenance.peak_memory_mib(children=True) >= 400
-
-
-def claimed_elsewhere(folder, pipe):
-    with locks.lock_folder(folder):
-        pipe.send("ready")
-        pipe.poll(60)
-
-
-@pytest.fixture
-def other(tmp_path):
-    """Another process that holds tmp_path / "run" until it is told to go, or killed."""
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    process = context.Process(target=claimed_elsewhere, args=(tmp_path / "run", theirs), daemon=True)
-    process.start()
-    assert ours.poll(60)
-    yield process, ours
-    process.kill()
-    process.join()
-
-
-def test_a_second_process_is_refused_and_told_who_was_first(tmp_path, other):
-    process, pipe = other
-    named = rf"run is in use by process {process.pid} on {os.uname().nodename} since \d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d"
-    with pytest.raises(locks.FolderInUse, match=named), locks.lock_folder(tmp_path / "run"):
-        pass
-    pipe.send("go")
-    process.join()
-    with locks.lock_folder(tmp_path / "run"):
-        pass
-    assert list((tmp_path / "run").iterdir()) == []
-
-
-def test_the_lock_of_a_killed_process_blocks_nobody_and_its_leftovers_go(tmp_path, other):
-    process, _ = other
-    process.kill()
-    process.join()
-    assert (tmp_path / "run" / ".lock").is_file()
-    (tmp_path / "run" / ".x.safetensors.abc.tmp").write_bytes(b"half")
-    with locks.lock_folder(tmp_path / "run"):
-        pass
-    assert list((tmp_path / "run").iterdir()) == []
-
-
-def test_a_lock_that_nobody_holds_is_a_leftover(tmp_path):
-    with locks.lock_folder(tmp_path):
-        locks.remove_leftovers(tmp_path)
-        assert (tmp_path / ".lock").is_file()
-    (tmp_path / ".lock").write_text("process 1 on a machine")
-    store.write_json(tmp_path / "a.json", {})                 # a writer cleans up after writers of this file alone
-    assert (tmp_path / ".lock").is_file()
-    locks.remove_leftovers(tmp_path)
-    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
 
 
 MANY_CLAIMS = """
@@ -163,25 +82,6 @@ def test_two_processes_are_never_inside_at_once_though_the_lock_is_removed_each_
     assert list((tmp_path / "run").iterdir()) == []
 
 
-def test_a_later_claim_of_one_process_takes_over(tmp_path):
-    with locks.lock_folder(tmp_path) as first:
-        assert locks.is_current(tmp_path, first)
-        with locks.lock_folder(tmp_path) as second:
-            assert locks.is_current(tmp_path, second) and not locks.is_current(tmp_path, first)
-
-
-def test_the_lock_stays_while_a_later_claim_works(tmp_path):
-    first, second = locks.lock_folder(tmp_path), locks.lock_folder(tmp_path)
-    first.__enter__()
-    token = second.__enter__()
-    first.__exit__(None, None, None)              # the loop of an interrupted notebook cell ends at last
-    assert locks.is_current(tmp_path, token)
-    with pytest.raises(filelock.Timeout):
-        filelock.FileLock(tmp_path / ".lock").acquire(timeout=0)
-    second.__exit__(None, None, None)
-    assert list(tmp_path.iterdir()) == [] and not locks.is_current(tmp_path, token)
-
-
 def write_many(path):
     for _ in range(1500):
         store.write_bytes(path, b"x" * 100)
@@ -197,33 +97,6 @@ def test_many_writers_of_one_file_do_not_trip_over_each_other(tmp_path, monkeypa
         writer.join()
     assert [w.exitcode for w in writers] == [0] * 3
     assert [(p.name, p.read_bytes()) for p in tmp_path.iterdir()] == [("x", b"x" * 100)]
-
-
-def test_a_commit_made_while_the_process_runs_is_not_taken_for_its_own(monkeypatch):
-    own = provenance.commit()
-    monkeypatch.setattr(subprocess, "run", lambda *a, **k: pytest.fail("git was asked again"))
-    assert provenance.commit() == own
-
-
-def commit_of_a_copy(place):
-    for name in [m for m in sys.modules if m.partition(".")[0] == "dashkit"]:
-        del sys.modules[name]
-    sys.path.insert(0, str(place))
-    from dashkit.storage import provenance
-
-    print(provenance.commit(), provenance.__file__)
-
-
-def test_the_clone_of_something_else_above_has_no_commit_for_us(tmp_path, forked, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    place = tmp_path / "other" / "lib"
-    place.mkdir(parents=True)
-    shutil.copytree(Path(store.__file__).parents[1], place / "dashkit")
-    git = ["git", "-C", str(tmp_path / "other"), "-c", "user.name=x", "-c", "user.email=x@x"]
-    subprocess.run([*git, "init", "-q"], check=True)
-    subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "x"], check=True)
-    _, said, _ = forked(commit_of_a_copy, place)
-    assert said.split() == ["unknown", str(place / "dashkit" / "storage" / "provenance.py")]
 
 
 def test_a_write_removes_what_a_killed_writer_of_the_same_file_left(tmp_path):
@@ -335,22 +208,6 @@ def test_a_manifest_of_absurd_size_is_not_read(tmp_path):
         store.read_json(tmp_path / "m.json")
 
 
-@pytest.mark.parametrize(("row", "message"), [
-    ("p,dash,1.5,rho,0.5,10,cpu,abc", "a seed cannot be read"),
-    ("p,dash,1,rho,much,10,cpu,abc", "a value cannot be read"),
-    ("p,dash,1,rho,0.5,1e99,cpu,abc", "a n cannot be read"), ("p,dash,-1,rho,0.5,10,cpu,abc", "seeds start at 0"),
-    ("p,dash,99999999999999999999,rho,0.5,10,cpu,abc", "a seed cannot be read"),
-    ("p,,1,rho,0.5,9,cpu,abc", "incomplete"),
-    ("p,dash,1,rho,0.5,10,cpu,abc\np,dash,1,rho,0.6,10,cpu,abc", "rho of dash, seed 1, is there twice"),
-    ("p,dash,1,rho,0.5,10,cpu,abc,more", "is no table|incomplete|cannot be read"),
-    ('p,"dash,1', "is no table|incomplete"),
-])
-def test_rows_of_the_wrong_kind_are_refused(tmp_path, row, message):
-    (tmp_path / "r.csv").write_text(",".join(tables.COLUMNS) + "\n" + row + "\n")
-    with pytest.raises(ValueError, match=message):
-        tables.read_table(tmp_path / "r.csv")
-
-
 @pytest.mark.parametrize(("text", "message"), [
     ('{"a": 1, "a": 2}', "says a name twice"), ('{"a": NaN}', "holds NaN"), ('{"a": -Infinity}', "holds -Infinity"),
     ('{"a": ' + "[" * 60 + "]" * 60 + "}", "nests too deeply"), (r'{"a": "\ud800"}', "surrogates"),
@@ -359,13 +216,6 @@ def test_json_that_cannot_be_walked_or_written_again_is_refused(tmp_path, text, 
     (tmp_path / "m.json").write_text(text)
     with pytest.raises(ValueError, match=rf"m\.json is damaged .*{message}"):
         store.read_json(tmp_path / "m.json")
-
-
-def test_a_table_of_absurd_size_is_not_read(tmp_path):
-    with (tmp_path / "r.csv").open("wb") as file:
-        file.truncate(2**34)
-    with pytest.raises(ValueError, match="more than any table"):
-        tables.read_table(tmp_path / "r.csv")
 
 
 def test_complex_weights_must_be_finite_too():

@@ -1,0 +1,47 @@
+import json
+import re
+
+import pandas as pd
+import pytest
+from scipy import stats
+
+from dashkit.analysis.ledger import claim_ledger
+from dashkit.analysis.rules import FAILS, HOLDS, OPEN
+from dashkit.analysis.tables import RESULTS
+from dashkit.storage import paths
+
+
+def test_the_ledger_is_what_the_tables_give_and_covers_every_claim():
+    stored = pd.read_csv(RESULTS / "digits" / "ledger.csv").fillna("")
+    fresh = claim_ledger().fillna("")
+    assert {f"C{i}" for i in range(1, 16)} <= set(stored.claim)
+    assert set(stored.verdict) <= {HOLDS, FAILS, OPEN}
+    pd.testing.assert_frame_equal(stored, fresh, check_dtype=False, rtol=1e-6)
+
+
+def test_every_row_of_the_ledger_leads_to_a_heading():
+    for figure in set(claim_ledger().figure):
+        name, _, anchor = figure.partition("#")
+        cells = json.loads((paths.ROOT / "notebooks" / f"{name}.ipynb").read_text())["cells"]
+        text = "".join("".join(c["source"]) + "\n" for c in cells if c["cell_type"] == "markdown")
+        heads = [re.sub(r"[^\w -]", "", head.lower()).strip() for head in re.findall(r"^#+ (.*)$", text, re.M)]
+        assert anchor in [head.replace(" ", "-") for head in heads], figure
+
+
+@pytest.mark.parametrize(("measure", "metric", "a", "b"), [
+    ("cos of the gap, DASH - composite", "cos", "dash", "composite"),
+    ("rho, gap_match - DASH", "rho", "gap_match", "dash"),
+    ("without anchor - DASH, Fréchet/floor at w = 1.5", "frechet@w=1.5", "dash_no_an", "dash"),
+])
+def test_three_rows_of_the_ledger_by_another_route(measure, metric, a, b):
+    """Student's paired interval, from the csv alone."""
+    raw = pd.read_csv(RESULTS / "digits" / "results.csv")
+    unit = raw.value[(raw.arm == "real") & (raw.metric == "frechet")].item() if metric.startswith("frechet") else 1.0
+    part = raw[raw.metric == metric].sort_values("seed")
+    x, y = (part[part.arm == arm].value.to_numpy() / unit for arm in (a, b))
+    own = stats.ttest_rel(x, y).confidence_interval(0.95)
+    ledger = pd.read_csv(RESULTS / "digits" / "ledger.csv")
+    [row] = ledger[(ledger.measure == measure) & (ledger.profile == "digits")].to_dict("records")
+    width = own.high - own.low
+    assert row["ours"] == pytest.approx((x - y).mean(), abs=1e-6)
+    assert abs(row["lo"] - own.low) < 0.25 * width and abs(row["hi"] - own.high) < 0.25 * width

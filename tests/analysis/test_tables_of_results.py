@@ -1,0 +1,86 @@
+
+import pandas as pd
+import pytest
+
+from dashkit.analysis.tables import RESULTS, by_seed, checked, published_results, source_of, write_published
+from dashkit.experiments.profiles import PROFILES
+from dashkit.method.arms import FACTORIAL, OBJECTIVES
+from dashkit.storage import tables
+
+
+def tidy(arms=("dash", "scratch"), seeds=(1, 2, 3, 4, 5), **values):
+    end = (9, "cpu-1", "c")
+    rows = [("p", "real", 1, "frechet", 2.0, *end), ("p", "teacher", 1, "frechet@w=1.5", 1.0, *end)]
+    for i, arm in enumerate(arms):
+        rows += [("p", arm, s, "frechet@w=1.5", 2 + i + 0.01 * s + 0.02 * (s * (i + 1) % 3), *end) for s in seeds]
+    return pd.DataFrame(rows, columns=list(tables.COLUMNS)).assign(**values)
+
+
+@pytest.mark.parametrize(("spoil", "message"), [
+    (lambda t: t.rename(columns={"value": "val"}), "columns must be profile, arm"),
+    (lambda t: pd.concat([t, t.assign(profile="q")]), "several profiles must not be mixed: p, q"),
+    (lambda t: pd.concat([t, t.tail(1)]), "frechet@w=1.5 of scratch, seed 5, is there twice"),
+    (lambda t: t.drop(index=t.index[-1]), "scratch has no results for seed 5"),
+    (lambda t: pd.concat([t, t.tail(1).assign(metric="rho")]), "scratch has fewer measurements for some seeds"),
+])
+def test_a_table_that_is_not_whole_is_refused(spoil, message):
+    with pytest.raises(ValueError, match=message):
+        checked(spoil(tidy()))
+    assert len(checked(tidy())) == 12
+
+
+def test_several_commits_are_marked():
+    assert source_of(tidy()) == "p, commit c"
+    mixed = tidy()
+    mixed.loc[0, "commit"] = "d"
+    assert source_of(mixed) == "p, MIXED commits c, d"
+
+
+def test_by_seed_divides_by_the_floor_and_repeats_the_teacher():
+    table = by_seed(tidy(), "fd@w=1.5")
+    assert list(table.teacher) == [0.5] * 5 and table.dash[1] == pytest.approx(2.03 / 2)
+    assert by_seed(tidy(), "fd@best").equals(table)
+    with pytest.raises(KeyError, match="rho"):
+        by_seed(tidy(), "rho")
+
+
+
+
+
+def test_published_tables_are_whole_and_have_enough_seeds():
+    there = {p.parent.name for p in RESULTS.glob("*/results.csv")}
+    assert "digits" in there
+    for profile, seeds in {"digits": 8, "exact": 16}.items():
+        if profile not in there:
+            continue
+        table = published_results(profile).table
+        assert table[table.arm == "dash"].seed.nunique() >= seeds
+        assert "MIXED" not in source_of(table)
+    assert set(FACTORIAL.values()) <= set(published_results("digits").table.arm)
+
+
+def test_every_arm_has_the_learning_rate_that_tuning_chose():
+    table = tables.read_table(RESULTS / "tuning" / "results.csv")
+    untuned = {"composite_mild", "composite_an", "kd_drop", "no_un_noise"}          # added after that table was made
+    assert set(table.arm) == {a for a, row in OBJECTIVES.items() if not row.reuses} - untuned
+    for arm, part in table.groupby("arm"):
+        chosen = float(part.metric[part.value.idxmin()].removeprefix("frechet@lr="))
+        assert PROFILES["digits"].student_lr * OBJECTIVES[arm].lr == pytest.approx(chosen)
+
+
+def test_counts_are_published_in_full_and_measurements_with_six_digits(tmp_path):
+    table = tidy().assign(profile="digits")
+    table["value"] = [1003137.0, 1234.56789, -0.000123456789, *table.value[3:]]
+    write_published(table, {}, tmp_path / "digits")
+    assert published_results("digits", tmp_path).table.value[:3].tolist() == [1003137, 1234.57, -0.000123457]
+
+
+def test_a_changed_table_is_refused(tmp_path):
+    write_published(tidy().assign(profile="digits"), {"device": "cpu-1"}, tmp_path / "digits")
+    assert published_results("digits", tmp_path).source.startswith("published results of digits, commit c: 2 students")
+    path = tmp_path / "digits" / "results.csv"
+    path.write_text(path.read_text().replace("2.03", "1.03"))
+    with pytest.raises(ValueError, match="was changed after it was written"):
+        published_results("digits", tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"no published results of exact \(published: digits\)"):
+        published_results("exact", tmp_path)

@@ -1,0 +1,75 @@
+import dataclasses
+
+import pandas as pd
+import pytest
+import torch
+
+from dashkit.datasets import sources
+from dashkit.experiments import evaluation
+from dashkit.experiments.evaluation import (
+    _evaluate,
+)
+from dashkit.experiments.sweeps import LR_FACTORS, sweep, tune
+
+
+def same_numbers(a, b):
+    key = ["arm", "seed", "metric"]
+    a, b = (t.sort_values(key).reset_index(drop=True)[[*key, "value"]] for t in (a, b))
+    pd.testing.assert_frame_equal(a, b, rtol=1e-6)
+
+
+@pytest.mark.slow
+def test_a_sweep_over_joblib_workers_equals_one_process(tiny, two_threads):
+    whole = tiny("one", seeds=2, arms=("dash", "cond_only_icg"))
+    workers = dataclasses.replace(whole, root=whole.root.with_name("workers"))
+    same_numbers(sweep(whole), sweep(workers, jobs=2))
+
+
+@pytest.mark.slow
+def test_a_sweep_over_dask_equals_one_process(tiny, two_threads):
+    import joblib
+    from distributed import Client, LocalCluster
+
+    whole = tiny("one", seeds=2, arms=("dash", "cond_only_icg"))
+    table = sweep(whole)
+    dask = dataclasses.replace(whole, root=whole.root.with_name("dask"))
+    with (
+        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None, silence_logs=50) as cluster,
+        Client(cluster), joblib.parallel_config(backend="dask"),
+    ):
+        same_numbers(table, sweep(dask, jobs=2))
+    assert {p.name for p in dask.root.rglob("final.safetensors")} and dask.is_trained("cond_only", 2)
+
+
+def test_a_stopped_sweep_repeats_nothing_and_ends_in_the_same_table(tiny, monkeypatch):
+    whole = tiny("whole", arms=("dash", "cond_only", "label_drop"))
+    table = sweep(whole)
+    broken = dataclasses.replace(whole, root=whole.root.with_name("broken"))
+    real, done = _evaluate, []
+
+    def fail_at_the_third(*arguments):
+        if len(done) == 2:
+            raise KeyboardInterrupt
+        done.append(arguments[1])
+        return real(*arguments)
+
+    monkeypatch.setattr(evaluation, "_evaluate", fail_at_the_third)
+    with pytest.raises(KeyboardInterrupt):
+        sweep(broken)
+    monkeypatch.setattr(evaluation, "_evaluate", lambda *a: done.append(a[1]) or real(*a))
+    same_numbers(table, sweep(broken))
+    assert sorted(done) == ["cond_only", "dash", "label_drop", "teacher"]
+
+
+def test_learning_rates_are_compared_on_images_that_the_results_never_see(tiny):
+    held_out = sources.load_images("digits").test_pixels
+    split = sources.load_images("digits_validation")
+    assert len(split.pixels) + len(split.test_pixels) == 1797 - 500
+    everything = torch.cat([split.pixels, split.test_pixels]).flatten(1).unique(dim=0)
+    seen = (held_out.flatten(1)[:, None] == everything[None]).all(-1).any(1).double().mean()
+    assert seen < 0.02                                      # a few digits are drawn alike
+    run = tiny(arms=("dash", "composite"))
+    table = tune(run)
+    lr = run.profile.student_lr
+    assert set(table.metric[table.arm == "dash"]) == {f"frechet@lr={lr * f:g}" for f in LR_FACTORS}
+    assert set(table.metric[table.arm == "composite"]) == {f"frechet@lr={lr * f / 4:g}" for f in LR_FACTORS}

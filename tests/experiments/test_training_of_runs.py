@@ -1,0 +1,183 @@
+import dataclasses
+
+import pytest
+import torch
+from steps_helpers import ARMS, equal, final
+
+from dashkit.experiments import budget, checkpoints
+from dashkit.experiments.networks import load_student, stale
+from dashkit.experiments.run import CHECKPOINT, FINAL
+from dashkit.experiments.sweeps import sweep
+from dashkit.experiments.training import _dropout, distil, get_students, get_teacher, train_teacher
+from dashkit.method import distillation
+from dashkit.method.losses import total
+from dashkit.method.sampling import sample
+from dashkit.storage import store
+
+
+def test_a_stopped_teacher_goes_on_bit_for_bit(tiny):
+    whole, broken = tiny("whole"), tiny("broken")
+    list(train_teacher(whole))
+    for step in train_teacher(broken):
+        if step.number == 2:
+            break
+    assert [s.number for s in train_teacher(broken)] == [3, 4, 5, 6]
+    assert equal(final(whole, "teacher", 1), final(broken, "teacher", 1))
+    assert list(train_teacher(broken)) == []
+    assert [p.name for p in broken.folder("teacher", 1).iterdir() if "checkpoint" in p.name] == []
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_stopped_students_go_on_bit_for_bit_in_whichever_order_they_are_named(trained, order):
+    run, teacher = trained
+    other = dataclasses.replace(run, root=run.root.with_name("other"))
+    list(distil(run, teacher, ARMS, 1))
+    for step in distil(other, teacher, ARMS, 1):
+        if step.number == 3:
+            break
+    assert len(list(distil(other, teacher, ARMS[::order], 1))) == 3
+    assert all(equal(final(run, a, 1), final(other, a, 1)) for a in ARMS)
+
+
+def test_an_arm_gets_the_same_weights_whichever_others_train_beside_it(trained):
+    run, teacher = trained
+    alone = dataclasses.replace(run, root=run.root.with_name("alone"))
+    list(distil(run, teacher, ARMS, 1))
+    list(distil(alone, teacher, ["multi_w"], 1))
+    assert equal(final(run, "multi_w", 1), final(alone, "multi_w", 1))
+    assert not equal(final(run, "multi_w", 1), final(run, "dash", 1))
+
+
+def test_a_finished_arm_is_not_trained_again_and_a_changed_setting_is(trained):
+    run, teacher = trained
+    list(distil(run, teacher, ["dash"], 1))
+    stamp = (run.folder("dash", 1) / "final.safetensors").stat().st_mtime_ns
+    list(distil(run, teacher, ["dash", "cond_only"], 1))
+    assert (run.folder("dash", 1) / "final.safetensors").stat().st_mtime_ns == stamp
+    other = dataclasses.replace(run, profile=dataclasses.replace(run.profile, student_lr=1e-3))
+    assert other.folder("dash", 1) != run.folder("dash", 1) and other.folder("teacher", 1) == run.folder("teacher", 1)
+
+
+def test_a_changed_setting_is_named_and_the_old_network_left_alone(tiny, capsys):
+    run = tiny(arms=("dash",))
+    sweep(run)
+    changed = dataclasses.replace(run, profile=dataclasses.replace(run.profile, student_lr=1e-3, batch=9))
+    assert stale(run, "dash", 1) == []
+    sweep(changed)
+    said = capsys.readouterr().out
+    assert "dash, seed 1: trained before with another student_lr, teacher.batch, teacher_weights; trained again" in said
+    assert run.is_trained("dash", 1) and changed.is_trained("dash", 1)
+
+
+
+
+
+def test_a_diverged_run_names_arm_and_step_and_keeps_the_last_good_checkpoint(trained, monkeypatch):
+    run, teacher = trained
+    real, steps = total, []
+
+    def diverge(*arguments):
+        steps.append(0)
+        loss = real(*arguments)
+        return loss * float("nan") if len(steps) == 8 else loss      # two arms: the second, at step 4
+
+    monkeypatch.setattr(checkpoints, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(distillation, "total", diverge)
+    stopping = "weights of cond_only are not finite at step 4|the loss of cond_only is nan at step 4"
+    with pytest.raises(FloatingPointError, match=stopping):
+        list(distil(run, teacher, ("dash", "cond_only"), 1))
+    [checkpoint] = run.root.rglob(CHECKPOINT)
+    assert int(store.load_tensors(checkpoint).tensors["dash/done"]) == 3
+    monkeypatch.setattr(distillation, "total", real)
+    assert [s.number for s in distil(run, teacher, ("dash", "cond_only"), 1)] == [4, 5, 6]
+    assert run.is_trained("dash", 1) and not list(run.root.rglob(CHECKPOINT))
+
+
+def test_a_finished_arm_is_left_alone_by_a_lockstep_that_was_begun_before(trained, monkeypatch):
+    run, teacher = trained
+    begun = distil(run, teacher, ARMS, 1)
+    monkeypatch.setattr(checkpoints, "CHECKPOINT_SECONDS", 0.0)
+    [next(begun) for _ in range(3)]
+    begun.close()
+    list(distil(run, teacher, ["dash"], 1))
+    path = run.folder("dash", 1) / FINAL
+    before = path.stat().st_mtime_ns, path.read_bytes()
+    list(distil(run, teacher, ARMS, 1))
+    assert (path.stat().st_mtime_ns, path.read_bytes()) == before and run.is_trained("cond_only", 1)
+
+
+def with_dropout(run):
+    p = run.profile
+    return dataclasses.replace(run, profile=dataclasses.replace(
+        p, teacher=dataclasses.replace(p.teacher, dropout=0.5)))
+
+
+def test_dropout_follows_the_seed_and_a_stopped_teacher_goes_on_bit_for_bit(tiny):
+    whole, broken, plain = with_dropout(tiny("whole")), with_dropout(tiny("broken")), tiny("plain")
+    torch.manual_seed(5)
+    state = torch.get_rng_state()
+    list(train_teacher(whole))
+    assert torch.equal(torch.get_rng_state(), state)                  # the caller's own random numbers are left alone
+    torch.manual_seed(6)
+    for step in train_teacher(broken):
+        if step.number == 2:
+            break
+    torch.manual_seed(7)
+    list(train_teacher(broken))
+    list(train_teacher(plain))
+    assert equal(final(whole, "teacher", 1), final(broken, "teacher", 1))
+    assert not torch.equal(final(whole, "teacher", 1)["losses"], final(plain, "teacher", 1)["losses"])
+
+
+def test_dropout_masks_are_anothers_for_another_seed_and_step(tiny):
+    drawn = []
+    for seed, step in ((1, 3), (2, 3), (1, 4), (1 + 2**30, 3), (1, 3 + 2**32)):
+        with _dropout(with_dropout(tiny(seed=seed)), step):
+            drawn.append(tuple(torch.rand(4).tolist()))
+    assert len(set(drawn)) == 5
+
+
+def test_bfloat16_trains_float32_weights_with_nearly_the_same_losses(tiny):
+    full, half = tiny("full"), tiny("half", precision="bfloat16")
+    for run in (full, half):
+        get_students(run, get_teacher(run))
+    for arm in ("teacher", "dash"):
+        a, b = final(full, arm, 1), final(half, arm, 1)
+        assert {v.dtype for v in b.values()} == {torch.float32} and not torch.equal(a["losses"], b["losses"])
+        torch.testing.assert_close(a["losses"], b["losses"], rtol=0.02, atol=0)      # bfloat16 has 8 bits: 0.4%
+    assert full.folder("dash", 1).name != half.folder("dash", 1).name
+
+
+def test_the_teachers_pass_is_split_where_memory_is_short(tiny, monkeypatch, capsys):
+    arms = ("dash", "fitnets")
+    wide, narrow = tiny("wide", arms=arms), tiny("narrow", arms=arms)
+    teacher = get_teacher(wide)
+    list(distil(wide, teacher, arms, 1))
+
+    class Small(type(teacher.model)):
+        def forward(self, x_t, t, y):
+            if len(y) > 6:
+                raise torch.OutOfMemoryError("too many")
+            return super().forward(x_t, t, y)
+
+    teacher.model.__class__ = Small
+    list(distil(narrow, teacher, arms, 1))
+    assert "the teacher sees batches of 8 in 4 parts from now on" in capsys.readouterr().out
+    for arm in arms:
+        torch.testing.assert_close(final(wide, arm, 1)["losses"], final(narrow, arm, 1)["losses"], rtol=1e-4, atol=0)
+
+
+@pytest.mark.slow
+def test_a_compiled_run_trains_as_a_plain_one(tiny, monkeypatch):
+    compiler = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda net, **k: compiler(net, backend="aot_eager", fullgraph=True, **k))
+    plain, compiled = tiny("plain"), dataclasses.replace(tiny("compiled"), compile=True)
+    for run in (plain, compiled):
+        get_students(run, get_teacher(run))
+    for arm in ("teacher", "dash", "cond_only"):
+        torch.testing.assert_close(final(plain, arm, 1), final(compiled, arm, 1), rtol=1e-3, atol=2e-5)
+    assert min(budget.rates(compiled)) > 0
+    net = load_student(plain, "dash", 1)
+    y, x_T = torch.arange(4), torch.randn((4, 1, 8, 8), generator=torch.Generator().manual_seed(0))
+    samples = [sample(one, plain.schedule, y, x_T=x_T, w=1.5, steps=3) for one in (net, compiled.compiled(net))]
+    torch.testing.assert_close(*samples, rtol=1e-3, atol=1e-4)
