@@ -5,6 +5,7 @@ from typing import Protocol
 
 import torch
 
+from dashkit import environment
 from dashkit.datasets import fetch
 from dashkit.experiments.profiles import Profile, number
 from dashkit.method.arms import objective
@@ -42,7 +43,7 @@ def check_run(run: Run, *, weights: Path | None = None, reference: int | None = 
     if weights is not None:
         fetch.require_fidelity()
         if not weights.is_file():
-            raise FileNotFoundError(f"{weights} is not there: dashkit fetch inception")
+            raise FileNotFoundError(f"{weights} is not there; type: {environment.kit('fetch inception')}")
         store.checksum(weights)
     most = len(images.pixels) // (2 if run.profile.dataset.endswith("_mirrored") else 1)
     if reference is not None:

@@ -119,7 +119,7 @@ def test_a_notebook_without_a_digit_to_change_is_no_pass(tmp_path, monkeypatch):
     assert gate.mutation() is False
 
 
-IMPORTS = ""
+IMPORTS = "from dashkit.classroom import check"
 OPEN, RIGHT = "def answer(c, u, w):\n    return None", "def answer(c, u, w):\n    return u + w * (c - u)"
 WRONG = "def answer(c, u, w):\n    return c + w * (c - u)"
 

@@ -191,7 +191,7 @@ Environment(Path({str(env.project)!r}))._install(Environment(Path({str(env.proje
     process = subprocess.Popen([sys.executable, "-c", code], env=os.environ | {"FAKE_PIP_SECONDS": "60"},
                                start_new_session=True, stderr=subprocess.DEVNULL)
     [site] = env.folder.glob("lib/python*/site-packages")
-    while not (site / "torch.py").exists():
+    while not (site / "torch.py").exists() or (site / "torch.py").read_text() != "half":
         time.sleep(0.02)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
@@ -580,7 +580,7 @@ def test_doctor_tells_what_differs_from_the_pins_and_is_content(monkeypatch):
 
 # ------------------------------------------------------------------------------------------------ one folder for all
 
-PLACES = "import json; from dashkit import paths; " \
+PLACES = "import json; from dashkit.storage import paths; " \
          "print(json.dumps([str(p) for p in (paths.HOME, paths.RUNS, paths.CACHE, paths.BUILD)]))"
 
 
@@ -593,7 +593,7 @@ def shell(code, cwd, module=("-c",), **variables):
 @posix
 @pytest.mark.parametrize("setting", ["out", "./out/../out", "~/out", "{}/out"])
 def test_one_setting_moves_everything_and_other_processes_get_it_in_full(tmp_path, setting):
-    code = f"from dashkit import paths; import os, subprocess, sys; os.chdir('/'); " \
+    code = f"from dashkit.storage import paths; import os, subprocess, sys; os.chdir('/'); " \
            f"subprocess.run([sys.executable, '-c', {PLACES!r}])"
     done = shell(code, tmp_path, DASHKIT_HOME=setting.format(tmp_path), HOME=str(tmp_path))
     home = tmp_path / "out"
@@ -623,26 +623,23 @@ sys.path.insert(0, ROOT)                # as `python -m dashkit` in the project'
 from pathlib import Path
 import nbformat
 from nbformat.v4 import new_code_cell, new_notebook
-from dashkit import cli
-from dashkit import doctor
-from dashkit.classroom import editions
-from dashkit.classroom import journal
-from dashkit.classroom import notebooks
+from dashkit import cli, doctor
+from dashkit.classroom import editions, journal
 from dashkit.classroom.notebooks import execute
 from dashkit.experiments.run import start_run
-from dashkit.publishing import series
+from dashkit.publishing import readme, series
 from dashkit.storage import paths
 print(json.dumps(list(map(str, [paths.RUNS, paths.CACHE, journal.PATH, series.BUILD, editions.EDITIONS,
-                                series.BUILD, start_run("smoke").root]))))
+                                readme.BUILD, start_run("smoke").root]))))
 print(json.dumps([p.name for p in Path().iterdir()]))
 cells = [new_code_cell('profile = "smoke"', metadata={"tags": ["parameters"]}),
-         new_code_cell("import dashkit; from dashkit import recipes; run = start_run(profile); "
+         new_code_cell("import dashkit; from dashkit.experiments import start_run; run = start_run(profile); "
                        "print(run.root, dashkit.__file__)")]
 kernel = {"name": "python3", "language": "python", "display_name": "x"}
 nbformat.write(new_notebook(cells=cells, metadata={"kernelspec": kernel}), "n.ipynb")
 execute(Path("n.ipynb"), Path("done.ipynb"), {})
 print(json.dumps(nbformat.read("done.ipynb", as_version=4).cells[-1].outputs[0].text.split()))
-notebooks.execute, doctor.require = lambda *a, **k: None, lambda *a: None
+series.execute, doctor.require = lambda *a, **k: None, lambda *a: None
 sys.exit(cli.main(["series", "--profile", "smoke", "--only", "00"]))
 """
 
@@ -713,10 +710,10 @@ def test_advice_names_the_setting_that_is_in_force(tmp_path, monkeypatch):
 @pytest.fixture
 def copy(tmp_path, monkeypatch):
     """The current folder is in another copy of the project."""
-    (tmp_path / "copy" / "dashkit").mkdir(parents=True)
+    (tmp_path / "copy" / "dashkit" / "storage").mkdir(parents=True)
     (tmp_path / "copy" / "notebooks").mkdir()
     (tmp_path / "copy" / "run.py").touch()
-    (tmp_path / "copy" / "dashkit" / "paths.py").touch()
+    (tmp_path / "copy" / "dashkit" / "storage" / "paths.py").touch()
     monkeypatch.chdir(tmp_path / "copy" / "notebooks")
     return tmp_path / "copy"
 
@@ -728,7 +725,7 @@ def test_a_copy_is_never_served_by_the_kit_of_another(copy, capsys):
     with pytest.raises(ValueError, match="belongs to the project in"):
         start_run("smoke")
     assert not doctor._project().ok
-    assert sorted(p.name for p in copy.rglob("*")) == ["dashkit", "notebooks", "paths.py", "run.py"]
+    assert sorted(p.name for p in copy.rglob("*")) == ["dashkit", "notebooks", "paths.py", "run.py", "storage"]
 
 
 def test_a_link_to_the_project_is_no_copy(tmp_path, monkeypatch):
@@ -784,7 +781,7 @@ def test_programs_of_the_environment_can_print_anything(monkeypatch):
 
 def test_texts_are_read_and_written_as_utf_8_wherever_the_kit_runs():
     bad = []
-    for path in [*SOURCES[:1], *(p for p in SOURCES if p.parent.name != "tests")]:
+    for path in [*SOURCES[:1], *(p for p in SOURCES if p not in TOOLS)]:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             name = node.func.attr if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) else ""
             keys = {k.arg: k.value for k in node.keywords} if name else {}
