@@ -9,16 +9,26 @@ import torch
 from dashkit import environment
 from dashkit.datasets import files
 from dashkit.method.images import Images
+from dashkit.storage import paths
 
 DATASETS = ("digits", "digits_validation", "fashion_mnist", "cifar10", "cifar10_mirrored", "cifar16",
             "cifar16_mirrored", "cifar100", "imagenet64")
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 HELD_OUT, VALIDATION = 500, 300
+SAMPLES = {"cifar16": "69ff0ae5fc4f4eaaf96f5bb6ee194435d55e669b0acbae62c67ea0e9e849c60c"}
+"""Sets of which a few images come with the kit, and the SHA-256 of their whole file."""
 
 
 def source_file(name: str, cache: Path) -> Path | None:
     """The file that a data set is read from; None for the digits, which scikit-learn ships."""
     return None if name.startswith("digits") else Path(cache) / f"{name.removesuffix('_mirrored')}.npz"
+
+
+def sample_file(name: str) -> Path | None:
+    """The file of those images of a data set that come with the kit, or None if none do."""
+    plain = name.removesuffix("_mirrored")
+    path = paths.ROOT / "data" / "pretrained" / plain / "sample.npz"
+    return path if plain in SAMPLES and path.is_file() else None
 
 
 def load_images(name: str, *, cache: Path | str = Path("data/cache")) -> Images:
@@ -27,8 +37,9 @@ def load_images(name: str, *, cache: Path | str = Path("data/cache")) -> Images:
     `digits` are the 1,797 8x8 digits inside scikit-learn, 500 of them held out by a fixed stratified split;
     `digits_validation` are the training images of that split, 300 of them held out, for choosing settings.
     `cifar16` is CIFAR-10 at half size, each pixel the mean of 2x2; `cifar10_mirrored` and `cifar16_mirrored` have the
-    training images and their mirror images.  Every other set is read from `cache`/NAME.npz, with the arrays `pixels`
-    and `test_pixels`, uint8 (N, C, H, W), `labels` and `test_labels`, integers (N,), and, if its classes have names,
+    training images and their mirror images; where its file is missing, `sample_file` stands in for it, enough to look
+    at networks and not to train them.  Every other set is read from `cache`/NAME.npz, with the arrays `pixels` and
+    `test_pixels`, uint8 (N, C, H, W), `labels` and `test_labels`, integers (N,), and, if its classes have names,
     `names`, texts (K,).  ValueError for an unknown name, FileNotFoundError if there is no file.
     """
     if name == "digits":
@@ -41,6 +52,8 @@ def load_images(name: str, *, cache: Path | str = Path("data/cache")) -> Images:
     if name not in DATASETS:
         raise ValueError(f"unknown data set {name!r}; choose from {', '.join(DATASETS)}")
     path = source_file(name, cache)
+    if not path.is_file():
+        path = sample_file(name) or path
     if not path.is_file():
         raise FileNotFoundError(
             f"{path} is not there; type: {environment.kit(f'fetch {name}')}. Or make it from a folder or from "

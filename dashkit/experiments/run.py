@@ -12,15 +12,23 @@ import torch
 from filelock import FileLock
 from torch import Tensor, nn
 
+from dashkit import environment
 from dashkit.datasets import sources
 from dashkit.experiments import processes
+from dashkit.experiments.pretrained import put_in_place
 from dashkit.experiments.profiles import Profile, number, parse_settings, resolve, truth
 from dashkit.method import curriculum
 from dashkit.method.arms import objective
 from dashkit.method.capture import ReplayedModel
 from dashkit.method.exact_teacher import ExactTeacher
 from dashkit.method.images import Images
-from dashkit.method.quality import ColourClassifier, ImageReference, make_image_reference, train_colour_classifier
+from dashkit.method.quality import (
+    ColourClassifier,
+    ImageReference,
+    make_image_reference,
+    moment_points,
+    train_colour_classifier,
+)
 from dashkit.method.schedule import Schedule, cosine_schedule
 from dashkit.method.unet import UNet
 from dashkit.storage import paths, provenance, store
@@ -107,14 +115,30 @@ class Run:
         """SHA-256 of the file that the images come from; nothing for the digits, which scikit-learn ships."""
         return self._read[1] if "_read" in vars(self) else self._digest()
 
+    @property
+    def has_sample_only(self) -> bool:
+        """Whether a few images that come with the kit stand in for a data set that was not fetched."""
+        path = sources.source_file(self.profile.dataset, CACHE)
+        return path is not None and not path.is_file() and sources.sample_file(self.profile.dataset) is not None
+
+    def require_whole_data(self) -> None:
+        """Raise FileNotFoundError if there are too few images to train or to measure on."""
+        if self.has_sample_only:
+            name = self.profile.dataset.removesuffix("_mirrored")
+            raise FileNotFoundError(f"this needs all images of {name}, and only a sample comes with the kit; type: "
+                                    + environment.kit(f"fetch {name}"))
+
     def _digest(self) -> str:
+        if self.has_sample_only:                 # its networks were trained on the whole file
+            return sources.SAMPLES[self.profile.dataset.removesuffix("_mirrored")]
         path = sources.source_file(self.profile.dataset, CACHE)
         return _sha256(path, path.stat().st_mtime_ns, path.stat().st_size) if path and path.is_file() else ""
 
     @cached_property
     def image_reference(self) -> ImageReference:
-        colour = _colour_classifier(self) if self.profile.classifier == "colour" else None
-        return make_image_reference(self.images, n=self.profile.samples, seed=0, classifier=colour)
+        if self.profile.classifier == "colour":
+            return _colour_reference(self)
+        return make_image_reference(self.images, n=self.profile.samples, seed=0)
 
     @cached_property
     def base(self) -> Tensor:
@@ -198,26 +222,38 @@ class Run:
         return store.checksum(path) if path.is_file() else ""
 
 
-def _colour_classifier(run: Run) -> ColourClassifier:
-    """The classifier of colour images, trained once and kept beside the networks: on a CPU it takes minutes."""
-    model = ColourClassifier(run.images.shape, run.images.num_classes)
-    key = store.fingerprint([run.profile.dataset, run.data_digest])
-    path = run.root / run.profile.name / f"classifier-{key}.safetensors"
+def _colour_reference(run: Run) -> ImageReference:
+    """The reference of colour images, made once and kept beside the networks: on a CPU it takes minutes.
+
+    Of the held-out images it keeps points with the same mean and covariance, all that a Fréchet distance looks at.
+    """
+    n, model = run.profile.samples, ColourClassifier(run.images.shape, run.images.num_classes)
+    key = store.fingerprint([run.profile.dataset, run.data_digest, n])
+    path = run.root / run.profile.name / f"reference-{key}.safetensors"
     if not path.is_file():
+        run.require_whole_data()
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_suffix(".lock")):
             if not path.is_file():
                 images = run.images
                 trained = train_colour_classifier(images.pixels, images.labels, num_classes=images.num_classes, seed=0)
-                store.save_tensors(path, {k: v.contiguous() for k, v in trained.state_dict().items()},
-                                  {"dataset": run.profile.dataset, "commit": provenance.commit()})
-    weights = dict(store.load_tensors(path).tensors)
+                weights = {f"classifier.{k}": v.half() if v.is_floating_point() else v
+                           for k, v in trained.state_dict().items()}
+                trained.load_state_dict({k.removeprefix("classifier."): v for k, v in weights.items()})
+                made = make_image_reference(images, n=n, seed=0, classifier=trained)
+                store.save_tensors(path, {"reference": moment_points(made.reference), "floor": made.floor, **weights},
+                                   {"accuracy": made.accuracy, "dataset": run.profile.dataset, "samples": n,
+                                    "commit": provenance.commit()})
+    saved = store.load_tensors(path)
+    weights = {k.removeprefix("classifier."): v for k, v in saved.tensors.items() if k.startswith("classifier.")}
     try:
         store.check_weights(model.state_dict(), weights)
-    except ValueError as error:
-        raise ValueError(f"{path} does not hold this classifier ({error}); delete it to train it again") from error
+        reference, floor, accuracy = saved.tensors["reference"], saved.tensors["floor"], float(saved.meta["accuracy"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} holds no reference of these images ({error}); delete it to make it again") from error
     model.load_state_dict(weights)
-    return model.to(run.device, memory_format=torch.channels_last).eval().requires_grad_(False)
+    model = model.to(run.device, memory_format=torch.channels_last).eval().requires_grad_(False)
+    return ImageReference(model, reference.to(run.device), floor, accuracy)
 
 
 @lru_cache(maxsize=16)
@@ -226,13 +262,19 @@ def _sha256(path: Path, changed: int, size: int) -> str:
 
 
 def start_run(profile: str | os.PathLike = "auto", *, seed: int = 42, device: str = "auto", settings: object = None,
-          compile: bool = False, **overrides: object) -> Run:
+              compile: bool = False, pretrained: bool = True, **overrides: object) -> Run:
     """Check every parameter of a notebook or a command at once and return its Run.
 
     `profile` is a name, or the path of a file of your own.  `settings` replace some of the profile's: a mapping, JSON,
     or whatever else `profiles.parse_settings` takes.  So do `overrides`, by name, and before `settings`; None leaves a
     setting alone.  ValueError names what is allowed, or another copy of the project in which this one was started.
+    Networks that come with the kit are put in place first; with `pretrained=False` everything is trained here, in a
+    folder of its own.
     """
     paths.refuse_another_copy()
     chosen = parse_settings(settings) | {k: v for k, v in overrides.items() if v is not None}
-    return Run(resolve(profile, **chosen), seed=seed, device=pick_device(device), compile=compile)
+    root = RUNS if pretrained else RUNS / "anew"
+    run = Run(resolve(profile, **chosen), seed=seed, device=pick_device(device), compile=compile, root=root)
+    if pretrained:
+        put_in_place(run.profile.name, run.root)
+    return run

@@ -43,6 +43,7 @@ def _train_teacher(run: Run) -> Iterator[Step]:
     if run.is_trained("teacher", run.seed):
         clear(folder)
         return
+    run.require_whole_data()
     check_run(run)
     images = run.images
     model = seeded(run.seed, lambda: nn.ModuleDict({"net": UNet(p.teacher), "tirt": curriculum.TIRT(run.base.cpu())}))
@@ -98,6 +99,7 @@ def distil(run: Run, teacher: Teacher, arms: Sequence[str], seed: int) -> Iterat
     p, arms = run.profile, unfinished(run, arms, seed)
     if not arms:
         return
+    run.require_whole_data()
     check_run(run)
     check_eval(teacher.model)
     check_current(run, "teacher", run.seed, teacher.model)
