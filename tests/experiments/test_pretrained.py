@@ -51,7 +51,7 @@ def test_a_profile_without_networks_gets_none(fresh):
 def test_training_wants_all_images_and_says_where_to_get_them(fresh):
     here = run.start_run("cifar16", device="cpu", pretrained=False)
     assert here.has_sample_only and len(here.images.pixels) == 800
-    with pytest.raises(FileNotFoundError, match="needs all its images.*fetch cifar16"):
+    with pytest.raises(FileNotFoundError, match=r"needs all its images.*fetch cifar16"):
         next(train_teacher(here))
     theirs = run.start_run("cifar16", device="cpu", student_steps=3)
     with pytest.raises(FileNotFoundError, match="fetch cifar16"):
@@ -69,7 +69,7 @@ def test_a_damaged_network_is_refused(fresh):
     content = bytearray(final.read_bytes())
     content[-1] ^= 255
     final.write_bytes(bytes(content))
-    with pytest.raises(ValueError, match="final.safetensors"):
+    with pytest.raises(ValueError, match=r"final\.safetensors"):
         load_student(here, "dash", 42)
 
 

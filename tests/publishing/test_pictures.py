@@ -31,4 +31,5 @@ def test_each_class_has_the_same_noise_for_every_arm_and_scale(monkeypatch):
     found = pictures.sampled(run, ["teacher", "dash"], (1.0, 4.0), [7, 1], steps=2)
     other = pictures.sampled(run, ["dash"], (1.0,), [1], steps=2)
     assert set(found) == {"teacher", "dash"} and [w for w, _ in seen[:4]] == [1.0, 4.0, 1.0, 4.0]
-    assert all(torch.equal(x, seen[0][1]) for _, x in seen[:4]) and torch.equal(other["dash"][0][0], found["dash"][0][1])
+    assert all(torch.equal(x, seen[0][1]) for _, x in seen[:4])
+    assert torch.equal(other["dash"][0][0], found["dash"][0][1])

@@ -1,0 +1,56 @@
+"""The card of the networks that come with the kit: what they are, how they were made, how far to trust them."""
+
+import pandas as pd
+
+from dashkit.analysis.tables import Results
+from dashkit.experiments.pretrained import FINAL, SHIPPED
+from dashkit.experiments.profiles import PROFILES
+from dashkit.storage import store
+
+COLUMNS = {"rho": "rho", "slope": "slope", "cos": "cos", "r2": "R²"}
+
+
+def model_card(profile: str, results: Results | None) -> str:
+    """Markdown for `data/pretrained/PROFILE/README.md`, from the manifests there and the table of results."""
+    p, place = PROFILES[profile], SHIPPED / profile
+    manifests = {m.parent.name.split("-s")[0]: store.read_json(m, "commit", "device", "seed")
+                 for m in sorted(place.glob("*/manifest.json"))}
+    teacher = manifests["teacher"]
+    size = sum(f.stat().st_size for f in place.rglob("*") if f.suffix in (".safetensors", ".npz")) / 1e6
+    seen = {"teacher": p.batch * p.teacher_steps, "students": p.batch * p.student_steps}
+    lines = [
+        f"# Networks of profile {profile}", "",
+        f"A teacher and one student of each of {len(manifests) - 1} arms, {size:.1f} MB in half precision. The students "
+        "were trained side by side, on the same batches, each with another loss.", "",
+        "- **Data:** CIFAR-10 (Krizhevsky, 2009), each pixel the mean of 2x2, and mirror images; `sample.npz` holds a few "
+        "images. The data set has no licence of its own; its authors ask to be cited. It is used for research and "
+        "teaching.",
+        f"- **Training:** the teacher saw {seen['teacher'] / 1e6:.2f} million images, each student "
+        f"{seen['students'] / 1e6:.2f} million; seed {teacher['seed']}, {teacher['device']}, commit {teacher['commit']}.",
+        "- **Limits:** one training seed of everything, so differences between arms are leads and not results. The students "
+        "saw few images, and their samples are noisy. Images have 16x16 pixels.",
+        f"- **Use:** `start_run(\"{profile}\")` puts them in place and trains nothing. With `pretrained=False` everything is "
+        "trained anew, on the whole data set.", "",
+    ]
+    if results is not None:
+        lines += [_table(results.table), "",
+                  "Gap statistics on noised held-out images; Fréchet distances of features of a small classifier, over those "
+                  f"of as many real images, {p.samples} samples a point. {results.source}", ""]
+    return "\n".join(lines)
+
+
+def _table(table: pd.DataFrame) -> str:
+    floor = table.query("arm == 'real' and metric == 'frechet'").value.mean()
+    wide = table[table.arm != "real"].pivot_table(index="arm", columns="metric", values="value", sort=False)
+    scales = [c for c in wide if c.startswith("frechet@w=")]
+    head = ["arm", "parameters", *COLUMNS.values(), *(f"Fréchet/floor, {c.removeprefix('frechet@')}" for c in scales)]
+    rows = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    for arm, row in wide.iterrows():
+        cells = [f"{row[c]:.2f}" for c in COLUMNS] + [f"{row[c] / floor:.1f}" for c in scales]
+        rows.append(f"| {arm} | {row.parameters:,.0f} | " + " | ".join(cells) + " |")
+    return "\n".join(rows)
+
+
+def write(profile: str, results: Results | None) -> None:
+    """Write the card beside the networks."""
+    store.write_bytes(SHIPPED / profile / "README.md", model_card(profile, results).encode())
