@@ -3,7 +3,7 @@
 import pandas as pd
 
 from dashkit.analysis.tables import Results
-from dashkit.experiments.pretrained import FINAL, SHIPPED
+from dashkit.experiments.pretrained import SHIPPED
 from dashkit.experiments.profiles import PROFILES
 from dashkit.storage import store
 
@@ -20,22 +20,24 @@ def model_card(profile: str, results: Results | None) -> str:
     seen = {"teacher": p.batch * p.teacher_steps, "students": p.batch * p.student_steps}
     lines = [
         f"# Networks of profile {profile}", "",
-        f"A teacher and one student of each of {len(manifests) - 1} arms, {size:.1f} MB in half precision. The students "
-        "were trained side by side, on the same batches, each with another loss.", "",
-        "- **Data:** CIFAR-10 (Krizhevsky, 2009), each pixel the mean of 2x2, and mirror images; `sample.npz` holds a few "
-        "images. The data set has no licence of its own; its authors ask to be cited. It is used for research and "
-        "teaching.",
-        f"- **Training:** the teacher saw {seen['teacher'] / 1e6:.2f} million images, each student "
-        f"{seen['students'] / 1e6:.2f} million; seed {teacher['seed']}, {teacher['device']}, commit {teacher['commit']}.",
-        "- **Limits:** one training seed of everything, so differences between arms are leads and not results. The students "
-        "saw few images, and their samples are noisy. Images have 16x16 pixels.",
-        f"- **Use:** `start_run(\"{profile}\")` puts them in place and trains nothing. With `pretrained=False` everything is "
-        "trained anew, on the whole data set.", "",
+        f"A teacher and one student of each of {len(manifests) - 1} arms, {size:.1f} MB in half precision.",
+        "The students were trained side by side, on the same batches, each with another loss.", "",
+        "- **Data:** CIFAR-10 (Krizhevsky, 2009), each pixel the mean of 2x2, and mirror images.",
+        "  `sample.npz` holds a few images.",
+        "  The data set has no licence of its own. Its authors ask to be cited. It is used for research and teaching.",
+        f"- **Training:** the teacher saw {seen['teacher'] / 1e6:.2f} million images, "
+        f"each student {seen['students'] / 1e6:.2f} million.",
+        f"  Seed {teacher['seed']}, {teacher['device']}, commit {teacher['commit']}.",
+        "- **Limits:** there is one training seed of everything.",
+        "  So differences between arms are leads and not results.",
+        "  The students saw few images, and their samples are noisy. Images have 16x16 pixels.",
+        f'- **Use:** `start_run("{profile}")` puts the networks in place and trains nothing.',
+        "  With `pretrained=False` everything is trained anew, on the whole data set.", "",
     ]
     if results is not None:
-        lines += [_table(results.table), "",
-                  "Gap statistics on noised held-out images; Fréchet distances of features of a small classifier, over those "
-                  f"of as many real images, {p.samples} samples a point. {results.source}", ""]
+        lines += [_table(results.table), "", "Gap statistics are on noised held-out images.",
+                  f"Fréchet distances are of features of a small classifier, {p.samples} samples a point,",
+                  f"divided by those of as many real images. {results.source}", ""]
     return "\n".join(lines)
 
 
