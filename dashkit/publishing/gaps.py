@@ -9,12 +9,10 @@ import pandas as pd
 
 from dashkit.analysis.tables import RESULTS, devices, write_published
 from dashkit.experiments import load_student, load_teacher, start_run
-from dashkit.experiments.evaluation import tidy
+from dashkit.experiments.evaluation import calibration_rows, gap_rows, tidy
 from dashkit.experiments.run import SAMPLING_SEED, Run
 from dashkit.method.calibration import (
     all_branches,
-    calibration_rows,
-    gap_rows,
     gap_stats,
     held_out_states,
     measure_calibration,
@@ -34,7 +32,8 @@ def gap_table(run: Run) -> pd.DataFrame:
         model = teacher if arm == "teacher" else load_student(run, arm, run.seed)
         own = target if arm == "teacher" else all_branches(model, states)
         rows = [*calibration_rows(measure_calibration(own, target, states, T=run.profile.T), len(states.t))]
-        rows += gap_rows(gap_stats(*(x0_branches(b, run.schedule, states) for b in (own, target))), len(states.t), "_x0")
+        in_x0 = [x0_branches(pair, run.schedule, states) for pair in (own, target)]
+        rows += gap_rows(gap_stats(*in_x0), len(states.t), "_x0")
         rows.append({"metric": "parameters", "value": n_parameters(model), "n": 1})
         found.append(tidy(run, arm, run.seed, rows))
     return pd.concat(found, ignore_index=True)

@@ -14,8 +14,8 @@ from dashkit.storage import paths
 @pytest.fixture
 def fresh(tmp_path, monkeypatch):
     """A clone on which nothing was fetched or trained."""
-    monkeypatch.setattr(paths, "CACHE", tmp_path / "cache")
-    monkeypatch.setattr(paths, "RUNS", tmp_path / "runs")
+    monkeypatch.setattr(run, "CACHE", tmp_path / "cache")
+    monkeypatch.setattr(run, "RUNS", tmp_path / "runs")
     return tmp_path
 
 
@@ -51,7 +51,7 @@ def test_a_profile_without_networks_gets_none(fresh):
 def test_training_wants_all_images_and_says_where_to_get_them(fresh):
     here = run.start_run("cifar16", device="cpu", pretrained=False)
     assert here.has_sample_only and len(here.images.pixels) == 800
-    with pytest.raises(FileNotFoundError, match=r"needs all its images.*fetch cifar16"):
+    with pytest.raises(FileNotFoundError, match=r"needs all images of cifar16.*fetch cifar16"):
         next(train_teacher(here))
     theirs = run.start_run("cifar16", device="cpu", student_steps=3)
     with pytest.raises(FileNotFoundError, match="fetch cifar16"):
