@@ -3,64 +3,22 @@
 `python -m dashkit.publishing.pictures` writes `data/results/cifar16/guidance.png`.
 """
 
-from collections.abc import Mapping, Sequence
-
-import numpy as np
-import torch
-from matplotlib import pyplot as plt
-from matplotlib.figure import Figure
-from torch import Tensor
-
 from dashkit.analysis.tables import RESULTS, published_results
-from dashkit.classroom import plots
-from dashkit.experiments import load_student, load_teacher, start_run
-from dashkit.experiments.run import Run
-from dashkit.method.sampling import sample
+from dashkit.classroom import photos, plots
+from dashkit.experiments import start_run
 from dashkit.storage import store
-
-SHOWN = {"teacher": "teacher", "dash": "DASH", "kd_drop": "label dropout", "cond_only": "c branch only"}
-SCALES = (1.0, 2.0, 4.0)
-CLASSES = {0: "plane", 1: "car", 5: "dog", 7: "horse", 9: "truck"}
-
-
-def sampled(run: Run, arms: Sequence[str], scales: Sequence[float], labels: Sequence[int], *, seed: int = 3,
-            steps: int = 50) -> dict[str, list[Tensor]]:
-    """Images (len(labels), C, H, W) of each arm at each guidance scale; each class has the same noise everywhere."""
-    y = torch.tensor(labels, device=run.device)
-    generator = torch.Generator().manual_seed(seed)
-    noise = torch.randn((run.images.num_classes, *run.images.shape), generator=generator)[y.cpu()].to(run.device)
-    models = {a: load_teacher(run).model if a == "teacher" else load_student(run, a, run.seed) for a in arms}
-    return {a: [sample(m, run.schedule, y, x_T=noise, w=w, steps=steps).cpu() for w in scales]
-            for a, m in models.items()}
-
-
-def plot_guidance(images: Mapping[str, Sequence[Tensor]], *, titles: Mapping[str, str], scales: Sequence[float],
-                  columns: Sequence[str]) -> Figure:
-    """A sheet for each arm: a row for each guidance scale, a column for each class that was asked for."""
-    figure, axes = plt.subplots(1, len(images), figsize=(3.2 * len(images), 2.5), layout="constrained")
-    for ax, (arm, rows) in zip(np.atleast_1d(axes), images.items(), strict=True):
-        n, height = len(columns), rows[0].shape[-1] + 1
-        plots.plot_images(torch.cat(list(rows)).numpy(), columns=n, ax=ax)
-        ax.set_axis_on()
-        ax.grid(False)
-        ax.set_title(titles[arm], fontsize="large")
-        ax.set_xticks([height * (i + 0.5) - 1 for i in range(n)], columns, fontsize=8)
-        ax.set_yticks([height * (i + 0.5) - 1 for i in range(len(scales))], [f"w = {w:g}" for w in scales], fontsize=9)
-        ax.tick_params(length=0)
-        for spine in ax.spines.values():
-            spine.set_visible(False)
-    return figure
 
 
 def main() -> None:
     """Draw and write the pictures."""
     plots.use_style()
     run = start_run("cifar16", device="cpu")
-    images = sampled(run, list(SHOWN), SCALES, list(CLASSES))
-    sheet = plot_guidance(images, titles=SHOWN, scales=SCALES, columns=list(CLASSES.values()))
+    images = photos.sampled(run, list(photos.SHOWN), photos.SCALES, list(photos.CLASSES))
+    sheet = photos.plot_guidance(images, titles=photos.SHOWN, scales=photos.SCALES,
+                                 columns=list(photos.CLASSES.values()))
     store.write_bytes(RESULTS / "cifar16" / "guidance.png", plots.png(sheet))
     if (RESULTS / "cifar16" / "results.csv").is_file():
-        curve = plots.plot_w_curve(published_results("cifar16").table, arms=["composite", *SHOWN, "scratch"])
+        curve = plots.plot_w_curve(published_results("cifar16").table, arms=["composite", *photos.SHOWN, "scratch"])
         store.write_bytes(RESULTS / "cifar16" / "w_curve.png", plots.png(curve.figure))
 
 

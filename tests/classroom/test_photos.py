@@ -1,15 +1,16 @@
-"""The pictures of the front page."""
+"""Photographs from the shipped networks."""
 
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
 
-from dashkit.publishing import pictures
+from dashkit.classroom import photos
+from dashkit.experiments import start_run
 
 
 def test_a_sheet_an_arm_with_a_row_a_scale_and_a_column_a_class():
     images = {arm: [torch.full((2, 3, 4, 4), value) for value in (-1.0, 1.0)] for arm in ("teacher", "dash")}
-    figure = pictures.plot_guidance(images, titles={"teacher": "T", "dash": "S"}, scales=(1.0, 4.0), columns=["a", "b"])
+    figure = photos.plot_guidance(images, titles={"teacher": "T", "dash": "S"}, scales=(1.0, 4.0), columns=["a", "b"])
     assert [ax.get_title() for ax in figure.axes] == ["T", "S"]
     for ax in figure.axes:
         assert [label.get_text() for label in ax.get_yticklabels()] == ["w = 1", "w = 4"]
@@ -17,6 +18,7 @@ def test_a_sheet_an_arm_with_a_row_a_scale_and_a_column_a_class():
         sheet = np.asarray(ax.images[0].get_array())
         assert sheet[0, 0].tolist() == [0, 0, 0] and sheet[-1, -1].tolist() == [1, 1, 1]      # dark above, light below
     plt.close(figure)
+    assert photos.movement(images) == {"teacher": 2.0, "dash": 2.0}
 
 
 def test_each_class_has_the_same_noise_for_every_arm_and_scale(monkeypatch):
@@ -26,10 +28,10 @@ def test_each_class_has_the_same_noise_for_every_arm_and_scale(monkeypatch):
         seen.append((w, x_T.clone()))
         return x_T
 
-    monkeypatch.setattr(pictures, "sample", sample)
-    run = pictures.start_run("cifar16", device="cpu")
-    found = pictures.sampled(run, ["teacher", "dash"], (1.0, 4.0), [7, 1], steps=2)
-    other = pictures.sampled(run, ["dash"], (1.0,), [1], steps=2)
+    monkeypatch.setattr(photos, "sample", sample)
+    run = start_run("cifar16", device="cpu")
+    found = photos.sampled(run, ["teacher", "dash"], (1.0, 4.0), [7, 1], steps=2)
+    other = photos.sampled(run, ["dash"], (1.0,), [1], steps=2)
     assert set(found) == {"teacher", "dash"} and [w for w, _ in seen[:4]] == [1.0, 4.0, 1.0, 4.0]
     assert all(torch.equal(x, seen[0][1]) for _, x in seen[:4])
     assert torch.equal(other["dash"][0][0], found["dash"][0][1])

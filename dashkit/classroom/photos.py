@@ -1,0 +1,52 @@
+"""Photographs from the networks that come with the kit: what a guidance scale does to teacher and students."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from dashkit.classroom import plots
+from dashkit.experiments import load_student, load_teacher
+from dashkit.experiments.run import Run
+from dashkit.method.sampling import sample
+
+SHOWN = {"teacher": "teacher", "dash": "DASH", "kd_drop": "label dropout", "cond_only": "c branch only"}
+SCALES = (1.0, 2.0, 4.0)
+CLASSES = {0: "plane", 1: "car", 5: "dog", 7: "horse", 9: "truck"}
+
+
+def sampled(run: Run, arms: Sequence[str], scales: Sequence[float], labels: Sequence[int], *, seed: int = 3,
+            steps: int = 50) -> dict[str, list[Tensor]]:
+    """Images (len(labels), C, H, W) of each arm at each guidance scale; each class has the same noise everywhere."""
+    y = torch.tensor(labels, device=run.device)
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.randn((run.images.num_classes, *run.images.shape), generator=generator)[y.cpu()].to(run.device)
+    models = {a: load_teacher(run).model if a == "teacher" else load_student(run, a, run.seed) for a in arms}
+    return {a: [sample(m, run.schedule, y, x_T=noise, w=w, steps=steps).cpu() for w in scales]
+            for a, m in models.items()}
+
+
+def plot_guidance(images: Mapping[str, Sequence[Tensor]], *, titles: Mapping[str, str], scales: Sequence[float],
+                  columns: Sequence[str]) -> Figure:
+    """A sheet for each arm: a row for each guidance scale, a column for each class that was asked for."""
+    figure, axes = plt.subplots(1, len(images), figsize=(3.2 * len(images), 2.5), layout="constrained")
+    for ax, (arm, rows) in zip(np.atleast_1d(axes), images.items(), strict=True):
+        n, height = len(columns), rows[0].shape[-1] + 1
+        plots.plot_images(torch.cat(list(rows)).numpy(), columns=n, ax=ax)
+        ax.set_axis_on()
+        ax.grid(False)
+        ax.set_title(titles[arm], fontsize="large")
+        ax.set_xticks([height * (i + 0.5) - 1 for i in range(n)], columns, fontsize=8)
+        ax.set_yticks([height * (i + 0.5) - 1 for i in range(len(scales))], [f"w = {w:g}" for w in scales], fontsize=9)
+        ax.tick_params(length=0)
+        for spine in ax.spines.values():
+            spine.set_visible(False)
+    return figure
+
+
+def movement(images: Mapping[str, Sequence[Tensor]]) -> dict[str, float]:
+    """How far the strongest scale moves an arm's images from the weakest: the mean change of a pixel, in [0, 2]."""
+    return {arm: (rows[-1] - rows[0]).abs().mean().item() for arm, rows in images.items()}
