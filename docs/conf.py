@@ -21,7 +21,7 @@ myst_enable_extensions = ["amsmath", "dollarmath"]
 myst_heading_anchors = 3
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
-python_maximum_signature_line_length = 88
+python_maximum_signature_line_length = 140
 toc_object_entries = False
 
 
@@ -45,7 +45,7 @@ def fields_of(what: object) -> list[str]:
     """The lines of a class's source that declare its fields, with the comments that give their shapes."""
     try:
         body = inspect.getsource(what) if inspect.isclass(what) else ""
-    except OSError:                        # a class that a function made
+    except (OSError, TypeError):           # a class that a function made, or that is written in C
         return []
     return [line.strip() for line in body.splitlines() if re.match(r"    [a-zA-Z]\w*: [^(]", line)]
 
