@@ -77,7 +77,7 @@ def peak_memory(work: Callable[[], object], *, device: torch.device | str = "cpu
 
 
 def seconds_of(work: Callable[[], object], device: torch.device) -> float:
-    """Wall seconds of one call.  The GPU finishes earlier work before the clock starts, and this work before it stops."""
+    """Wall seconds of one call; a GPU finishes earlier work before the clock starts, and this work before it stops."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     began = time.perf_counter()
