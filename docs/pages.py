@@ -1,14 +1,15 @@
-"""The executed notebooks as a site that reads offline: `python docs/pages.py [FOLDER]`, FOLDER with executed notebooks.
+"""The site that reads offline: `python docs/pages.py [FOLDER]`, FOLDER with executed notebooks.
 
-Without a folder it takes the outputs that are committed.  Fails on any warning of Sphinx, on a picture without an
-alternative text, and on a page that would fetch something.
+Without a folder it takes the outputs that are committed.  It fails on any warning of Sphinx, on a link to a file that
+is not there, on a picture without an alternative text, and on a page that would fetch something.
 """
 
 import html.parser
+import pkgutil
 import re
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import nbformat
@@ -20,39 +21,88 @@ from dashkit.storage.store import write_bytes
 
 ROOT = Path(__file__).resolve().parent.parent
 SITE = BUILD / "site"
-GUIDES = ("GLOSSARY.md", "INSTRUCTOR.md")
 WIDGET = "application/vnd.jupyter.widget-view+json"     # a page has no kernel; the text beside it says so
+CHAPTERS = {
+    "Learn": ("notebooks/GLOSSARY.md", "docs/method.md", "docs/related.md"),
+    "Results": ("docs/results.md", "docs/corrections.md", "docs/performance.md"),
+    "Use": ("docs/setup.md", "docs/export.md", "data/README.md", "docs/reliability.md"),
+    "Teach": ("notebooks/INSTRUCTOR.md",),
+    "Develop": ("docs/design.md", "CONTRIBUTING.md", "CHANGELOG.md"),
+}
+"""The pages beside the notebooks, by chapter; a page of `docs` that no chapter names comes last."""
+API = {
+    "dashkit.method": ("schedule", "guidance", "sampling", "losses", "arms", "curriculum", "distillation",
+                       "calibration"),
+    "dashkit.experiments": ("profiles", "run", "training", "networks", "evaluation", "sweeps", "campaign"),
+}
+"""Rooms with a reference page, and their modules in reading order; the others follow by name."""
+
+
+def page_names(notebooks: Sequence[Path]) -> dict[Path, str]:
+    """Every page's file, and its name in the site."""
+    chapters = [ROOT / name for chapter in chapters_of().values() for name in chapter]
+    named = {path: path.stem.lower() for path in chapters}
+    named[ROOT / "data" / "README.md"] = "data"
+    return named | {NOTEBOOKS / path.name: path.stem for path in notebooks} | {ROOT / "README.md": "index"}
+
+
+def chapters_of() -> dict[str, tuple[str, ...]]:
+    """`CHAPTERS`, with what else is in `docs`."""
+    named = {name for chapter in CHAPTERS.values() for name in chapter}
+    others = sorted(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md") if f"docs/{p.name}" not in named)
+    return CHAPTERS | ({"More": tuple(others)} if others else {})
 
 
 def sources(executed: Path, folder: Path) -> None:
-    """Write what Sphinx reads: the notebooks without dead widgets, the guides, and a first page from the README."""
-    for path in notebook_paths(folder=executed):
+    """Write what Sphinx reads: notebooks without dead widgets, the pages, the references, and the README as the first.
+
+    ValueError for a link to a file that is not there.
+    """
+    notebooks = notebook_paths(folder=executed)
+    for path in notebooks:
         notebook = nbformat.read(path, as_version=4)
         notebook.metadata.pop("widgets", None)
         for cell in notebook.cells:
             for output in cell.get("outputs", []):
                 output.get("data", {}).pop(WIDGET, None)
         write_bytes(folder / path.name, nbformat.writes(notebook).encode())
-    for name in GUIDES:
-        write_bytes(folder / name, (NOTEBOOKS / name).read_bytes())
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    lead = readme[: readme.index("## Two commands")]
-    findings = re.search(r"## What they find\n.*?(?=\n## |\n<!-- begin calibration)", readme, re.S)[0]
-    text = re.sub(r"\]\((?:notebooks/)?([^):]+)\)", _beside(folder), lead + findings)
-    pages = [p.stem for p in notebook_paths(folder=executed)] + [Path(n).stem for n in GUIDES]
-    tree = "\n".join(["```{toctree}", ":maxdepth: 1", ":hidden:", "", *pages, "```", ""])
-    write_bytes(folder / "index.md", f"{text}\n\n{tree}".encode())
+    names, trees = page_names(notebooks), [_tree("Notebooks", [p.stem for p in notebooks])]
+    for chapter, files in chapters_of().items():
+        trees.append(_tree(chapter, [names[ROOT / name] for name in files]))
+        for name in files:
+            write_bytes(folder / f"{names[ROOT / name]}.md", page(ROOT / name, names, folder).encode())
+    for room, first in API.items():
+        write_bytes(folder / f"{room}.md", reference(room, first).encode())
+    trees.append(_tree("Reference", list(API)))
+    write_bytes(folder / "index.md", "\n\n".join([page(ROOT / "README.md", names, folder), *trees]).encode())
 
 
-def _beside(folder: Path) -> object:
-    """Replaces a link into the repository by one to a copy beside the page."""
+def _tree(chapter: str, names: Sequence[str]) -> str:
+    return "\n".join(["```{toctree}", f":caption: {chapter}", ":maxdepth: 1", ":hidden:", "", *names, "```"])
+
+
+def page(path: Path, names: Mapping[Path, str], folder: Path) -> str:
+    """The text of a page; its links lead to other pages, or to copies of files in `folder`/files."""
     def link(match: re.Match) -> str:
-        path = ROOT / match[1]
-        if path.is_file():
-            write_bytes(folder / "files" / path.name, path.read_bytes())
-            return f"](files/{path.name})"
-        return match[0]
-    return link
+        target, _, anchor = match[1].partition("#")
+        file = (path.parent / target).resolve() if target else path
+        if file in names:
+            name = "" if file == path else names[file] + (".ipynb" if file.suffix == ".ipynb" else ".md")
+            return f"]({name}{'#' * bool(anchor)}{anchor})"
+        if not file.is_file():
+            raise ValueError(f"{path.name} links to {match[1]}, and there is no such file")
+        write_bytes(folder / "files" / file.name, file.read_bytes())
+        return f"](files/{file.name})"
+    return re.sub(r"\]\((?!\w+:)([^)\s]+)\)", link, path.read_text(encoding="utf-8"))
+
+
+def reference(room: str, first: Sequence[str]) -> str:
+    """A page with the documented names of every module of a room."""
+    package = ROOT.joinpath(*room.split("."))
+    there = sorted(module.name for module in pkgutil.iter_modules([str(package)]))
+    modules = [*first, *(name for name in there if name not in first)]
+    directives = [f"## {name}\n\n```{{eval-rst}}\n.. automodule:: {room}.{name}\n   :members:\n```" for name in modules]
+    return "\n\n".join([f"# {room}", f"```{{eval-rst}}\n.. automodule:: {room}\n   :no-members:\n```", *directives])
 
 
 class _Page(html.parser.HTMLParser):

@@ -8,10 +8,10 @@ from torch import Tensor
 
 
 class Objective(NamedTuple):
-    """One arm: coefficients of the terms, and what is particular about its student.
+    """One arm, a way to train a student: the coefficients of its loss terms, its curriculum, and how it begins.
 
-    `curriculum` is the teacher's learned omega, frozen (`transferred`), the one that the teacher started from (`base`),
-    1 everywhere (`uniform`), or one that the student learns itself from the base (`relearned`).
+    `curriculum` is one of four.  `transferred`: the omega that the teacher learned, frozen.  `base`: the omega that the
+    teacher started from.  `uniform`: 1 everywhere.  `relearned`: the student learns its own, starting from the base.
     """
 
     lam: dict[str, float]
@@ -53,8 +53,8 @@ OBJECTIVES = {
     "dash_sliced":     Objective(_DASH, student="sliced", lr=0.25),
     "scratch":         Objective(_NOISE, curriculum="base"),
 }  # fmt: skip
-"""Every arm.  `scratch` and the fine-tuned prunings never see the teacher's output: 0.9 and 0.1 on the true noise are
-the shares of label dropout, taken in expectation, as is the dropping of only the student's label in `label_drop`."""
+"""Every arm.  `scratch`, `pruning` and `slicing` never see the teacher's output.  They see both branches of each
+sample, weighted 0.9 and 0.1: the expectation of label dropout.  `label_drop` does this for the student's label."""
 
 ARMS = tuple(OBJECTIVES)
 """Every arm: what `dashkit sweep` compares, and what `arms = "all"` means in a profile."""
@@ -77,7 +77,7 @@ def objective(name: str) -> Objective:
 def pick_w(row: Objective, u: Tensor) -> Tensor:
     """Turn uniform numbers u (B,) in [0, 1) into scales drawn evenly from the row's, (B,).
 
-    The numbers are the batch's, not the arm's, so that all arms share their randomness.
+    The numbers belong to the batch, not to the arm: all arms use the same ones.
     """
     scales = _scales(row.w, u.device)
     return scales[(u * len(scales)).long()]
@@ -85,5 +85,5 @@ def pick_w(row: Objective, u: Tensor) -> Tensor:
 
 @lru_cache(maxsize=64)
 def _scales(w: tuple[float, ...], device: torch.device) -> Tensor:
-    """The scales (n,) on a device, copied there once: a copy in every step would make a GPU wait."""
+    """The scales (n,) on a device.  They are copied once: a copy in every step would make a GPU wait."""
     return torch.tensor(w, device=device)

@@ -1,4 +1,4 @@
-"""Calibration: how a student's guidance gap compares with its teacher's, and the states where both are asked."""
+"""Calibration: compare the guidance gap of a student with its teacher's, and choose the states to compare on."""
 
 import copy
 from typing import NamedTuple
@@ -17,7 +17,7 @@ class GapStats(NamedTuple):
     """How a student's CFG gap compares with its teacher's on matched (x_t, t, y); ideal 1, 1, 1, 1, 0."""
 
     rho: float     # E|gS| / E|gT|              size; can be 1 with the wrong direction
-    slope: float   # E<gS, gT> / E|gT|^2        the part of the teacher's gap that is there
+    slope: float   # E<gS, gT> / E|gT|^2        the share of the teacher's gap in the student's
     cos: float     # E[<gS, gT> / (|gS| |gT|)]  direction, over the samples where the teacher has a gap
     r2: float      # 1 - E|gS - gT|^2 / E|gT|^2
     mse: float     # E[mean (gS - gT)^2]
@@ -26,8 +26,8 @@ class GapStats(NamedTuple):
 def gap_stats(student: Branches, teacher: Branches) -> GapStats:
     """Statistics of the gaps of `student` and `teacher`, both (B, ...), over all B samples.
 
-    NaN or infinite where the teacher's gap is zero everywhere; a zero student gap has cos 0.  Samples whose teacher gap
-    is below a millionth of the mean have no direction and do not count in cos.
+    If the teacher's gap is zero everywhere, the results are NaN or infinite.  A student's gap of zero has cos 0.  A
+    sample whose teacher gap is below a millionth of the mean has no direction, and does not count in cos.
     """
     s, t = student.gap.flatten(1).double(), teacher.gap.flatten(1).double()
     if s.shape != t.shape or len(s) == 0:
@@ -77,8 +77,10 @@ class States(NamedTuple):
 
 
 def visited_states(model: Model, schedule: Schedule, y: Tensor, *, x_T: Tensor, w: float, steps: int) -> States:
-    """The states that a model's own guided sampling passes through, steps for each label of y; the last step's end is
-    no state.  A student's errors lead it to places where no noised image is."""
+    """The states that a model passes through when it samples with guidance: `steps` states for each label of y.
+
+    The finished image is not one of them.  A student's errors lead it to states that no noised image reaches.
+    """
     times = schedule.grid(steps).tolist()
     path = [x_T, *ddim(model, schedule, y, x_T=x_T, w=w, steps=steps)][:-1]
     t = torch.tensor(times, device=y.device).repeat_interleave(len(y))
@@ -86,7 +88,7 @@ def visited_states(model: Model, schedule: Schedule, y: Tensor, *, x_T: Tensor, 
 
 
 def x0_branches(pair: Branches, schedule: Schedule, states: States | Noised) -> Branches:
-    """The two branches as predictions of x0, clamped to [-1, 1] as in sampling: what guidance does to the picture."""
+    """The two branches as predictions of x0, clamped to [-1, 1] as in sampling."""
     return Branches(*(schedule.predict_x0(states.x_t, states.t, eps).clamp(-1, 1) for eps in pair))
 
 
@@ -103,7 +105,7 @@ def all_branches(model: Model, states: States | Noised, *, batch: int = 250) -> 
 
 
 class Calibration(NamedTuple):
-    """A student's two branches held against the teacher's on the same states."""
+    """A student's two branches compared with the teacher's on the same states."""
 
     gap: GapStats
     by_timestep: dict[int, GapStats]

@@ -1,6 +1,6 @@
-"""CUDA graphs: work that is done again and again in the same shapes costs the CPU one call in place of a thousand.
+"""CUDA graphs: record the kernels of a repeated computation once, then replay all of them by one call of the CPU.
 
-Small networks are bound by the launches of their kernels.  A graph records them once and replays them together.
+Small networks take less time to compute than to launch.  Skip this file at first reading.
 """
 
 import copy
@@ -11,15 +11,15 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_map
 
-WARM_UP = 3          # calls carried out as usual: libraries choose their algorithms, optimisers make their state
+WARM_UP = 3          # calls that run as usual: libraries choose their algorithms, optimisers make their state
 
 
 class Replayed:
     """work(*inputs) as a CUDA graph; inputs and result are tensors, or tuples and dictionaries of tensors.
 
-    The first calls and those with other shapes are carried out as usual.  `work` must ask nothing of the host, must
-    draw no random numbers, and must change tensors only in place.  Where a graph cannot be made, a line says so, and
-    all calls are carried out as usual.
+    The first calls, and calls with other shapes, run as usual.  `work` must not read a value back from the GPU, must
+    draw no random numbers, and must change tensors only in place.  If no graph can be made, a line says so, and every
+    call runs as usual.
     """
 
     def __init__(self, work: Callable[..., Any]) -> None:

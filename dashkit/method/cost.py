@@ -56,7 +56,7 @@ def counted_passes(model: nn.Module) -> Iterator[list[int]]:
 def peak_memory(work: Callable[[], object], *, device: torch.device | str = "cpu") -> int:
     """The most bytes of tensors that `work()` holds at once beyond what is there before it.
 
-    On CUDA by the allocator's own counter, on a CPU by replaying the profiler's record of allocations.
+    On CUDA it is read from the allocator's counter.  On a CPU it is added up from the profiler's list of allocations.
     """
     if torch.device(device).type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -77,7 +77,7 @@ def peak_memory(work: Callable[[], object], *, device: torch.device | str = "cpu
 
 
 def seconds_of(work: Callable[[], object], device: torch.device) -> float:
-    """Wall seconds of one call, with the GPU's queue emptied before and after."""
+    """Wall seconds of one call; a GPU finishes earlier work before the clock starts, and this work before it stops."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     began = time.perf_counter()

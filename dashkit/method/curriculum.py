@@ -12,7 +12,7 @@ from dashkit.method.schedule import Schedule
 def normalised(omega: Tensor) -> Tensor:
     """Divide omega (T,) by its mean over all T entries.
 
-    The table's mean, not a batch's: with a batch mean the weight of a sample would depend on its batch-mates.
+    With the mean of a batch, the weight of a sample would depend on the other samples of its batch.
     """
     if omega.ndim != 1 or not bool((omega >= 0).all()) or not bool(omega.sum() > 0):
         raise ValueError("omega must be a non-negative (T,) tensor with a positive sum")
@@ -32,7 +32,7 @@ def min_snr(schedule: Schedule, gamma: float = 5.0) -> Tensor:
 def published(schedule: Schedule, gamma: float = 5.0) -> Tensor:
     """min(snr, gamma), normalised: the base that the paper applies to an eps loss.
 
-    On an eps loss this is not Min-SNR: it leaves 7% of the weight to the noisier half of the timesteps.
+    On an eps loss this is not Min-SNR: the noisier half of the timesteps gets 7% of the weight.
     """
     return normalised(schedule.snr.clamp(max=_positive(gamma)))
 

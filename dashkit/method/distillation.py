@@ -1,7 +1,7 @@
 """The lesson: the teacher's targets, the student's terms, and one plain loop that trains every student of a teacher.
 
-`dashkit train` and the notebooks run this loop; what surrounds it (checkpoints, several processes, progress) is in
-`dashkit.experiments`.
+`dashkit distil` and the notebooks run this loop.  Checkpoints, several processes and progress bars are added around it
+in `dashkit.experiments`.
 """
 
 import threading
@@ -28,18 +28,18 @@ class State(NamedTuple):
     """What is drawn for one step, the same for every student."""
 
     batch: Noised      # images, labels, timesteps, noise
-    u: Tensor          # (B,)  uniform numbers, for whatever else an arm draws
+    u: Tensor          # (B,)  uniform numbers in [0, 1), from which an arm draws its scales
 
 
 class Targets(NamedTuple):
-    """What the teacher says of one batch."""
+    """What the teacher predicts for one batch."""
 
     pair: Branches     # its two branches, (B, C, H, W)
-    hint: Tensor       # its middle features of the conditional one, (B, D, h, w); empty if no arm asks for them
+    hint: Tensor       # middle features of its conditional branch, (B, D, h, w); empty if no arm needs them
 
 
 class Drawn(NamedTuple):
-    """What one step offers every student."""
+    """What every student gets in one step."""
 
     state: State
     targets: Targets
@@ -69,8 +69,8 @@ def distil(
 
         loss = mean over the batch of omega_t sum_k lam_k term_k
 
-    `teach` is the teacher, as a function (see `teacher_targets`); `precision()` is the context in which students
-    compute; `fitting` are further arguments of `fit`.
+    `teach` is the teacher as a function of a batch (see `teacher_targets`).  Students compute within `precision()`, for
+    example autocast.  `fitting` are further arguments of `fit`.
     """
     def batches() -> Iterator[Drawn]:
         for state in states:
@@ -89,7 +89,7 @@ def distil(
 
 def draw_states(images: Images, schedule: Schedule, batch: int, *, generator: torch.Generator,
                 share: slice | None = None) -> Iterator[State]:
-    """Endless states of `batch` images; or of the `share` of each that is this process's."""
+    """Endless states of `batch` images.  With `share`, only these samples of each: one process's part of them."""
     for x0, y in minibatches(images, batch, generator=generator):
         state = State(noised(schedule, x0, y, generator=generator),
                       torch.rand(len(y), generator=generator, device=generator.device))
@@ -97,7 +97,7 @@ def draw_states(images: Images, schedule: Schedule, batch: int, *, generator: to
 
 
 def teacher_targets(teacher: nn.Module, batch: Noised, *, hinted: bool = False) -> Targets:
-    """The teacher's branches on a batch, and with `hinted` its middle features of the conditional one."""
+    """The teacher's branches on a batch; with `hinted`, also the middle features of its conditional branch."""
     inputs = (batch.x_t, batch.t, batch.y)
     if not hinted:
         return Targets(branches(teacher, *inputs), batch.x_t.new_empty(0))
@@ -106,7 +106,7 @@ def teacher_targets(teacher: nn.Module, batch: Noised, *, hinted: bool = False) 
 
 
 def student_terms(parts: Mapping[str, nn.Module], row: Objective, drawn: Drawn) -> dict[str, Tensor]:
-    """Every loss term that the row's student, `net` with its `adapter` if it has one, gets; each (B,)."""
+    """Every loss term of one student on one batch, each (B,).  `parts` holds its `net`, and its `adapter` for hints."""
     (batch, u), (target, hint), net = drawn.state, drawn.targets, parts["net"]
     if row.student == "single_head":
         low, high = net.W_RANGE
@@ -121,7 +121,7 @@ def student_terms(parts: Mapping[str, nn.Module], row: Objective, drawn: Drawn) 
 
 
 def new_student(row: Objective, teacher: UNet, config: UNetConfig, *, base: Tensor, seed: int) -> nn.ModuleDict:
-    """A student at its start: `net`, with `adapter` for hints, and `tirt` to learn a curriculum from `base` (T,)."""
+    """A student before training: `net`, an `adapter` for hints, a `tirt` that learns a curriculum from `base` (T,)."""
     def make() -> nn.ModuleDict:
         parts = {"net": STUDENTS[row.student](teacher, config)}
         if row.curriculum == "relearned":
@@ -133,11 +133,11 @@ def new_student(row: Objective, teacher: UNet, config: UNetConfig, *, base: Tens
     return seeded(seed, make)
 
 
-_seeding = threading.Lock()  # torch's own random state is one for all threads
+_seeding = threading.Lock()  # all threads share torch's own random state
 
 
 def seeded(seed: int, make: Callable[[], nn.Module]) -> nn.Module:
-    """Build a module with initial weights from `seed`, leaving the caller's random state as it was."""
+    """Build a module with initial weights from `seed`.  The caller's random state stays as it was."""
     with _seeding, torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return make()

@@ -13,9 +13,8 @@ class ExactTeacher:
 
     With p_i the points and v_t = abar_t bandwidth^2 + 1 - abar_t, x_t given i is N(sqrt(abar_t) p_i, v_t I), so
     eps = sqrt(1 - abar_t) (x_t - sqrt(abar_t) E[p_i | x_t, y]) / v_t, the posterior running over the points of
-    class y, or over all of them for the null label.  A kernel density if the points are data, a Gaussian mixture if
-    they are a few centres.  Classes are weighted by their number of points, so that the branches satisfy
-    sum_y p(y | x_t) gap_y = 0.
+    class y, or over all of them for the null label.  If the points are data, this is a kernel density; if they are a
+    few centres, a Gaussian mixture.  A class weighs as much as it has points, so that sum_y p(y | x_t) gap_y = 0.
 
     Shapes: points (N, ...), labels (N,) in 0 .. num_classes-1; x_t (B, ...), t (B,), y (B,) -> eps (B, ...).
     """

@@ -63,7 +63,7 @@ def check_labels(y: Tensor, model: Model) -> None:
 
 
 def drop_labels(y: Tensor, null_label: int, *, p: float, generator: torch.Generator) -> Tensor:
-    """Replace each label of y (B,) by the null label with probability p, each sample by itself."""
+    """Replace each label of y (B,) by the null label with probability p, independently for each sample."""
     if not 0 <= p <= 1:
         raise ValueError(f"p must be in [0, 1], not {p!r}")
     drop = torch.rand(y.shape, generator=generator, device=generator.device).to(y.device) < p
@@ -113,5 +113,5 @@ def matched_tables(T: int, w_max: float = 4.0) -> dict[str, Tensor]:
 
 
 def tables_at(T: int, w: float) -> dict[str, Tensor]:
-    """Guidance tables (T,) for a scale w: everywhere; TAG, from 1 at much noise to w at little; in the middle."""
+    """Three guidance tables (T,) for a scale w: constant; TAG, which rises from 1 at much noise to w; an interval."""
     return {"constant": constant(T, w), "TAG": tag(T, w), "interval": interval(T, w)}

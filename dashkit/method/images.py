@@ -71,7 +71,7 @@ def to_uint8(x: Tensor) -> Tensor:
 
 
 def minibatches(images: Images, batch: int, *, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
-    """Endless (x0 (B, C, H, W), y (B,)) drawn with replacement; all state is in `generator`, so a run can resume."""
+    """Endless (x0 (B, C, H, W), y (B,)), drawn with replacement by `generator` alone, so that a run can be resumed."""
     while True:
         i = torch.randint(len(images.pixels), (batch,), generator=generator, device=generator.device)
         i = i.to(images.pixels.device)

@@ -22,7 +22,7 @@ def distil_terms(student: Branches, teacher: Branches, *, eps: Tensor, w: float 
         "un": per_sample(student.uncond, teacher.uncond),              # imitate the unconditional branch
         "an": per_sample(student.cond, eps),                           # anchor cond to the true noise
         "an_un": per_sample(student.uncond, eps),                      # and uncond: together, training from scratch
-        "un_c": per_sample(student.uncond, teacher.cond),              # dropping only the student's label adds this
+        "un_c": per_sample(student.uncond, teacher.cond),              # added if only the student's label is dropped
         "comp": per_sample(student.guided(w), teacher.guided(w)),      # match only the guided output
         "gap": per_sample(student.gap, teacher.gap),                   # match the gap
     }
@@ -39,8 +39,8 @@ def total(terms: Mapping[str, Tensor], lam: Mapping[str, float], omega_t: Tensor
 def composite_metric(w: Tensor) -> Tensor:
     """The 2x2 matrix M for which E_w |e_w|^2 = (e_c, e_u) M (e_c, e_u)^T, with e_w = w e_c + (1 - w) e_u.
 
-    w (n,) are the scales that a composite loss averages over; det M = Var(w), so one scale alone cannot tell the
-    branches apart.
+    w (n,) are the scales that a composite loss averages over.  det M = Var(w): with one scale it is zero, and errors of
+    the two branches can cancel each other.
 
     >>> composite_metric(torch.tensor([0.0, 1.0])).tolist()     # L_im + L_un, halved: perfectly conditioned
     [[0.5, 0.0], [0.0, 0.5]]

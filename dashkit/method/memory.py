@@ -1,4 +1,4 @@
-"""Batches in parts, for where memory is short.  Skip this file at first reading."""
+"""Compute a batch in parts if memory is short.  Skip this file at first reading."""
 
 from collections.abc import Callable, Iterator
 from itertools import pairwise
@@ -12,17 +12,17 @@ Result = TypeVar("Result")
 
 
 class Parts:
-    """Work on batches in `count` parts: one at first, and twice as many from the moment when memory is short."""
+    """Work on batches in `count` parts: one at first, and twice as many each time when memory is short."""
 
     def __init__(self) -> None:
         self.count = 1
 
     def __call__(self, batch: Batch, work: Callable[[Iterator[tuple[Batch, float]]], Result], *, said: str = "",
                  generator: torch.Generator | None = None) -> Result:
-        """work(parts), each part with its share of the samples; again with smaller parts where memory is short.
+        """work(parts), where each part comes with its share of the samples; if memory is short, again in smaller parts.
 
-        `said` is printed then, with {n} samples and {parts}; `generator` is put back to where it was.  Raises
-        torch.OutOfMemoryError if one sample alone is too large.
+        Then `said` is printed, with the number of samples for {n} and of parts for {parts}, and `generator` is put back
+        to its earlier state.  torch.OutOfMemoryError if one sample alone is too large.
         """
         n, state = batch_size(batch), generator.get_state() if generator else None
         while True:
@@ -38,7 +38,7 @@ class Parts:
                 generator.set_state(state)
 
     def map(self, batch: Batch, function: Callable[[Batch], Result], **keywords) -> Result:
-        """function(batch), put together from its parts: a tensor (B, ...), or a NamedTuple of such tensors."""
+        """function(batch), computed in parts and joined: a tensor (B, ...), or a NamedTuple of such tensors."""
         return self(batch, lambda parts: joined([function(part) for part, _ in parts]), **keywords)
 
 
@@ -70,7 +70,7 @@ def samples_of(batch: Batch, some: slice) -> Batch:
 
 
 def joined(parts: list[Batch]) -> Batch:
-    """The batch that was cut into these parts: tensors, or NamedTuples of tensors, one sample after another."""
+    """Join the parts of a batch again: tensors, or NamedTuples of tensors."""
     if isinstance(parts[0], Tensor):
         return torch.cat(parts)
     return type(parts[0])(*(joined(list(values)) for values in zip(*parts, strict=True)))

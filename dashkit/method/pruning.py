@@ -1,4 +1,4 @@
-"""Students cut out of their teacher: by weight, and by channel."""
+"""Students that are cut out of their teacher: single weights (`pruned`), or whole channels (`sliced`)."""
 
 from collections.abc import Iterator
 
@@ -9,10 +9,10 @@ from dashkit.method.unet import UNet, UNetConfig, n_parameters
 
 
 def pruned(teacher: UNet, config: UNetConfig) -> UNet:
-    """The teacher with its smallest weights at zero for good: as many are left as a network of `config` has parameters.
+    """The teacher with its smallest weights zero for good; as many remain as a network of `config` has parameters.
 
-    Magnitude pruning: one threshold for all weight matrices, biases and norms stay.  The shapes stay too, so this saves
-    parameters to store, and no operations.  Zeros get no gradient and so stay zero under AdamW and in its average.
+    Magnitude pruning: one threshold for all weight matrices; biases and norms stay.  The shapes stay, too, so there are
+    fewer parameters to store, but as many operations.  Zeros get no gradient, so AdamW and its average keep them zero.
     """
     net = UNet(teacher.config).to(next(teacher.parameters()).device)        # its masks stay where it is trained
     net.load_state_dict(teacher.state_dict())

@@ -1,4 +1,4 @@
-"""Quality: samples held against real images, by a small classifier and the Fréchet distance."""
+"""Quality: compare samples with real images, by a small classifier and the Fréchet distance."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -16,8 +16,8 @@ from dashkit.method.schedule import Schedule
 def frechet_distance(a: Tensor, b: Tensor) -> float:
     """Fréchet distance of Gaussians fitted to features a (N, D) and b (M, D); see `gaussian_distance`.
 
-    Smaller is better; biased upwards for few samples, so compare only distances of equal N, and beside a floor.
-    This is FID only for Inception features.  ValueError for fewer than two samples.
+    Smaller is better.  Few samples make it too large: compare only distances of equal N, and show the floor beside.
+    It is called FID only with Inception features.  ValueError for fewer than two samples.
     """
     if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1] or min(len(a), len(b)) < 2:
         raise ValueError(f"features must be (N, D) and (M, D), N, M >= 2, not {tuple(a.shape)} and {tuple(b.shape)}")
@@ -148,7 +148,7 @@ def train_classifier(x: Tensor, y: Tensor, *, num_classes: int, seed: int, epoch
 
 @torch.no_grad()
 def in_chunks(function: Callable[[Tensor], Tensor], x: Tensor, size: int = 2000) -> Tensor:
-    """function(x), `size` images at a time: the activations of fifty thousand images fit no memory."""
+    """function(x), `size` images at a time: the activations of many images do not fit into memory."""
     return torch.cat([function(part) for part in x.split(size)])
 
 
@@ -162,7 +162,7 @@ def class_accuracy(classifier: nn.Module, x: Tensor, y: Tensor) -> float:
 def real_floor(
     features: Callable[[Tensor], Tensor], train: Tensor, test: Tensor, n: int, *, seed: int, draws: int = 8
 ) -> Tensor:
-    """Fréchet distances (draws,) of n real training images to the held-out ones: what a perfect sampler would get."""
+    """Fréchet distances (draws,) of n real training images to the held-out ones: the best one can hope for."""
     if not 2 <= n <= len(train):
         raise ValueError(f"n must be in 2 .. {len(train)}, not {n!r}")
     generator = torch.Generator().manual_seed(seed)
@@ -173,7 +173,7 @@ def real_floor(
 
 
 class ImageReference(NamedTuple):
-    """What samples are held against: a classifier trained on the training images, and the held-out images."""
+    """What samples are compared with: a classifier of the training images, and features of the held-out images."""
 
     classifier: Classifier | ColourClassifier
     reference: Tensor   # (M, D)   features of the held-out images
@@ -184,8 +184,7 @@ class ImageReference(NamedTuple):
 def make_image_reference(
     images: Images, *, n: int, seed: int, classifier: Classifier | ColourClassifier | None = None
 ) -> ImageReference:
-    """Train the classifier, unless there is one, and measure the floor for n samples (or as many as there are images).
-    """
+    """Train the classifier, unless one is given, and measure the floor for n samples (at most as many as images)."""
     if classifier is None:
         classifier = train_classifier(images.x0, images.labels, num_classes=images.num_classes, seed=seed)
     n = min(n, len(images.pixels))

@@ -13,9 +13,9 @@ from dashkit.method.schedule import Schedule
 
 
 def guided_eps(model: Model, x_t: Tensor, t: Tensor, y: Tensor, w: float) -> Tensor:
-    """eps_w of one timestep, (B, ...); a single pass where w is 1 or 0, since then one branch is not used.
+    """eps_w of one timestep, (B, ...).  If w is 1 or 0, only one branch is used, and only that one is computed.
 
-    A model that predicts the guided output itself has a method `guided(x_t, t, y, w)`, and is asked for it.
+    A model that predicts the guided output itself has a method `guided(x_t, t, y, w)`; then this method is called.
     """
     if hasattr(model, "guided"):
         return model.guided(x_t, t, y, w)
@@ -42,9 +42,9 @@ def ddim(
     """DDIM with eta = 0 (Song et al., 2021, eq. 12), yielding x (B, ...) after each of exactly `steps` steps.
 
     y (B,) are labels; start from `x_T` (B, ...), or from noise of `shape` (...) drawn with `generator`.  w is a number
-    or a guidance table (T,).  The x0 prediction is clamped to [-x0_clip, x0_clip]; None leaves it alone.  After that,
-    eps is recomputed so that (x0, eps) still explain x_t.  `recompute_eps=False` keeps the original eps, which turns
-    strong guidance against itself; notebook 01 shows it.  Gradients are off.
+    or a guidance table (T,).  The prediction of x0 is clamped to [-x0_clip, x0_clip], unless x0_clip is None.  Then eps
+    is recomputed, so that x_t is again made of x0 and eps.  `recompute_eps=False` keeps the original eps; with strong
+    guidance the samples then get worse, as notebook 01 shows.  Gradients are off.
     """
     if x_T is None:
         if shape is None or generator is None:
@@ -82,7 +82,7 @@ class _Start(NamedTuple):
 
 
 def sample(model: Model, schedule: Schedule, y: Tensor, *, batch: int = 256, **ddim_arguments) -> Tensor:
-    """The last state of `ddim` for all y, on the device of y; `batch` at a time, or fewer where memory is short."""
+    """The last state of `ddim` for all y, on the device of y; `batch` images at a time, or fewer if memory is short."""
     if batch < 1:
         raise ValueError(f"batch must be positive, not {batch!r}")
     x_T, generator, in_parts = ddim_arguments.pop("x_T", None), ddim_arguments.get("generator"), Parts()

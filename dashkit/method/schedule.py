@@ -81,7 +81,7 @@ def cosine_schedule(T: int = 1000, *, s: float = 0.008, max_beta: float = 0.999)
 
 
 class Noised(NamedTuple):
-    """A batch with its noise: everything that a loss may look at."""
+    """A batch with its noise: everything that a loss may use."""
 
     x0: Tensor    # (B, C, H, W)
     y: Tensor     # (B,)          class labels, no null label
@@ -91,7 +91,7 @@ class Noised(NamedTuple):
 
 
 def noised(schedule: Schedule, x0: Tensor, y: Tensor, *, generator: torch.Generator) -> Noised:
-    """Draw t uniformly and eps once for a batch x0 (B, ...): the only place where training noise is drawn."""
+    """Draw t (uniform) and eps for a batch x0 (B, ...).  Training noise is drawn here and nowhere else."""
     t = torch.randint(schedule.T, (len(x0),), generator=generator, device=generator.device).to(x0.device)
     eps = torch.randn(x0.shape, generator=generator, device=generator.device, dtype=x0.dtype).to(x0.device)
     return Noised(x0, y, t, eps, schedule.add_noise(x0, t, eps))

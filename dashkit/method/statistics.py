@@ -1,6 +1,6 @@
 """Intervals over training seeds, and shares of a gain.
 
-All resampling is of training seeds, jointly across arms: the arms of one seed share their randomness, so their
+Training seeds are resampled, for all arms together: the arms of one seed share their batches and noise, so their
 differences are paired.
 """
 

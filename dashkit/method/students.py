@@ -1,6 +1,7 @@
-"""Students other than a small network of their own: a single head, hints, and a rule at inference.
+"""Students of other kinds: a single head, a student that gets hints, and a rule at sampling time.
 
-A row of `arms.OBJECTIVES` names one of `STUDENTS`; everything else about it (terms, curriculum) is the row's.
+A row of `arms.OBJECTIVES` names one of `STUDENTS`, the way in which a student begins.  Its terms and its curriculum
+stand in the row, too.
 """
 
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from dashkit.method.unet import UNet, UNetConfig
 
 
 def middle_channels(config: UNetConfig) -> int:
-    """The width of a network's middle, where hint features are taken."""
+    """The number of channels in the middle of a network, where hint features are taken."""
     return config.ch * config.ch_mult[-1]
 
 
@@ -39,10 +40,10 @@ def hint_term(adapter: nn.Module, features: Tensor, hint: Tensor) -> Tensor:
 
 
 class SingleHead(nn.Module):
-    """A student of the guided output itself: w is a constant input channel, one pass a step, and no gap is formed.
+    """A student that predicts the guided output itself, in one pass: w is a constant input channel.
 
-    Guidance distillation (Meng et al., 2023) in its plainest form, trained for w in `W_RANGE`.  Called like any
-    model it gives w = 1 for a label and w = 0 for the null label, so that its implied gap can be measured.
+    This is guidance distillation (Meng et al., 2023) in its simplest form, trained for w in `W_RANGE`.  Called like any
+    other model it predicts at w = 1 for a label and at w = 0 for the null label; the difference is its implied gap.
     """
 
     W_RANGE = (0.0, 4.0)
@@ -65,9 +66,9 @@ class SingleHead(nn.Module):
 class IndependentCondition(nn.Module):
     """A model whose null label is a random class, drawn anew for each image and timestep.
 
-    Independent condition guidance (Sadat et al., 2025): it needs no trained null row, and averages to the
-    unconditional prediction only as far as classes are alike.  The draws follow `seed`, the first timestep of the batch
-    and an image's place in it, whatever was asked before.
+    This is independent condition guidance (Sadat et al., 2025).  It needs no trained null row.  The mean over classes
+    is near the unconditional prediction only if the classes are alike.  The class of an image depends on `seed`, on
+    the first timestep of its batch and on its place in the batch, and on nothing else.
     """
 
     def __init__(self, net: nn.Module, *, seed: int = 0) -> None:

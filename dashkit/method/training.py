@@ -33,7 +33,7 @@ def cosine_lr(step: int, *, lr: float, steps: int, warmup: int) -> float:
 def flatten(model: nn.Module) -> nn.Parameter:
     """Move a model's trainable parameters and their gradients into one vector, of which they become views.
 
-    Clipping, AdamW and the average are then one operation each, instead of one for every layer.
+    Clipping, AdamW and the average then take one operation each, not one for every layer.
     """
     params = [p for p in model.parameters() if p.requires_grad]
     vector = nn.Parameter(torch.cat([p.detach().flatten() for p in params]))
@@ -50,7 +50,7 @@ def flatten(model: nn.Module) -> nn.Parameter:
 class Learner:
     """A model with its AdamW, its exponential moving average `ema` and the number of updates done.
 
-    `tensors` and `load` carry all of it through a file, so that a resumed run goes on bit for bit.
+    `tensors` gives all of its state and `load` takes it back, so that a resumed run continues bit for bit.
     """
 
     def __init__(
@@ -72,9 +72,10 @@ class Learner:
         return self._ema
 
     def update(self, loss: Tensor | Iterable[Tensor], average: Callable[..., None] | None = None) -> Tensor:
-        """One optimiser step on a scalar loss, and one of the average, which starts as the first step's weights.
+        """One step of the optimiser on a scalar loss, then one of the average.  Returns the loss.
 
-        A loss may come in parts, made one after another, so that only one's activations are held.  Returns the sum.
+        The average starts as the weights after the first step.  A loss may come in parts that are computed one after
+        another, so that only the activations of one part are in memory; the loss is their sum.
         `average(gradient, loss)`, if given, replaces both tensors by their means over several processes, in place.
         """
         whole = self.differentiate(loss, average)
@@ -108,7 +109,7 @@ class Learner:
             self._rate.fill_(rate)
 
     def move(self) -> None:
-        """What `step` does to tensors; a CUDA graph can record it from the second step on."""
+        """The part of `step` that works on tensors; a CUDA graph can record it from the second step on."""
         nn.utils.clip_grad_norm_(self.vector, self.clip)
         self.optimiser.step()
         self._follow()
@@ -118,14 +119,14 @@ class Learner:
         self.averaged += 1
 
     def tensors(self) -> dict[str, Tensor]:
-        """Everything that changes in training, flat."""
+        """Every tensor that changes in training, by name."""
         out = {f"model.{k}": v for k, v in self.model.state_dict().items()}
         out |= {f"ema.{k}": v for k, v in self._ema.state_dict().items()}
         out |= {f"adam.{k}": v for k, v in self.optimiser.state[self.vector].items()}
         return out | {"done": torch.tensor(self.done), "averaged": torch.tensor(self.averaged)}
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take over what `tensors` returned.  It is not checked here: see `experiments.checkpoints.load_learner`."""
+        """Set the state to what `tensors` returned.  Nothing is checked: see `experiments.checkpoints.load_learner`."""
         def part(prefix: str) -> dict[str, Tensor]:
             return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
@@ -156,12 +157,12 @@ def fit(
 ) -> Iterator[Step]:
     """Train `learners` on the same batches until each has done `steps` updates; yields after each.
 
-    loss_fn(name, model, batch) returns a scalar, the mean over the batch's samples.  Where the memory is too small for
-    a batch, its loss is computed in halves, quarters, …, with equal results up to rounding; a batch is then a tensor or
-    a NamedTuple of tensors.  `average` is that of `Learner.update`.  The caller logs, plots, saves and may stop at any
-    time.  Raises FloatingPointError with the learner and the step when a loss is not finite, or has grown to a hundred
-    times what it was in the first steps (looked at every `check_every` steps and at the last one).  With `capture` a
-    step is recorded as a CUDA graph and replayed: loss_fn must then draw no random numbers.
+    loss_fn(name, model, batch) returns a scalar, the mean over the samples of the batch; a batch is a tensor or a
+    NamedTuple of tensors.  If memory is too small for a batch, its loss is computed in halves, quarters, …; the result
+    is equal up to rounding.  `average` is passed to `Learner.update`.  The caller logs, plots, saves, and may stop at
+    any time.  Every `check_every` steps, and at the end, losses are checked: FloatingPointError names the learner and
+    the step if a loss is not finite, or a hundred times as large as in the first steps.  With `capture`, a step is
+    recorded as a CUDA graph and replayed; loss_fn must then draw no random numbers.
 
     No learner moves before the losses of all are known: an error or an interrupt in a loss leaves all as they were
     after the step before.  (Not with `capture`: an interrupted step is then half done, and `done` is -1.)
@@ -198,7 +199,7 @@ def _move_all(
     learners: Mapping[str, Learner], loss_fn: Callable[[str, nn.Module, Batch], Tensor],
     streams: Sequence[torch.cuda.Stream], batch: Batch,
 ) -> Tensor:
-    """One step of every learner, shared out to streams; their losses (n,)."""
+    """One step of every learner, on several streams of the GPU; returns their losses (n,)."""
     main, losses = torch.cuda.current_stream(), []
     for stream in streams:
         stream.wait_stream(main)
@@ -212,7 +213,7 @@ def _move_all(
 
 
 def _replay(replayed: Replayed, learners: Mapping[str, Learner], batch: Batch) -> dict[str, Tensor]:
-    """One step of every learner through a CUDA graph, which knows nothing of learning rates and counters."""
+    """One step of every learner by a CUDA graph.  Learning rates and counters are set here, outside the graph."""
     before = {name: (learner.done, learner.averaged) for name, learner in learners.items()}
     for learner in learners.values():
         learner.prepare()
@@ -224,7 +225,7 @@ def _replay(replayed: Replayed, learners: Mapping[str, Learner], batch: Batch) -
 
 
 def _check_losses(name: str, number: int, losses: list[float], first: dict[str, float]) -> None:
-    """Look at the losses up to step `number`; `first` keeps each learner's mean of the first ones."""
+    """Check the losses up to step `number`; `first` keeps the mean of each learner's first losses."""
     for step, loss in enumerate(losses, number - len(losses) + 1):
         if not math.isfinite(loss):
             raise FloatingPointError(f"the loss of {name} is {loss} at step {step}; lower its lr")

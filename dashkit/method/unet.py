@@ -10,10 +10,10 @@ from torch.nn import functional as F
 
 @dataclass(frozen=True)
 class UNetConfig:
-    """Everything that fixes a network's shape; it travels inside every checkpoint.
+    """Everything that fixes a network's shape; every checkpoint holds it.
 
-    `groups` is the number of GroupNorm groups: 32 in the paper; small nets are faster and no worse with fewer,
-    4 to 8 channels a group.  Attention (one head) sits at the resolutions named in `attention` and in the middle.
+    `groups` is the number of groups of each GroupNorm: 32 in the paper.  Small networks are faster and no worse with
+    fewer groups, of 4 to 8 channels each.  Attention (one head) is at the image sizes `attention`, and in the middle.
     """
 
     size: int
@@ -55,8 +55,10 @@ def timestep_embedding(t: Tensor, dim: int) -> Tensor:
 
 
 class GroupNorm(nn.GroupNorm):
-    """GroupNorm in the type of its input.  Autocast alone would compute it in float32, at twice the memory traffic; its
-    sums are in float32 anyway."""
+    """GroupNorm in the type of its input.
+
+    Autocast alone would compute all of it in float32, at twice the memory traffic.  Its sums are float32 anyway.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         if x.dtype == self.weight.dtype:
@@ -101,7 +103,7 @@ class Attention(nn.Module):
 
 
 class Stage(nn.Module):
-    """One residual block, and attention where the resolution asks for it."""
+    """One residual block, with attention at the resolutions that have it."""
 
     def __init__(self, cin: int, cout: int, emb: int, attend: bool, cfg: UNetConfig) -> None:
         super().__init__()

@@ -1,11 +1,12 @@
-"""Every generated part of the README and of the instructor's guide.
+"""Every generated part of the README, of `docs/` and of the instructor's guide.
 
-`python -m dashkit.publishing.readme` takes over the minutes of a finished digits series, measures cost, decides every
-claim and fills the README.  The sweeps themselves are published by `dashkit sweep --publish`.
+`python -m dashkit.publishing.readme` takes the minutes of a finished digits series, measures the cost, decides every
+claim and fills the pages.  The sweeps themselves are published by `dashkit sweep --publish`.
 """
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import nbformat
@@ -13,6 +14,7 @@ import pandas as pd
 
 from dashkit.analysis.costs import cost_rows, thread_rows
 from dashkit.analysis.ledger import claim_ledger
+from dashkit.analysis.rules import HOLDS, OPEN
 from dashkit.analysis.tables import RESULTS, Results, by_seed, calibration_table, published_results
 from dashkit.classroom import plots
 from dashkit.classroom.notebooks import notebook_paths
@@ -23,17 +25,40 @@ from dashkit.publishing.series import BUILD
 from dashkit.storage import store, tables
 from dashkit.storage.paths import ROOT, print_anything
 
-README, GUIDE = ROOT / "README.md", ROOT / "notebooks" / "INSTRUCTOR.md"
+README = ROOT / "README.md"
+PAGES = (README, ROOT / "notebooks" / "INSTRUCTOR.md", *sorted((ROOT / "docs").glob("*.md")))
 IN_README = ["teacher", "dash", "gap_match", "multi_w", "label_drop", "cond_only_icg", "fitnets", "composite",
              "cond_only", "single_head", "slicing", "pruning", "scratch"]
 SHOWN = ["teacher", "dash", "composite", "cond_only", "scratch"]
+CLAIMS = {
+    "C1": "The student has about a sixth of the teacher's parameters.",
+    "C2": "DASH stays near its teacher.",
+    "C3": "DASH is far better than training from scratch.",
+    "C4": "A student that imitates only the conditional branch loses its gap.",
+    "C5": "The gaps of the rivals are less like the teacher's than DASH's gap.",
+    "C6": "The gap of the composite loss points in a wrong direction.",
+    "C7": "The unconditional loss does most of the work.",
+    "C8": "A composite loss cannot identify the gap.",
+    "C9": "The curriculum that is taken from the teacher helps.",
+    "C10": "The curriculum gives more weight to timesteps of larger loss.",
+    "C11": "The anchor helps.",
+    "C12": "TAG is better than other guidance schedules of equal mean.",
+    "C13": "The student needs a sixth of the operations, and less time and memory.",
+    "C14": "DASH is better than pruning and than a single head.",
+    "C15": "The same holds on ImageNet-64.",
+}
+"""What the paper claims, each as one sentence; the ledger holds the rules and the verdicts."""
+DATA_SETS = {"digits": "digits", "exact": "exact teacher", "cifar16": "CIFAR-10, 16x16",
+             "cifar10": "the paper's networks", "any": "algebra"}
 
 
 def blocks(root: Path = RESULTS) -> dict[str, str]:
-    """The README's generated parts, by name, from the committed results alone."""
+    """Every generated part, by the name in its markers, from the committed results alone."""
     series = store.read_json(root / "digits" / "series.json")
     digits, verdicts = published_results("digits", root), pd.read_csv(root / "digits" / "ledger.csv")
     return {
+        "claims": _claims(verdicts),
+        "minutes": minutes_table(series),
         "calibration": _calibration(digits),
         "findings": _findings(digits.table, verdicts),
         "notebooks": _notebooks(series),
@@ -45,14 +70,55 @@ def blocks(root: Path = RESULTS) -> dict[str, str]:
     }
 
 
-def fill(text: str, parts: dict[str, str]) -> str:
-    """Replace what stands between `<!-- begin NAME -->` and `<!-- end NAME -->`; ValueError if a part has no place."""
-    for name, body in parts.items():
-        pattern = re.compile(rf"(<!-- begin {name} -->\n).*?(<!-- end {name} -->)", re.S)
-        if not pattern.search(text):
-            raise ValueError(f"the text has no place for {name}")
-        text = pattern.sub(lambda m, body=body: m[1] + body + "\n" + m[2], text)
-    return text
+def fill(texts: Mapping[Path, str], parts: Mapping[str, str]) -> dict[Path, str]:
+    """The texts with what stands between `<!-- begin NAME -->` and `<!-- end NAME -->` replaced by part NAME.
+
+    ValueError if a part has no place in any text, or a place has no part or no end.
+    """
+    placed, out = set(), {}
+    for path, text in texts.items():
+        begun = re.findall(r"<!-- begin (\w+) -->", text)
+        for name in begun:
+            pattern = re.compile(rf"(<!-- begin {name} -->\n).*?(<!-- end {name} -->)", re.S)
+            if name not in parts or not pattern.search(text):
+                raise ValueError(f"{path.name}: the place {name} has no {'end' if name in parts else 'part'}")
+            text = pattern.sub(lambda m, body=parts[name]: m[1] + body + "\n" + m[2], text)
+        placed.update(begun)
+        out[path] = text
+    if missing := set(parts) - placed:
+        raise ValueError(f"no page has a place for {', '.join(sorted(missing))}")
+    return out
+
+
+def read_pages() -> dict[Path, str]:
+    """The pages that hold generated parts, as they are now."""
+    return {path: path.read_text(encoding="utf-8") for path in PAGES}
+
+
+def _claims(verdicts: pd.DataFrame) -> str:
+    """The matrix of claims and data sets; without the data sets that decide no claim, and the claims tested on none."""
+    decided = verdicts[verdicts.verdict != OPEN]
+    columns = [name for name in DATA_SETS if name in set(decided.profile)]
+    lines = [f"| the paper's claim | {' | '.join(DATA_SETS[c] for c in columns)} |", "|---" * (len(columns) + 1) + "|"]
+    untested = []
+    for claim, sentence in CLAIMS.items():
+        rows = verdicts[verdicts.claim == claim]
+        cells = [_verdict(rows.verdict[rows.profile == column]) for column in columns]
+        if any(cells):
+            lines.append(f"| {claim} · {sentence} | {' | '.join(cells)} |")
+        else:
+            untested.append(f"{claim} · {sentence}")
+    return "\n".join([*lines, *(["", f"Not tested: {' '.join(untested)}"] if untested else [])])
+
+
+def _verdict(found: pd.Series) -> str:
+    """One cell: the verdict if a claim's measures agree, else how many of all of them hold; empty if there is none."""
+    decided = found[found != OPEN]
+    if decided.empty:
+        return OPEN if len(found) else ""
+    holding = int((decided == HOLDS).sum())
+    agree = holding == len(found) or (decided.nunique() == 1 and not holding)
+    return decided.iloc[0] if agree else f"{HOLDS} in {holding} of {len(found)}"
 
 
 def _calibration(results: Results) -> str:
@@ -118,16 +184,15 @@ def _notebooks(series: dict) -> str:
                       f"commit {made['commit']}; 06 to 09 read published tables, 10 takes what it is given."])
 
 
-def minutes(root: Path = RESULTS) -> dict[str, str]:
-    """The generated part of the instructor's guide: what each notebook took, as far as it was measured."""
-    series = store.read_json(root / "digits" / "series.json")
+def minutes_table(series: dict) -> str:
+    """What each notebook took, as far as it was measured."""
     taken = {n["name"][:2]: n["seconds"] / 60 for n in series["notebooks"] if n["status"] == "ok"}
     there = [path.name[:2] for path in notebook_paths()]
     cells = [f"{taken[n]:.1f}" if n in taken else "not measured" for n in there]
     rows = [f"| {' | '.join(row)} |" for row in (["notebook", *there], ["---"] * (len(there) + 1), ["minutes", *cells])]
     made = series["manifest"]
-    return {"minutes": "\n".join([*rows, "", f"Measured on {made['device']} from an empty folder of runs, "
-                                  f"{series['seconds'] / 60:.1f} in all, commit {made['commit']}."])}
+    return "\n".join([*rows, "", f"Measured on {made['device']} from an empty folder of runs, "
+                      f"{series['seconds'] / 60:.1f} in all, commit {made['commit']}."])
 
 
 def _size(results: pd.DataFrame) -> str:
@@ -206,9 +271,9 @@ def main() -> None:
     ax = plots.plot_w_curve(published_results("digits").table, arms=SHOWN)
     ax.set_title("A calibrated student runs along its teacher's curve")
     store.write_bytes(RESULTS / "digits" / "w_curve.png", plots.png(ax.figure))
-    store.write_bytes(README, fill(README.read_text(encoding="utf-8"), blocks()).encode())
-    store.write_bytes(GUIDE, fill(GUIDE.read_text(encoding="utf-8"), minutes()).encode())
-    print(f"{RESULTS.relative_to(ROOT)} and {README.name} are up to date")
+    for path, text in fill(read_pages(), blocks()).items():
+        store.write_bytes(path, text.encode())
+    print(f"{RESULTS.relative_to(ROOT)}, {README.name} and the pages of docs are up to date")
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from setuptools import find_packages
 from dashkit import cli, doctor, environment
 from dashkit.analysis import tables
 from dashkit.analysis.tables import published_results, write_published
-from dashkit.publishing import readme as publishing_readme
+from dashkit.publishing import readme
 from dashkit.storage import paths, provenance, store
 
 ROOT = paths.ROOT
@@ -38,22 +38,63 @@ def test_environment_yml_agrees_with_pyproject():
     assert {n: v for n, v in lines if n not in ("conda-forge", "pip")} == requirements()
 
 
-def test_readme_numbers_come_from_the_committed_results():
-    text = publishing_readme.README.read_text()
-    assert publishing_readme.fill(text, publishing_readme.blocks()) == text
-    guide = publishing_readme.GUIDE.read_text()
-    assert publishing_readme.fill(guide, publishing_readme.minutes()) == guide
+def test_the_front_page_is_short():
+    assert len(readme.README.read_text(encoding="utf-8").splitlines()) <= 120
 
 
-def test_readme_example_names_things_that_exist():
-    blocks = re.findall(r"```python\n(.*?)```", publishing_readme.README.read_text(), re.S)
-    assert len(blocks) == 2
-    for block in blocks:
-        tree = ast.parse(block)
-        imports = [n for n in tree.body if isinstance(n, ast.ImportFrom) and n.module.startswith("dashkit")]
-        exec(compile(ast.Module(imports, []), "README", "exec"), scope := {})
-        used = {n.id for n in ast.walk(tree) if isinstance(n, ast.Name)}
-        assert len(scope.keys() & used) >= 3
+def test_every_generated_part_comes_from_the_committed_results():
+    pages, parts = readme.read_pages(), readme.blocks()
+    assert readme.fill(pages, parts) == pages
+    text = "\n".join(pages.values())
+    assert all(text.count(f"<!-- begin {name} -->") == text.count(f"<!-- end {name} -->") == 1 for name in parts)
+    assert {"notebooks", "claims"} <= set(re.findall(r"<!-- begin (\w+) -->", pages[readme.README]))
+
+
+def test_the_matrix_of_claims_says_what_the_ledger_says():
+    rows = pd.DataFrame([("C1", "digits", "holds"), ("C1", "digits", "holds"), ("C2", "digits", "holds"),
+                         ("C2", "digits", "does not hold"), ("C3", "exact", "does not hold"),
+                         ("C3", "exact", "not testable here"), ("C4", "exact", "holds"),
+                         ("C4", "exact", "not testable here"), ("C5", "exact", "not testable here"),
+                         ("C15", "imagenet64", "not testable here")], columns=["claim", "profile", "verdict"])
+    text = readme._claims(rows)
+    cells = {line.split()[1]: [c.strip() for c in line.split("|")[2:-1]] for line in text.splitlines() if "| C" in line}
+    assert cells == {"C1": ["holds", ""], "C2": ["holds in 1 of 2", ""], "C3": ["", "does not hold"],
+                     "C4": ["", "holds in 1 of 2"], "C5": ["", "not testable here"]}
+    assert text.splitlines()[0] == "| the paper's claim | digits | exact teacher |"
+    assert text.splitlines()[-1].startswith("Not tested: C6 · ") and "C15 · " in text.splitlines()[-1]
+
+
+def test_the_matrix_names_every_claim_of_the_ledger():
+    ledger = pd.read_csv(tables.RESULTS / "digits" / "ledger.csv")
+    assert {c for c in ledger.claim if c.startswith("C")} == set(readme.CLAIMS)
+
+
+def examples():
+    """The Python examples of every page, with the page's name."""
+    pages = {*readme.PAGES, *ROOT.glob("*.md"), ROOT / "data" / "README.md"}
+    return [pytest.param(block, id=f"{path.name}-{i}") for path in sorted(pages) for i, block in enumerate(
+        re.findall(r"^```python\n(.*?)^```$", path.read_text(encoding="utf-8"), re.S | re.M))]
+
+
+@pytest.mark.parametrize("block", examples())
+def test_every_python_example_names_things_that_exist(block):
+    tree = ast.parse(block)
+    imports = [n for n in ast.walk(tree) if isinstance(n, ast.Import | ast.ImportFrom)]
+    names = {alias.asname or alias.name for n in imports for alias in n.names}
+    exec(compile(ast.Module(imports, []), "page", "exec"), scope := {})
+    used = {n.id for n in ast.walk(tree) if isinstance(n, ast.Name)}
+    assert names <= used and names <= set(scope)
+    for n in ast.walk(tree):                    # files.from_folder of an imported module
+        if isinstance(n, ast.Attribute) and isinstance(n.value, ast.Name) and n.value.id in names:
+            assert hasattr(scope[n.value.id], n.attr), f"{n.value.id}.{n.attr}"
+
+
+def test_every_link_between_pages_leads_somewhere():
+    pages = {*readme.PAGES, *ROOT.glob("*.md"), *(ROOT / "notebooks").glob("*.md"), ROOT / "data" / "README.md"}
+    links = [(path, link) for path in pages
+             for link in re.findall(r"\]\((?!\w+:)([^)#\s]+)", path.read_text(encoding="utf-8"))]
+    assert len(links) > 40
+    assert not [f"{path.name}: {link}" for path, link in links if not (path.parent / link).is_file()]
 
 
 def test_every_folder_with_modules_is_installed_and_the_project_is_found_from_within_it():
@@ -65,14 +106,23 @@ def test_every_folder_with_modules_is_installed_and_the_project_is_found_from_wi
     assert Path(provenance.__file__).is_relative_to(paths.ROOT / "dashkit")
 
 
-def test_fill_refuses_a_readme_without_a_place():
-    with pytest.raises(ValueError, match="no place for x"):
-        publishing_readme.fill("text", {"x": "y"})
+@pytest.mark.parametrize(("text", "message"), [
+    ("text", "no page has a place for x"), ("<!-- begin x -->\n", "a.md: the place x has no end"),
+    ("<!-- begin x -->\n<!-- end x -->\n<!-- begin z -->\n<!-- end z -->", "a.md: the place z has no part")])
+def test_fill_refuses_pages_that_lack_a_place_an_end_or_a_part(text, message):
+    with pytest.raises(ValueError, match=message):
+        readme.fill({Path("a.md"): text}, {"x": "y"})
+
+
+def test_a_part_goes_to_whichever_page_has_its_place():
+    pages = {Path("a.md"): "<!-- begin x -->\nold\n<!-- end x -->", Path("b.md"): "b <!-- begin y -->\n<!-- end y -->"}
+    assert list(readme.fill(pages, {"x": "new", "y": r"\1"}).values()) == [
+        "<!-- begin x -->\nnew\n<!-- end x -->", "b <!-- begin y -->\n\\1\n<!-- end y -->"]
 
 
 def test_ci_calls_the_readme_test_command():
-    readme = publishing_readme.README.read_text()
-    assert "make test" in (ROOT / ".ci" / "run").read_text() and "make test" in readme and "run.py test" in readme
+    front = readme.README.read_text(encoding="utf-8")
+    assert "make test" in (ROOT / ".ci" / "run").read_text() and "make test" in front and "run.py test" in front
 
 
 @pytest.mark.parametrize(("arguments", "message"), [
@@ -248,7 +298,7 @@ def test_a_report_that_is_none_is_not_taken_over(tmp_path, change):
     series = {"ok": True, "seconds": 1.0, "manifest": {"device": "x", "commit": "y"}, "notebooks": []}
     store.write_json(tmp_path / "series.json", series | change)
     with pytest.raises(ValueError, match=r"series\.json is no report"):
-        publishing_readme.take_series(tmp_path, tmp_path / "out")
+        readme.take_series(tmp_path, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 

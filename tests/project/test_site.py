@@ -1,5 +1,6 @@
 """What would keep a page of the site from being read offline, or without eyes, is seen."""
 
+import re
 import sys
 
 import nbformat
@@ -10,6 +11,7 @@ from dashkit.storage.paths import ROOT
 sys.path.append(str(ROOT / "docs"))
 
 pages = pytest.importorskip("pages", reason="Sphinx is not installed")
+conf = pytest.importorskip("conf")
 
 
 @pytest.mark.parametrize(("page", "wanted"), [
@@ -24,15 +26,49 @@ def test_pages_that_fetch_or_show_without_words(page, wanted):
     assert pages.complaints(page) == wanted
 
 
-def test_sources_leave_dead_widgets_out(tmp_path):
+@pytest.fixture
+def executed(tmp_path):
+    """A folder with one executed notebook that has a widget."""
     output = nbformat.v4.new_output("display_data", {pages.WIDGET: {"model_id": "x"}, "text/plain": "see above"})
     cell = nbformat.v4.new_code_cell("w", outputs=[output], execution_count=1)
     (tmp_path / "in").mkdir()
     nbformat.write(nbformat.v4.new_notebook(cells=[cell], metadata={"widgets": {"state": {}}}),
-                   tmp_path / "in" / "00_x.ipynb")
-    pages.sources(tmp_path / "in", tmp_path / "out")
-    text = (tmp_path / "out" / "00_x.ipynb").read_text()
+                   tmp_path / "in" / "00_start_here.ipynb")
+    return tmp_path / "in"
+
+
+def test_sources_leave_dead_widgets_out(executed, tmp_path):
+    pages.sources(executed, tmp_path / "out")
+    text = (tmp_path / "out" / "00_start_here.ipynb").read_text()
     assert pages.WIDGET not in text and "widgets" not in text and "see above" in text
+
+
+def test_sources_hold_every_page_and_lead_from_one_to_the_other(executed, tmp_path):
+    pages.sources(executed, tmp_path / "out")
     index = (tmp_path / "out" / "index.md").read_text()
-    assert "00_x" in index and "INSTRUCTOR" in index and "files/w_curve.png" in index
-    assert (tmp_path / "out" / "files" / "w_curve.png").is_file()
+    for path in (pages.ROOT / "docs").glob("*.md"):
+        assert (tmp_path / "out" / path.name).is_file() and f"\n{path.stem}\n" in index
+    assert all(f"\n{name}\n" in index for name in ("00_start_here", "instructor", "glossary", "data", "changelog",
+                                                    "contributing", "dashkit.method", "dashkit.experiments"))
+    assert "](00_start_here.ipynb)" in index and "](data.md)" in index and "](performance.md#on-gpus)" in index
+    pictures = re.findall(r"!\[[^\]]+\]\((files/[^)]+)\)", index)
+    assert pictures and all((tmp_path / "out" / picture).is_file() for picture in pictures)
+
+
+def test_a_link_to_a_file_that_is_not_there_is_refused(tmp_path):
+    (tmp_path / "a.md").write_text("see [b](b.md) and [the paper](https://arxiv.org)")
+    with pytest.raises(ValueError, match=r"a\.md links to b\.md, and there is no such file"):
+        pages.page(tmp_path / "a.md", {}, tmp_path)
+
+
+def test_references_hold_every_module_the_lesson_first(tmp_path):
+    text = pages.reference("dashkit.method", ("schedule", "guidance"))
+    found = re.findall(r"automodule:: dashkit\.method\.(\w+)", text)
+    assert found[:2] == ["schedule", "guidance"]
+    assert set(found) == {p.stem for p in (ROOT / "dashkit" / "method").glob("*.py")} - {"__init__"}
+
+
+def test_docstrings_become_restructured_text():
+    said = conf.plain(["One |x|^2 of `a_b` and *c*_d.", "", "    y = 2", "", ">>> 1", "1"], ["x: Tensor   # (B,)"])
+    assert said == [r"One \|x\|^2 of ``a_b`` and \*c\*\_d.", "", "::", "", "    y = 2", "", ">>> 1", "1", "", "::", "",
+                    "    x: Tensor   # (B,)", ""]

@@ -438,9 +438,9 @@ def write_series(folder: Path) -> None:
 
 def take_series(folder: Path) -> dict:
     readme.take_series(folder, folder / "results")
-    (folder / "results" / "digits").mkdir(exist_ok=True)
-    readme.minutes(folder / "results")
-    return store.read_json(folder / "results" / "digits" / "series.json")
+    series = store.read_json(folder / "results" / "digits" / "series.json")
+    readme.minutes_table(series)
+    return series
 
 
 def write_profile(folder: Path) -> None:
