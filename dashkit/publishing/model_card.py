@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from dashkit.analysis.tables import Results
+from dashkit.analysis.tables import Results, published_results
 from dashkit.experiments.pretrained import SHIPPED
 from dashkit.experiments.profiles import PROFILES
 from dashkit.storage import store
@@ -35,24 +35,24 @@ def model_card(profile: str, results: Results | None) -> str:
         "  With `pretrained=False` everything is trained anew, on the whole data set.", "",
     ]
     if results is not None:
-        lines += [_table(results.table), "", "Gap statistics are on noised held-out images.",
-                  f"Fréchet distances are of features of a small classifier, {p.samples} samples a point,",
-                  f"divided by those of as many real images. {results.source}", ""]
+        lines += [_table(results.table), "", f"Gap statistics are on {p.states} noised held-out images. {results.source}"]
+        lines += ["No samples were compared with real images yet.", ""]
     return "\n".join(lines)
 
 
 def _table(table: pd.DataFrame) -> str:
-    floor = table.query("arm == 'real' and metric == 'frechet'").value.mean()
-    wide = table[table.arm != "real"].pivot_table(index="arm", columns="metric", values="value", sort=False)
-    scales = [c for c in wide if c.startswith("frechet@w=")]
-    head = ["arm", "parameters", *COLUMNS.values(), *(f"Fréchet/floor, {c.removeprefix('frechet@')}" for c in scales)]
-    rows = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    wide = table.pivot_table(index="arm", columns="metric", values="value", sort=False)
+    rows = ["| " + " | ".join(["arm", "parameters", *COLUMNS.values()]) + " |", "|" + "---|" * (len(COLUMNS) + 2)]
     for arm, row in wide.iterrows():
-        cells = [f"{row[c]:.2f}" for c in COLUMNS] + [f"{row[c] / floor:.1f}" for c in scales]
-        rows.append(f"| {arm} | {row.parameters:,.0f} | " + " | ".join(cells) + " |")
+        cells = " | ".join(f"{row[c]:.2f}" for c in COLUMNS)
+        rows.append(f"| {arm} | {row.parameters:,.0f} | {cells} |")
     return "\n".join(rows)
 
 
 def write(profile: str, results: Results | None) -> None:
     """Write the card beside the networks."""
     store.write_bytes(SHIPPED / profile / "README.md", model_card(profile, results).encode())
+
+
+if __name__ == "__main__":
+    write("cifar16", published_results("cifar16"))
