@@ -35,8 +35,8 @@ def model_card(profile: str, results: Results | None) -> str:
         "  With `pretrained=False` everything is trained anew, on the whole data set.", "",
     ]
     if results is not None:
-        lines += [_table(results.table), "", f"Gap statistics are on {p.states} noised held-out images. {results.source}"]
-        lines += ["No samples were compared with real images yet.", ""]
+        lines += [_table(results.table), "", f"Gap statistics are on {p.states} noised held-out images.",
+                  results.source + ".", "No samples were compared with real images yet.", ""]
     return "\n".join(lines)
 
 
