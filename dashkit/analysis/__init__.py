@@ -6,11 +6,21 @@ and experiments.
 
 from dashkit.analysis.costs import cost_ratios, cost_rows, published_cost
 from dashkit.analysis.ledger import claim_ledger
-from dashkit.analysis.rules import FAILS, HOLDS, OPEN, Bound, Rule, apply_rule, claim_rules
+from dashkit.analysis.rules import (
+    CONTRADICTED,
+    HOLDS,
+    NOT_TESTABLE,
+    UNDECIDED,
+    Bound,
+    Rule,
+    apply_rule,
+    claim_rules,
+)
 from dashkit.analysis.tables import (
     RESULTS,
     Results,
     by_seed,
+    by_unit,
     calibration_table,
     checked,
     intervals,
@@ -20,7 +30,7 @@ from dashkit.analysis.tables import (
 )
 
 __all__ = [
-    "FAILS", "HOLDS", "OPEN", "RESULTS", "Bound", "Results", "Rule", "apply_rule", "by_seed", "calibration_table",
-    "checked", "claim_ledger", "claim_rules", "cost_ratios", "cost_rows", "intervals", "published_cost",
-    "published_results", "results_of", "source_of",
+    "CONTRADICTED", "HOLDS", "NOT_TESTABLE", "RESULTS", "UNDECIDED", "Bound", "Results", "Rule", "apply_rule",
+    "by_seed", "by_unit", "calibration_table", "checked", "claim_ledger", "claim_rules", "cost_ratios",
+    "cost_rows", "intervals", "published_cost", "published_results", "results_of", "source_of",
 ]

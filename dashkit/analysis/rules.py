@@ -1,174 +1,208 @@
-"""Rules that were written before the sweep, and the verdicts that they give."""
+"""Rules for claims, read from `data/reference/rules.csv`, and the four verdicts that they give.
 
-from collections.abc import Mapping
-from math import isfinite
+A rule says what is measured, when the claim holds, and what must be true before it can be tested here at all.
+"""
+
+import re
+from collections.abc import Sequence
+from functools import reduce
+from math import isfinite, isnan
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
 
-from dashkit.analysis.tables import by_seed
-from dashkit.method.statistics import MIN_SEEDS, Interval, Statistic, bootstrap, shapley
+from dashkit.analysis.tables import by_unit
+from dashkit.experiments.profiles import PROFILES
+from dashkit.method.statistics import MIN_SEEDS, Interval, Statistic, bootstrap, holm, p_value
+from dashkit.storage import paths
 
-HOLDS, FAILS, OPEN = "holds", "does not hold", "not testable here"
+HOLDS, CONTRADICTED, UNDECIDED, NOT_TESTABLE = "holds", "contradicted", "undecided", "not testable here"
+RULES = paths.ROOT / "data" / "reference" / "rules.csv"
+RANKS = ("primary", "secondary", "lead")
 
 
 class Bound(NamedTuple):
-    """When a claim holds: with its interval wholly above (or below) a number."""
+    """Where the whole interval of a statistic must lie for its claim to hold: between two numbers, one may be infinite.
 
-    at: float
-    above: bool = True
+    >>> Bound.read("> 0.6"), str(Bound.read("0.6 to 1"))
+    (Bound(lo=0.6, hi=inf), 'the whole interval is in [0.6, 1]')
+    """
+
+    lo: float
+    hi: float
+
+    @classmethod
+    def read(cls, text: str) -> "Bound":
+        """From `> 0`, `< 0.5`, or `0.6 to 1`; the last is a share, which means nothing outside [0, 1]."""
+        found = re.fullmatch(r"([<>]) (\S+)|(\S+) to 1", text)
+        if not found:
+            raise ValueError(f"a bound looks like '> 0', '< 0.5' or '0.6 to 1', not {text!r}")
+        side, number, share = found.groups()
+        if share:
+            return cls(float(share), 1.0)
+        return cls(float(number), np.inf) if side == ">" else cls(-np.inf, float(number))
+
+    @property
+    def is_share(self) -> bool:
+        return isfinite(self.lo) and isfinite(self.hi)
 
     def verdict(self, found: Interval) -> tuple[str, str]:
-        """The verdict and a note on it."""
+        """The verdict on an interval, and a note on it."""
         if not isfinite(found.lo):
-            return OPEN, f"needs {MIN_SEEDS} training seeds, has {found.n}"
-        if (found.lo > self.at) if self.above else (found.hi < self.at):
+            return UNDECIDED, f"needs {MIN_SEEDS} training seeds, has {found.n}"
+        if self.is_share and (found.lo > 1 or found.hi < 0):
+            return NOT_TESTABLE, "no share: it lies outside [0, 1], so the reference lacks more than this part"
+        if self.lo < found.lo and found.hi < self.hi:
             return HOLDS, ""
-        opposite = (found.hi < self.at) if self.above else (found.lo > self.at)
-        return FAILS, "the whole interval is on the other side" if opposite else "the interval includes the bound"
+        if found.hi < self.lo or found.lo > self.hi:
+            return CONTRADICTED, "the whole interval is on the other side"
+        return UNDECIDED, "the interval includes the bound"
 
     def __str__(self) -> str:
-        return f"the {'lower' if self.above else 'upper'} end is {'above' if self.above else 'below'} {self.at:g}"
+        if self.is_share:
+            return f"the whole interval is in [{self.lo:g}, {self.hi:g}]"
+        side, number = ("above", self.lo) if isfinite(self.lo) else ("below", self.hi)
+        return f"the whole interval is {side} {number:g}"
 
 
 class Rule(NamedTuple):
     """One line of the ledger, before any number is known."""
 
     claim: str             # C1 to C15 of the paper; L for a lead of our own
+    rank: str              # primary: it decides the claim; secondary; or lead
+    sentence: str          # the claim in words
     measure: str           # what `ours` is
     paper: str             # the published figure, empty for a lead
-    metric: str            # of `by_seed`
-    arms: tuple[str, ...]  # that the statistic needs
-    statistic: Statistic
-    bound: Bound
+    metric: str            # of `by_seed`; or names for the expression: "name = arm metric; ..."
+    expression: str        # of the arms' means; of several, with ; between, the smallest counts
+    holds: str             # see `Bound.read`
+    needs: str             # preconditions, with ; between: "metric: expression > number", or "base: published"
     figure: str            # where it is drawn: notebook and heading
-    gain: Statistic | None = None   # a share's denominator, whose own interval must be above 0
 
 
-def _minus(a: str, b: str) -> Statistic:
-    return lambda m: m[a] - m[b]
+def claim_rules(*, w: float, w_max: float) -> list[Rule]:
+    """Every rule that training seeds decide; w is the fixed scale, w_max the strongest one."""
+    table = pd.read_csv(RULES, dtype=str, keep_default_na=False)
+    return [Rule(*(cell.replace("{w}", f"{w:g}").replace("{w_max}", f"{w_max:g}") for cell in row))
+            for row in table[list(Rule._fields)].itertuples(index=False)]
 
 
-def _share_of(players: str, wanted: str, table: Mapping[frozenset, str]) -> Statistic:
-    def share(m: pd.DataFrame) -> pd.Series:
-        values = {coalition: -m[arm] for coalition, arm in table.items()}
-        return shapley(values, players)[wanted] / (values[frozenset(players)] - values[frozenset()])
-    return share
+def statistic_of(expression: str) -> Statistic:
+    """The smallest of an expression's parts, as a function of a table of means with a column an arm."""
+    parts = [part.strip() for part in expression.split(";")]
+    return lambda m: reduce(np.minimum, [m.eval(part, engine="python") for part in parts])
 
 
-def claim_rules(factorial_arms: Mapping[frozenset, str], *, w: float, w_max: float) -> list[Rule]:
-    """Every rule that is decided by training seeds; w is the fixed scale, w_max the strongest."""
-    fd, best, strong = f"fd@w={w:g}", "fd@best", f"frechet_teacher@w={w_max:g}"
-    at_w, at_best = f"Fréchet/floor at w = {w:g}", "Fréchet/floor at its best w"
-    gaps, parts, cost = "06_measuring_calibration", "07_which_part_did_the_work", "08_cost_and_rivals"
-    out = [
-        Rule("C2", f"DASH - teacher, {at_best}", "+3.40 FID", best, ("dash", "teacher"), _minus("dash", "teacher"),
-             Bound(1.0, above=False), f"{cost}#quality"),
-        Rule("C3", f"scratch / DASH, {at_best}", "20.47 / 8.87 = 2.31", best, ("scratch", "dash"),
-             lambda m: m.scratch / m.dash, Bound(1.5), f"{cost}#quality", lambda m: m.scratch - m.teacher),
-        Rule("C3", f"scratch - DASH, {at_w}", "20.47 - 8.87 FID", fd, ("scratch", "dash"),
-             _minus("scratch", "dash"), Bound(0.0), f"{cost}#quality", lambda m: m.scratch - m.teacher),
-        Rule("C4", "rho of cond-only", "0.09", "rho", ("cond_only",), lambda m: m.cond_only, Bound(0.5, above=False),
-             f"{gaps}#collapse"),
-        Rule("C4", "rho of cond-only, its null row set to 0", "0.09", "rho@null=0", ("cond_only",),
-             lambda m: m.cond_only, Bound(0.5, above=False), f"{gaps}#collapse"),
-        Rule("C4", "rho of cond-only with 10% label dropout of the student", "0.09", "rho", ("label_drop_10",),
-             lambda m: m.label_drop_10, Bound(0.5, above=False), f"{gaps}#collapse"),
-    ]
-    for arm, rho in (("composite", "0.68"), ("multi_w", "0.75"), ("fitnets", "0.63"), ("gap_match", "0.81")):
-        out += [
-            Rule("C5", f"rho, {arm} - DASH", f"{rho} - 0.91", "rho", (arm, "dash"), _minus(arm, "dash"),
-                 Bound(0.0, above=False), f"{gaps}#one-number-is-not-enough"),
-            Rule("C5", f"R² of the gap, DASH - {arm}", "", "r2", (arm, "dash"), _minus("dash", arm), Bound(0.0),
-                 f"{gaps}#one-number-is-not-enough"),
-        ]
-    out.append(Rule("C6", "cos of the gap, DASH - composite", "0.92 - 0.68", "cos", ("dash", "composite"),
-                    _minus("dash", "composite"), Bound(0.0), f"{gaps}#one-number-is-not-enough"))
-    for metric, where in ((fd, at_w), (best, at_best)):
-        out += [
-            Rule("C7", f"share of L_un, leave-one-out against scratch, {where}", "67% / 62%", metric,
-                 ("scratch", "dash", "dash_no_un"), lambda m: (m.dash_no_un - m.dash) / (m.scratch - m.dash),
-                 Bound(0.6), f"{parts}#the-shares", _minus("scratch", "dash")),
-            Rule("C7", f"share of L_un, one-in, {where}", "67% / 62%", metric, ("im_base", "im_un_base", "dash"),
-                 lambda m: (m.im_base - m.im_un_base) / (m.im_base - m.dash), Bound(0.6), f"{parts}#the-shares",
-                 _minus("im_base", "dash")),
-            Rule("C7", f"share of L_un, Shapley, {where}", "67% / 62%", metric, tuple(factorial_arms.values()),
-                 _share_of("UAT", "U", factorial_arms), Bound(0.6), f"{parts}#the-shares", _minus("im_base", "dash")),
-        ]
-    curricula = {"dash_no_tirt": "frozen at its start", "dash_relearned": "relearned", "dash_uniform": "off"}
-    for arm, other in curricula.items():
-        out.append(Rule("C9", f"curriculum {other} - transferred, {at_w}", "", fd, (arm, "dash"), _minus(arm, "dash"),
-                        Bound(0.0), f"{parts}#curricula"))
-    out += [
-        Rule("C10", "Spearman of curriculum and loss, relearned", "", "spearman", ("dash_relearned",),
-             lambda m: m.dash_relearned, Bound(0.0), f"{parts}#curricula"),
-        Rule("C11", f"without anchor - DASH, {at_w}", "", fd, ("dash_no_an", "dash"), _minus("dash_no_an", "dash"),
-             Bound(0.0), f"{parts}#the-factorial"),
-        Rule("C12", "DASH, constant - TAG at equal mean w, Fréchet", "", "guidance", ("constant", "tag"),
-             _minus("constant", "tag"), Bound(0.0), f"{cost}#guidance-schedules"),
-        Rule("C12", "DASH, interval - TAG at equal mean w, Fréchet", "", "guidance", ("interval", "tag"),
-             _minus("interval", "tag"), Bound(0.0), f"{cost}#guidance-schedules"),
-    ]
-    for arm, paper in (("pruning", "18.04 - 8.87 FID"), ("slicing", ""), ("single_head", "16.78 - 8.87 FID")):
-        out.append(Rule("C14", f"{arm} - DASH, {at_best}", paper, best, (arm, "dash"), _minus(arm, "dash"), Bound(0.0),
-                        f"{cost}#quality"))
-    out += [
-        Rule("L4", "R² of the gap, multi-w: identified, so above 0", "", "r2", ("multi_w",), lambda m: m.multi_w,
-             Bound(0.0), f"{gaps}#one-number-is-not-enough"),
-        Rule("L6", f"Fréchet to the teacher at w = {w_max:g}: composite at w' = 1 + (w - 1)/slope, minus at w", "",
-             "corrected", ("composite corrected", "composite"), _minus("composite corrected", "composite"),
-             Bound(0.0, above=False), f"{gaps}#turning-the-knob-further"),
-        Rule("L9", "R² of the gap, label dropout of the student only - DASH", "", "r2", ("label_drop", "dash"),
-             _minus("label_drop", "dash"), Bound(-0.05), f"{cost}#cheap-rivals"),
-        Rule("L9", f"cond-only - the same with independent-condition guidance, {at_w}", "", fd,
-             ("cond_only", "cond_only_icg"), _minus("cond_only", "cond_only_icg"), Bound(0.0), f"{cost}#cheap-rivals"),
-        Rule("L9", f"DASH - DASH begun from the sliced teacher, {at_best}", "", best, ("dash", "dash_sliced"),
-             _minus("dash", "dash_sliced"), Bound(0.0), f"{cost}#cheap-rivals"),
-        Rule("L11", f"Fréchet to the teacher's samples, composite / DASH at w = {w:g}", "",
-             f"frechet_teacher@w={w:g}", ("composite", "dash"), lambda m: m.composite / m.dash, Bound(2.0),
-             f"{gaps}#the-curve"),
-        Rule("L11", f"Fréchet to the teacher's samples, cond-only / DASH at w = {w_max:g}", "", strong,
-             ("cond_only", "dash"), lambda m: m.cond_only / m.dash, Bound(2.0), f"{gaps}#the-curve"),
-    ]
-    return out
+def _names(expression: str) -> list[str]:
+    return [n for n in dict.fromkeys(re.findall(r"[a-z_][a-z_0-9]*", expression)) if n != "abs"]
 
 
-def _columns(results: pd.DataFrame, rule: Rule, w_max: float) -> pd.DataFrame:
-    if rule.metric == "guidance":
-        return pd.concat({g: by_seed(results, f"frechet@{g}")["dash"] for g in rule.arms}, axis=1)
-    if rule.metric == "corrected":
-        plain, corrected = (by_seed(results, f"frechet_teacher@{g}") for g in (f"w={w_max:g}", "corrected"))
-        return pd.DataFrame({"composite corrected": corrected["composite"], "composite": plain["composite"]})
-    return by_seed(results, rule.metric)
+def _columns(results: pd.DataFrame, metric: str, expression: str) -> pd.DataFrame:
+    """What an expression is about: a row a training seed (or a sampling set and seed), a column a name."""
+    wanted = _names(expression)
+    if "=" in metric.partition(";")[0].partition("@")[0]:
+        pairs = [part.strip().partition(" = ") for part in metric.split(";")]
+        sources = {name: source.split(" ", 1) for name, _, source in pairs}
+        return pd.DataFrame({n: by_unit(results, sources[n][1])[sources[n][0]] for n in wanted})
+    if wanted == ["real"]:
+        return results[(results.arm == "real") & (results.metric == metric)].set_index("seed")[["value"]].set_axis(
+            wanted, axis=1)
+    table = by_unit(results, metric)
+    for arm in wanted:
+        if arm not in table:
+            raise KeyError(f"{metric} of {arm}")
+    return table[wanted]
 
 
-def apply_rule(results: pd.DataFrame, rule: Rule, *, w_max: float) -> dict:
-    """One row of the ledger: the rule applied to a `checked` results table."""
-    row = {"claim": rule.claim, "measure": rule.measure, "paper": rule.paper, "ours": np.nan, "lo": np.nan,
-           "hi": np.nan, "n": 0, "verdict": OPEN, "rule": str(rule.bound), "note": "", "figure": rule.figure}
+def unmet(results: pd.DataFrame, needs: str) -> str:
+    """The first precondition that fails, with what was found; empty if all are met.  KeyError if one was not measured.
+    """
+    for need in filter(None, (part.strip() for part in needs.split(";"))):
+        metric, _, condition = need.partition(": ")
+        if metric == "base":
+            base = PROFILES[results.profile.iloc[0]].base if results.profile.iloc[0] in PROFILES else "unknown"
+            if base != condition:
+                return f"needs the base curriculum {condition}, has {base}"
+            continue
+        expression, bound = re.fullmatch(r"(.*) ([<>] \S+)", condition).groups()
+        table = _columns(results, metric, expression)
+        found = bootstrap(table, statistic_of(expression))
+        if table.nunique().max() == 1 or not isfinite(found.lo):
+            found = found._replace(lo=found.value, hi=found.value)
+        if Bound.read(bound).verdict(found)[0] != HOLDS:
+            return f"needs {metric} {expression} {bound}, has {found.value:.2f}"
+    return ""
+
+
+def apply_rule(results: pd.DataFrame, rule: Rule, *, spread: pd.DataFrame | None = None) -> dict:
+    """One row of the ledger: the rule applied to a `checked` results table.
+
+    `spread` (see `shifts_of`) is what other teachers and other sampling noise change, where the table has one of each:
+    `lo` and `hi` are over the seeds of the table alone, and the verdict is on the wider interval.
+    """
+    row = {"claim": rule.claim, "rank": rule.rank, "sentence": rule.sentence, "measure": rule.measure,
+           "paper": rule.paper, "ours": np.nan, "lo": np.nan, "hi": np.nan, "n": 0, "p": np.nan,
+           "verdict": NOT_TESTABLE, "rule": str(Bound.read(rule.holds)), "needs": rule.needs, "note": "",
+           "figure": rule.figure}
     try:
-        table = _columns(results, rule, w_max)
-        table = table[[*rule.arms, *(["teacher"] if "teacher" in table and rule.gain else [])]]
-    except KeyError as missing:
-        return row | {"note": f"not measured: {missing}"}
-    found = bootstrap(table, rule.statistic)
-    verdict, note = rule.bound.verdict(found)
-    if rule.gain is not None:
-        row["rule"] += ", and the gain it refers to has its own interval above 0"
-        gain = bootstrap(table, rule.gain)
-        if not gain.lo > 0:
-            verdict, note = OPEN, f"no gain to divide: {gain}"
-    return row | {"ours": found.value, "lo": found.lo, "hi": found.hi, "n": found.n, "verdict": verdict, "note": note}
+        table = _columns(results, rule.metric, rule.expression)
+        if table.isna().any().any():
+            raise KeyError(", ".join(table.columns[table.isna().any()]))
+        missing = unmet(results, rule.needs)
+    except KeyError as error:
+        return row | {"note": f"not measured: {error.args[0]}"}
+    statistic, bound = statistic_of(rule.expression), Bound.read(rule.holds)
+    found = bootstrap(table, statistic)
+    row |= {"ours": found.value, "lo": found.lo, "hi": found.hi, "n": found.n}
+    if missing:
+        return row | {"note": missing}
+    shifts = shifts_of(spread, rule.metric, results, table)
+    wide = bootstrap(table, statistic, shifts=shifts) if shifts is not None else found
+    verdict, note = bound.verdict(wide)
+    if verdict != (alone := bound.verdict(found)[0]):
+        note = f"{alone} over these seeds alone: {found}; other teachers and samples widen it to {wide}"
+    p = max(p_value(table, statistic, at=at, shifts=shifts) for at in bound if isfinite(at))
+    return row | {"p": p, "verdict": verdict, "note": note}
+
+
+def shifts_of(spread: pd.DataFrame | None, metric: str, results: pd.DataFrame,
+              table: pd.DataFrame) -> pd.DataFrame | None:
+    """Differences that other teachers and sampling noise make, a row a draw and a column an arm; None if unknown.
+
+    `spread` has columns profile, metric, what, sd: `students` is common to all students (against the teacher), `arm`
+    is each student's own.  sd is in units of the floor.
+    """
+    family = metric.partition("@")[0]
+    if spread is None or family != "fd" or isinstance(table.index, pd.MultiIndex):
+        return None
+    part = spread[(spread.profile == results.profile.iloc[0]) & (spread.metric == family)].set_index("what").sd
+    if part.empty:
+        return None
+    rng = np.random.default_rng(1)
+    common = rng.normal(0, part["students"], 10_000)
+    return pd.DataFrame({a: 0 * common if a in ("teacher", "real") else common + rng.normal(0, part["arm"], 10_000)
+                         for a in table})
+
+
+def with_holm(rows: Sequence[dict]) -> list[dict]:
+    """Ledger rows of one profile with Holm's correction over the primaries: a verdict that does not survive it is
+    undecided."""
+    tested = [r for r in rows if r["rank"] == "primary" and not isnan(r["p"])]
+    adjusted = dict(zip((id(r) for r in tested), holm([r["p"] for r in tested]), strict=True))
+    return [r | {"p": adjusted[id(r)]} | ({"verdict": UNDECIDED, "note": f"{r['verdict']} alone, not after Holm's "
+            f"correction over {len(tested)} claims"} if adjusted[id(r)] > 0.05 and r["verdict"] in
+            (HOLDS, CONTRADICTED) else {}) if id(r) in adjusted else r for r in rows]
 
 
 def exact_row(claim: str, measure: str, paper: str, value: float, *, holds: bool | None, rule: str, figure: str,
-              note: str = "") -> dict:
+              rank: str = "primary", sentence: str = "", note: str = "") -> dict:
     """One row of the ledger that needs no seeds: a count, or `holds=None` for a claim that cannot be tested here."""
-    verdict = OPEN if holds is None else HOLDS if holds else FAILS
-    return {"claim": claim, "measure": measure, "paper": paper, "ours": value, "lo": value, "hi": value,
-            "n": 0 if holds is None else 1, "verdict": verdict, "rule": rule, "note": note, "figure": figure}
+    verdict = NOT_TESTABLE if holds is None else HOLDS if holds else CONTRADICTED
+    return {"claim": claim, "rank": rank, "sentence": sentence, "measure": measure, "paper": paper, "ours": value,
+            "lo": value, "hi": value, "n": 0 if holds is None else 1, "p": np.nan, "verdict": verdict, "rule": rule,
+            "needs": "", "note": note, "figure": figure}
 
 
 def structural_rows() -> list[dict]:
@@ -179,7 +213,9 @@ def structural_rows() -> list[dict]:
     where = "03_is_the_gap_underdetermined#several-scales-from-rank-to-conditioning"
     return [
         exact_row("C8", "rank of the composite metric for one w", "cannot identify the gap", ranks[1],
+                  sentence="A composite loss at one scale cannot identify the gap",
                   holds=ranks[1] < 2, rule="holds for one w if the rank is below 2", figure=where),
         exact_row("C8", "rank for two scales, and for four", "cannot identify the gap", min(ranks[2], ranks[4]),
+                  rank="secondary", sentence="A composite loss at several scales cannot identify the gap",
                   holds=min(ranks[2], ranks[4]) < 2, rule="holds for several w if the rank is below 2", figure=where),
     ]

@@ -1,6 +1,7 @@
 """Tables of results: published ones, and what is read from them."""
 
 import hashlib
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -11,6 +12,7 @@ from dashkit.experiments import budget
 from dashkit.experiments.profiles import truth
 from dashkit.experiments.run import Run
 from dashkit.experiments.sweeps import sweep
+from dashkit.method.calibration import beta_of
 from dashkit.method.statistics import bootstrap
 from dashkit.storage import store, tables
 from dashkit.storage.paths import ROOT
@@ -22,19 +24,20 @@ RESULTS = ROOT / "data" / "results"
 def calibration_table(results: pd.DataFrame, *, w: float) -> pd.DataFrame:
     """One row an arm: mean over training seeds of calibration and of quality at w and at each arm's best w.
 
-    `fd` is the Fréchet distance divided by the real-vs-real floor (1 is as good as real); `sd` its spread over seeds
-    (ddof = 1, empty for one seed).
+    `fd` is the Fréchet distance divided by the real-vs-real floor (1 is as good as real images drawn as the samples
+    are); `sd` its spread over seeds (ddof = 1, empty for one seed).
     """
+    results = with_beta(results)
     floor = results.query("arm == 'real' and metric == 'frechet'").value.mean()
     models = results[results.arm != "real"]
     wide = models.pivot_table(index=["arm", "seed"], columns="metric", values="value", sort=False)
     frechet = wide.filter(regex="^frechet@w=") / floor
     wide = wide.assign(fd=frechet[f"frechet@w={w:g}"], fd_best=frechet.min(axis=1),
                        w_best=frechet.idxmin(axis=1).str.removeprefix("frechet@w=").astype(float))
-    columns = ["rho", "slope", "cos", "r2", "fd", "fd_best", "w_best"]
+    columns = ["rho", "slope", "beta", "cos", "r2", "fd", "fd_best", "w_best"]
     by_arm = wide.groupby("arm", sort=False)
     table = by_arm[columns].mean()
-    table.insert(5, "sd", by_arm.fd.std(ddof=1))
+    table.insert(6, "sd", by_arm.fd.std(ddof=1))
     table.insert(len(table.columns), "accuracy", by_arm[f"accuracy@w={w:g}"].mean())
     table.insert(0, "params", by_arm.parameters.first().astype("Int64"))
     table.insert(len(table.columns), "seeds", by_arm.size())
@@ -64,10 +67,27 @@ def checked(results: pd.DataFrame) -> pd.DataFrame:
     return results
 
 
+def with_beta(results: pd.DataFrame) -> pd.DataFrame:
+    """The table with beta of every gap whose slope and R^2 it holds; a table that has beta already stays as it is."""
+    gaps = results[results.metric.str.contains("^(?:set[0-9]+:)?(?:slope|r2|beta)(?!@t=)")]
+    name = gaps.metric.str.extract("^(set[0-9]+:)?(slope|r2|beta)(.*)$").fillna("")
+    gaps = gaps.assign(before=name[0], what=name[1], after=name[2])
+    values = gaps.pivot(index=["arm", "seed", "before", "after"], columns="what", values="value")
+    if not {"slope", "r2"} <= set(values) or "beta" in values:
+        return results
+    values = beta_of(values.slope, values.r2).rename("beta").reset_index().dropna()
+    found = gaps[gaps.what == "slope"].merge(values, on=["arm", "seed", "before", "after"])
+    found = found.assign(metric=found.before + "beta" + found.after, value=found.beta)
+    return pd.concat([results, found[list(results.columns)]], ignore_index=True)
+
+
 def source_of(results: pd.DataFrame) -> str:
-    """The profile and commit that a table comes from, marked if there are several commits."""
-    commits = sorted(results.commit.unique())
-    return f"{results.profile.iloc[0]}, " + ("commit " if len(commits) == 1 else "MIXED commits ") + ", ".join(commits)
+    """The profile and commit that a table comes from, marked if the models are of several commits."""
+    real = set(results[results.arm == "real"].commit)
+    commits = sorted(set(results[results.arm != "real"].commit) or real)
+    again = f", real images measured at {', '.join(sorted(real - set(commits)))}" if real - set(commits) else ""
+    return (f"{results.profile.iloc[0]}, " + ("commit " if len(commits) == 1 else "MIXED commits ")
+            + ", ".join(commits) + again)
 
 
 def by_seed(results: pd.DataFrame, metric: str) -> pd.DataFrame:
@@ -95,12 +115,30 @@ def by_seed(results: pd.DataFrame, metric: str) -> pd.DataFrame:
     return table
 
 
+def by_unit(results: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """`by_seed`, with a row a sampling set and seed where the metric was measured on several sets (`set1:...`)."""
+    name = metric.removeprefix("fd@")
+    stored = metric if name == metric else "frechet@" + ("w=" if name == "best" else name)
+    others = results.metric.str.extract("^set([0-9]+):" + re.escape(stored))[0].dropna().unique()
+    if len(others) == 0:
+        return by_seed(results, metric)
+    first = results[~results.metric.str.startswith("set")]
+    found = {0: by_seed(first, metric)}
+    for k in sorted(map(int, others)):
+        before = f"set{k}:"
+        part = results[results.metric.str.startswith(before)]
+        part = part.assign(metric=part.metric.str.removeprefix(before))
+        found[k] = by_seed(pd.concat([first[first.arm == "real"], part]), metric)
+    return pd.concat(found, names=["sampling_set", "seed"])
+
+
 def intervals(results: pd.DataFrame, metric: str, arms: Sequence[str] | None = None) -> pd.DataFrame:
-    """A metric's mean over training seeds with its interval: columns value, lo, hi, n, a row an arm.
+    """A metric's mean over training seeds, and over sampling sets where there are several, with its interval: columns
+    value, lo, hi, n, a row an arm.
 
     The teacher has one training seed here and therefore no interval.
     """
-    table = by_seed(results, metric)
+    table = by_unit(results, metric)
     names = [a for a in (arms or results.arm.unique()) if a in table and a != "teacher"]
     return pd.DataFrame({a: bootstrap(table[[a]], lambda m, a=a: m[a])._asdict() for a in names}).T
 
@@ -119,9 +157,18 @@ def devices(table: pd.DataFrame) -> str:
 
 def write_published(table: pd.DataFrame, manifest: dict, folder: Path) -> None:
     """Write `results.csv`, values with six digits and counts with all, and `manifest.json`, which holds its SHA-256."""
+    write_published_text(published_text(table), manifest, folder)
+
+
+def published_text(table: pd.DataFrame) -> str:
+    """A table as it is published: CSV, values with six digits and counts with all."""
     values = [f"{v:.0f}" if float(v).is_integer() and abs(v) < 2**53 else f"{v:.6g}" for v in table.value]
-    content = table.assign(value=values).to_csv(index=False).encode()
-    folder = Path(folder)
+    return table.assign(value=values).to_csv(index=False, lineterminator="\n")
+
+
+def write_published_text(text: str, manifest: dict, folder: Path) -> None:
+    """Write `results.csv` of this text, and `manifest.json` with its SHA-256."""
+    content = text.encode()
     store.write_bytes(folder / "results.csv", content)
     store.write_json(folder / "manifest.json", manifest | {"sha256": hashlib.sha256(content).hexdigest()})
 
@@ -144,7 +191,7 @@ def published_results(profile: str, root: Path = RESULTS) -> Results:
     if table.profile.iloc[0] != profile:
         raise ValueError(f"{path} holds results of {table.profile.iloc[0]}")
     seeds = table[~table.arm.isin(["real", "teacher"])].seed.nunique()
-    return Results(table, f"published results of {source_of(table)}: {table.arm.nunique() - 2} students, "
+    return Results(with_beta(table), f"published results of {source_of(table)}: {table.arm.nunique() - 2} students, "
                           f"{seeds} training seeds, on {devices(table)}")
 
 

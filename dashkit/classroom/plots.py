@@ -234,7 +234,7 @@ def plot_intervals(table: pd.DataFrame, *, ideal: float | None = None, xlabel: s
     return ax
 
 
-VERDICTS = {"holds": "#009E73", "does not hold": "#D55E00", "not testable here": "#999999"}
+VERDICTS = {"holds": "#009E73", "contradicted": "#D55E00", "undecided": "#E69F00", "not testable here": "#999999"}
 
 
 def plot_ledger(rows: pd.DataFrame, *, ax: Axes | None = None) -> Axes:

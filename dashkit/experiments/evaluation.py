@@ -30,13 +30,18 @@ from dashkit.method.calibration import (
     x0_branches,
 )
 from dashkit.method.cost import counted_passes, flops
-from dashkit.method.guidance import W_MAX, Branches, matched_tables
+from dashkit.method.guidance import Branches, matched_tables
 from dashkit.method.losses import distil_terms, per_sample
 from dashkit.method.quality import Quality, balanced_labels, frechet_distance, measure_quality, quality_of
 from dashkit.method.schedule import Noised
 from dashkit.method.unet import n_parameters
 from dashkit.storage import locks, provenance, store
 from dashkit.storage import tables as storage_tables
+
+RULER = 2
+"""Counts the changes of what is measured: a measurement made before the last one is made again."""
+BY_BETA = "corrected_by_beta"
+"""What metrics at w' = 1 + (w - 1) beta are called; older tables have `corrected`, at w' = 1 + (w - 1) / slope."""
 
 
 class TeacherReference(NamedTuple):
@@ -79,7 +84,7 @@ def evaluate_all(run: Run, teacher: Teacher, students: Mapping[tuple[str, int], 
             side_by_side(run, jobs, at_once=len(students), ticks=len(jobs), title="evaluation")
     keys = {("teacher", run.seed): own, **paths}
     tables = [_read_evaluation(run, *key, path) for key, path in keys.items()]
-    table = pd.concat([_floor_rows(run), *tables], ignore_index=True)
+    table = pd.concat([floor_rows(run), *tables], ignore_index=True)
     now = provenance.commit()
     others = sorted(set(table.commit) - {now})
     if others:
@@ -174,7 +179,7 @@ def _evaluation_key(run: Run, arm: str, seed: int) -> str:
     p = run.profile
     more = [p.sampling_sets, p.classifier] if (p.sampling_sets, p.classifier) != (1, "small") else []
     return store.fingerprint(
-        [p.w, p.ws, p.samples, p.sample_steps, p.states, SAMPLING_SEED, run.weights(arm, seed), *more])
+        [RULER, p.w, p.ws, p.samples, p.sample_steps, p.states, SAMPLING_SEED, run.weights(arm, seed), *more])
 
 
 def _evaluation_path(run: Run, arm: str, seed: int) -> Path:
@@ -192,7 +197,7 @@ def _evaluate(run: Run, arm: str, seed: int, model: nn.Module, reference: Teache
     calibration = measure_calibration(own, reference.target, reference.states, T=run.profile.T)
     found = list(calibration_rows(calibration, run.profile.states))
     found += _gaps_elsewhere(run, arm, model, own, reference)
-    found += _qualities(run, arm, model, calibration.gap.slope, reference)
+    found += _qualities(run, arm, model, calibration.gap.beta, reference)
     found += _difficulty(run, arm, seed, own, reference)
     if isinstance(model, nn.Module):
         found += _sizes(run, arm, model, reference)
@@ -213,12 +218,12 @@ def _gaps_elsewhere(run: Run, arm: str, model: nn.Module, own: Branches, referen
     return found + list(gap_rows(gap_stats(*on_path), len(visited.t), "_visited"))
 
 
-def _qualities(run: Run, arm: str, model: nn.Module, slope: float, reference: TeacherReference) -> list[dict]:
-    """Quality of samples at every scale of the w-curve, at the corrected scale, and under guidance schedules."""
+def _qualities(run: Run, arm: str, model: nn.Module, beta: float, reference: TeacherReference) -> list[dict]:
+    """Quality of samples at every scale of the w-curve, at the strongest one corrected, and under schedules."""
     p, features = run.profile, reference.features
-    corrected = min(max(1 + (max(p.ws) - 1) / max(slope, 1e-6), 0.0), W_MAX)   # what an error of size alone would need
-    guidances: dict[str, float | Tensor] = {f"w={w:g}": w for w in p.ws} | {"corrected": corrected}
-    found = [{"metric": "w_corrected", "value": corrected, "n": p.states}]
+    corrected = guidance.corrected_w(max(p.ws), beta)
+    guidances: dict[str, float | Tensor] = {f"w={w:g}": w for w in p.ws} | {BY_BETA: corrected}
+    found = [{"metric": f"w_{BY_BETA}", "value": corrected, "n": p.states}]
     if arm in ("teacher", "dash"):
         guidances |= matched_tables(p.T)
     elif p.classifier == "colour":
@@ -231,7 +236,7 @@ def _qualities(run: Run, arm: str, model: nn.Module, slope: float, reference: Te
         return measure(run, model, w, sampling_set=sampling_set)
 
     for name, w in guidances.items():
-        drawn = features[f"w={max(p.ws):g}"] if name == "corrected" else features.get(name)
+        drawn = features[f"w={max(p.ws):g}"] if name == BY_BETA else features.get(name)
         found += quality_rows(name, quality(w, drawn), drawn)
     for k in range(1, p.sampling_sets):                      # other labels and noise: how much of a difference is luck
         for w in p.ws:
@@ -294,10 +299,11 @@ def measure(run: Run, model: nn.Module, w: float | Tensor, *, n: int | None = No
                            steps=run.profile.sample_steps, batch=1000 if run.device.type == "cuda" else 256)
 
 
-def _floor_rows(run: Run) -> pd.DataFrame:
-    floor, n = run.image_reference.floor, min(run.profile.samples, len(run.images.pixels))
+def floor_rows(run: Run) -> pd.DataFrame:
+    """The rows of `real`: what real images get where samples are measured."""
+    floor = run.image_reference.floor
     return tidy(run, "real", run.seed, [
-        {"metric": "frechet", "value": floor.mean().item(), "n": n},
+        {"metric": "frechet", "value": floor.mean().item(), "n": run.image_reference.n},
         {"metric": "frechet_sd", "value": floor.std().item(), "n": len(floor)},
         {"metric": "accuracy", "value": run.image_reference.accuracy, "n": len(run.images.test_labels)},
     ])
@@ -322,7 +328,7 @@ def quality_rows(name: str, quality: Quality, teacher: Tensor | None = None) -> 
 
 
 def gap_rows(stats: GapStats, n: int, suffix: str = "") -> Iterator[dict]:
-    """Tidy rows of gap statistics: rho, slope, cos, r2 and mse, with a suffix for where or in which space."""
+    """Tidy rows of gap statistics: rho, slope, beta, cos, r2 and mse, with a suffix for where or in which space."""
     for name, value in stats._asdict().items():
         yield {"metric": f"{name}{suffix}", "value": value, "n": n}
 
@@ -333,7 +339,7 @@ def calibration_rows(found: Calibration, n: int) -> Iterator[dict]:
     yield {"metric": "cond_error", "value": found.cond_error, "n": n}
     yield {"metric": "uncond_error", "value": found.uncond_error, "n": n}
     for t, stats in found.by_timestep.items():
-        for name in ("rho", "slope", "cos"):
+        for name in ("rho", "slope", "beta", "cos"):
             yield {"metric": f"{name}@t={t}", "value": getattr(stats, name), "n": n}
 
 

@@ -23,7 +23,7 @@ from dashkit.method.distillation import draw_states, new_student, seeded, studen
 from dashkit.method.exact_teacher import ExactTeacher
 from dashkit.method.guidance import Branches, branches, drop_labels
 from dashkit.method.images import Images, minibatches, to_float, to_uint8
-from dashkit.method.losses import TERMS, composite_metric, distil_terms, per_sample, total
+from dashkit.method.losses import TERMS, GapLoss, composite_metric, distil_terms, gap_loss, per_sample, total
 from dashkit.method.quality import (
     Classifier,
     ImageReference,
@@ -42,11 +42,11 @@ from dashkit.method.unet import UNet, UNetConfig, n_parameters
 
 __all__ = [
     "ARMS", "FACTORIAL", "OBJECTIVES", "STUDENTS", "TERMS", "TIRT", "Branches", "Classifier", "ExactTeacher",
-    "GapStats", "ImageReference", "Images", "IndependentCondition", "Interval", "Learner", "Noised", "Objective",
-    "Schedule", "SingleHead", "States", "Step", "UNet", "UNetConfig", "all_branches", "bootstrap", "branches",
-    "class_accuracy", "composite_metric", "cosine_schedule", "counted_passes", "curriculum", "ddim",
-    "distil_terms", "draw_states", "drop_labels", "expand", "fit", "flops", "frechet_distance", "gap_stats",
-    "gap_stats_by_timestep", "guidance", "guided_eps", "held_out_states", "make_image_reference",
+    "GapLoss", "GapStats", "ImageReference", "Images", "IndependentCondition", "Interval", "Learner", "Noised",
+    "Objective", "Schedule", "SingleHead", "States", "Step", "UNet", "UNetConfig", "all_branches", "bootstrap",
+    "branches", "class_accuracy", "composite_metric", "cosine_schedule", "counted_passes", "curriculum", "ddim",
+    "distil_terms", "draw_states", "drop_labels", "expand", "fit", "flops", "frechet_distance", "gap_loss",
+    "gap_stats", "gap_stats_by_timestep", "guidance", "guided_eps", "held_out_states", "make_image_reference",
     "measure_calibration", "measure_quality", "minibatches", "n_parameters", "new_student", "noised", "objective",
     "peak_memory", "per_sample", "pruning", "sample", "seeded", "shapley", "statistics", "student_terms",
     "teacher_targets", "to_float", "to_uint8", "total", "train_classifier", "visited_states", "x0_branches",

@@ -47,14 +47,19 @@ OBJECTIVES = {
     "kd_drop":         Objective({"im": 0.9, "un": 0.1}),
     "no_un_noise":     Objective({"im": 1.0, "an": 0.1, "an_un": 0.1}),
     "fitnets":         Objective({"im": 1.0, "hint": 0.1}),
+    "fitnets_drop":    Objective({"im": 0.9, "un": 0.1, "hint": 0.1}),
     "single_head":     Objective({"guided": 1.0}, student="single_head"),
     "pruning":         Objective(_NOISE, curriculum="base", student="pruned", lr=0.25),
+    "pruning_dash":    Objective(_DASH, student="pruned", lr=0.25),
     "slicing":         Objective(_NOISE, curriculum="base", student="sliced", lr=0.25),
     "dash_sliced":     Objective(_DASH, student="sliced", lr=0.25),
     "scratch":         Objective(_NOISE, curriculum="base"),
+    "scratch_half":    Objective({"an": 0.5, "an_un": 0.5}, curriculum="base"),
 }  # fmt: skip
-"""Every arm.  `scratch`, `pruning` and `slicing` never see the teacher's output.  They see both branches of each
-sample, weighted 0.9 and 0.1: the expectation of label dropout.  `label_drop` does this for the student's label."""
+"""Every arm.  `scratch` and the fine-tuned prunings never see the teacher's output: 0.9 and 0.1 on the true noise are
+the shares of label dropout, taken in expectation, as is the dropping of only the student's label in `label_drop`.
+Rivals with a fair null row: `kd_drop` drops one label for both teacher and student, `fitnets_drop` does so beside its
+hints, `no_un_noise` trains the null row on the true noise alone, `scratch_half` gives both branches the same share."""
 
 ARMS = tuple(OBJECTIVES)
 """Every arm: what `dashkit sweep` compares, and what `arms = "all"` means in a profile."""

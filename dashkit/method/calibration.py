@@ -14,10 +14,11 @@ from dashkit.method.unet import UNet
 
 
 class GapStats(NamedTuple):
-    """How a student's CFG gap compares with its teacher's on matched (x_t, t, y); ideal 1, 1, 1, 1, 0."""
+    """How a student's CFG gap compares with its teacher's on matched (x_t, t, y); ideal 1, 1, 1, 1, 1, 0."""
 
     rho: float     # E|gS| / E|gT|              size; can be 1 with the wrong direction
-    slope: float   # E<gS, gT> / E|gT|^2        the share of the teacher's gap in the student's
+    slope: float   # E<gS, gT> / E|gT|^2        the part of the teacher's gap that is there
+    beta: float    # E<gS, gT> / E|gS|^2        the part of the student's gap that is the teacher's: see `corrected_w`
     cos: float     # E[<gS, gT> / (|gS| |gT|)]  direction, over the samples where the teacher has a gap
     r2: float      # 1 - E|gS - gT|^2 / E|gT|^2
     mse: float     # E[mean (gS - gT)^2]
@@ -26,8 +27,8 @@ class GapStats(NamedTuple):
 def gap_stats(student: Branches, teacher: Branches) -> GapStats:
     """Statistics of the gaps of `student` and `teacher`, both (B, ...), over all B samples.
 
-    If the teacher's gap is zero everywhere, the results are NaN or infinite.  A student's gap of zero has cos 0.  A
-    sample whose teacher gap is below a millionth of the mean has no direction, and does not count in cos.
+    NaN or infinite where the teacher's gap is zero everywhere; a zero student gap has cos 0 and beta NaN.  Samples
+    whose teacher gap is below a millionth of the mean have no direction and do not count in cos.
     """
     s, t = student.gap.flatten(1).double(), teacher.gap.flatten(1).double()
     if s.shape != t.shape or len(s) == 0:
@@ -38,10 +39,19 @@ def gap_stats(student: Branches, teacher: Branches) -> GapStats:
     return GapStats(
         rho=(s_norm.mean() / t_norm.mean()).item(),
         slope=(dot.mean() / power).item(),
+        beta=(dot.mean() / s_norm.square().mean()).item(),
         cos=cos.mean().item(),
         r2=(1 - error.sum(1).mean() / power).item(),
         mse=error.mean().item(),
     )
+
+
+def beta_of(slope: float, r2: float) -> float:
+    """The beta of gaps whose slope and R^2 are known: slope / (2 slope - R^2), since E|gS|^2 / E|gT|^2 = 2 slope - R^2.
+
+    Floats or whole columns of them, from tables that were measured before beta was.
+    """
+    return slope / (2 * slope - r2)
 
 
 def gap_stats_by_timestep(

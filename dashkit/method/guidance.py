@@ -43,7 +43,12 @@ class Branches(NamedTuple):
 
 
 def branches(model: Model, x_t: Tensor, t: Tensor, y: Tensor) -> Branches:
-    """Evaluate both branches in one pass over 2B samples; y (B,) holds real labels."""
+    """Evaluate both branches in one pass over 2B samples; y (B,) holds real labels.
+
+    A model that predicts the guided output itself has no null row, but a method `branches`, and is asked for it.
+    """
+    if hasattr(model, "branches"):
+        return model.branches(x_t, t, y)
     null = torch.full_like(y, model.null_label)
     eps = model(torch.cat([x_t, x_t]), torch.cat([t, t]), torch.cat([y, null]))
     return Branches(*eps.chunk(2))
@@ -102,6 +107,20 @@ def guidance_table(T: int, w: float | Tensor) -> Tensor:
     if w.shape != (T,) or not bool(((w >= 0) & (w <= W_MAX)).all()):
         raise ValueError(f"a guidance table needs shape ({T},) and entries in [0, {W_MAX:g}], not {tuple(w.shape)}")
     return w
+
+
+def corrected_w(w: float, beta: float) -> float:
+    """The scale w' = 1 + (w - 1) beta at which a student guides most like its teacher at w, kept in [0, 20].
+
+    Guided outputs are cond + (w - 1) gap.  With beta = E<gS, gT> / E|gS|^2 (`GapStats.beta`) the scale w' minimises
+    E|(w' - 1) gS - (w - 1) gT|^2, whatever the student's gap holds besides the teacher's.  Dividing by the slope
+    instead would repair a gap without noise, and make one with noise worse.  A student without a gap (beta is NaN)
+    keeps w.
+
+    >>> corrected_w(4.0, 0.5)
+    2.5
+    """
+    return min(max(1 + (check_w(w) - 1) * beta, 0.0), W_MAX) if math.isfinite(beta) else check_w(w)
 
 
 def matched_tables(T: int, w_max: float = 4.0) -> dict[str, Tensor]:

@@ -1,6 +1,7 @@
 """What a student is trained on: one loss term a sample, and their weighted sum."""
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -49,3 +50,33 @@ def composite_metric(w: Tensor) -> Tensor:
     """
     basis = torch.stack([w, 1 - w])                                    # (2, n)
     return basis @ basis.T / len(w)
+
+
+class GapLoss(NamedTuple):
+    """What a quadratic loss of the two branches asks for: s (|e_u + w e_g|^2 + kappa |e_g|^2), with e_g = e_c - e_u.
+
+    Its first term is blind to one mixture of a common shift of both branches and an error of the gap; `kappa` alone
+    says how much the gap counts for itself.
+    """
+
+    w: float        # the scale at which the guided output is compared
+    kappa: float    # how much the gap counts beside it: Var(w) of a composite loss
+    share: float    # s kappa over the trace of the matrix: how much of all that is punished is the gap alone
+
+
+def gap_loss(m: Tensor) -> GapLoss:
+    """The numbers of the quadratic loss (e_c, e_u) M (e_c, e_u)^T from its matrix M (2, 2).
+
+    For a composite loss they are the mean and the variance of its scales, since
+    E_w |e_u + w e_g|^2 = |e_u + mean(w) e_g|^2 + Var(w) |e_g|^2.  Unlike the condition number of M they do not depend
+    on the axes that the errors are drawn in.  ValueError for a loss that does not see a common shift of both branches.
+
+    >>> gap_loss(composite_metric(torch.tensor([1.0, 2.0, 3.0, 4.0])))[:2]
+    (2.5, 1.25)
+    """
+    s = m.sum()
+    if not s > 1e-12 * m.abs().sum():
+        raise ValueError("this loss does not see a shift of both branches alike, so it has no scale w")
+    w = m[0].sum() / s
+    kappa = m[0, 0] / s - w**2
+    return GapLoss(w.item(), kappa.item(), (s * kappa / m.trace()).item())

@@ -160,16 +160,36 @@ def class_accuracy(classifier: nn.Module, x: Tensor, y: Tensor) -> float:
 
 @torch.no_grad()
 def real_floor(
-    features: Callable[[Tensor], Tensor], train: Tensor, test: Tensor, n: int, *, seed: int, draws: int = 8
+    features: Callable[[Tensor], Tensor], images: Images, n: int, *, seed: int, draws: int = 8
 ) -> Tensor:
-    """Fréchet distances (draws,) of n real training images to the held-out ones: the best one can hope for."""
-    if not 2 <= n <= len(train):
-        raise ValueError(f"n must be in 2 .. {len(train)}, not {n!r}")
+    """Fréchet distances (draws,) of n real training images to the held-out ones: what a perfect sampler would get.
+
+    The labels of each pile are those of samples, `balanced_labels`.  Piles with labels at random are further from the
+    held-out images, because their shares of the classes differ too; samples would look too good beside them.
+    ValueError for n above `largest_pile`.
+    """
+    if not 2 <= n <= largest_pile(images):
+        raise ValueError(f"n must be in 2 .. {largest_pile(images)}, not {n!r}")
     generator = torch.Generator().manual_seed(seed)
-    a, b = in_chunks(features, train), in_chunks(features, test)
-    return torch.tensor([
-        frechet_distance(a[torch.randperm(len(a), generator=generator)[:n].to(a.device)], b) for _ in range(draws)
-    ])
+    a, b = in_chunks(features, images.x0), in_chunks(features, images.test_x0)
+    wanted = torch.bincount(balanced_labels(n, images.num_classes), minlength=images.num_classes).tolist()
+    of_class = [(images.labels.cpu() == k).nonzero()[:, 0] for k in range(images.num_classes)]
+
+    def pile() -> Tensor:
+        return torch.cat([i[torch.randperm(len(i), generator=generator)[:m]]
+                          for i, m in zip(of_class, wanted, strict=True)])
+    return torch.tensor([frechet_distance(a[pile().to(a.device)], b) for _ in range(draws)])
+
+
+def largest_pile(images: Images) -> int:
+    """How many training images can be drawn with `balanced_labels` without taking one twice."""
+    counts = torch.bincount(images.labels, minlength=images.num_classes).tolist()
+    return min(k + images.num_classes * count for k, count in enumerate(counts))
+
+
+def balanced_labels(n: int, num_classes: int) -> Tensor:
+    """The labels (n,) that samples are drawn for: every class in turn."""
+    return torch.arange(n) % num_classes
 
 
 class ImageReference(NamedTuple):
@@ -179,19 +199,20 @@ class ImageReference(NamedTuple):
     reference: Tensor   # (M, D)   features of the held-out images
     floor: Tensor       # (draws,) Fréchet distances of n real training images to the held-out ones
     accuracy: float     # of the classifier on the held-out images
+    n: int              # of real images that the floor is measured with
 
 
 def make_image_reference(
     images: Images, *, n: int, seed: int, classifier: Classifier | ColourClassifier | None = None
 ) -> ImageReference:
-    """Train the classifier, unless one is given, and measure the floor for n samples (at most as many as images)."""
+    """Train the classifier, unless there is one, and measure the floor for n samples, or for the `largest_pile`."""
     if classifier is None:
         classifier = train_classifier(images.x0, images.labels, num_classes=images.num_classes, seed=seed)
-    n = min(n, len(images.pixels))
-    floor = real_floor(classifier.features, images.x0, images.test_x0, n, seed=seed, draws=32)
+    n = min(n, largest_pile(images))
+    floor = real_floor(classifier.features, images, n, seed=seed, draws=128)
     return ImageReference(
         classifier, in_chunks(classifier.features, images.test_x0), floor,
-        class_accuracy(classifier, images.test_x0, images.test_labels),
+        class_accuracy(classifier, images.test_x0, images.test_labels), n,
     )
 
 
@@ -209,11 +230,6 @@ def measure_quality(model: Model, schedule: Schedule, real: ImageReference, *, y
     """Sample images of the labels y (n,) from the noise x_T (n, C, H, W) and compare them with real ones."""
     x = sample(model, schedule, y, x_T=x_T, **ddim_arguments)
     return quality_of(real, in_chunks(real.classifier.features, x), y)
-
-
-def balanced_labels(n: int, num_classes: int) -> Tensor:
-    """The labels (n,) that samples are drawn for: every class in turn."""
-    return torch.arange(n) % num_classes
 
 
 def quality_of(real: ImageReference, features: Tensor, y: Tensor) -> Quality:

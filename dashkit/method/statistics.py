@@ -1,7 +1,6 @@
-"""Intervals over training seeds, and shares of a gain.
+"""Intervals over training seeds, teachers and sampling noise, and shares of a gain.
 
-Training seeds are resampled, for all arms together: the arms of one seed share their batches and noise, so their
-differences are paired.
+All resampling is joint across arms: the arms of one seed share their randomness, so their differences are paired.
 """
 
 import math
@@ -39,32 +38,158 @@ Statistic = Callable[["pd.DataFrame"], "pd.Series"]
 """A function of the seed means of several columns, row by row."""
 
 
-def bootstrap(values: "pd.DataFrame", statistic: Statistic, *, draws: int = 10_000, seed: int = 0) -> Interval:
+def bootstrap(values: "pd.DataFrame", statistic: Statistic, *, draws: int = 10_000, seed: int = 0,
+              shifts: "pd.DataFrame | None" = None) -> Interval:
     """The expanded percentile interval (Hesterberg, 2015) of a statistic of seed means.
 
     values has one row a training seed and one column an arm (or a metric); `statistic` maps a table of means with these
     columns to one number a row.  The percentiles are widened so that the interval of a mean of few normal values is as
-    long as Student's.  ValueError for missing values.
+    long as Student's.  Values with several levels of an index go to `nested_bootstrap`.  `shifts` (draws, columns) are
+    added to the resampled means: differences that these seeds cannot show, measured elsewhere.  ValueError for missing
+    values.
 
     >>> import pandas as pd
     >>> table = pd.DataFrame({"scratch": [3.0, 3.5, 3.1, 3.3, 3.2], "dash": [2.0, 2.4, 2.2, 2.1, 2.3]})
     >>> print(bootstrap(table, lambda m: m.scratch - m.dash))
     1.02 [0.90, 1.18]
     """
+    if values.index.nlevels > 1:
+        return nested_bootstrap(values, statistic, draws=min(draws, 2000), seed=seed)
     if values.isna().any().any():
         missing = [f"{c} of seed {s}" for c in values for s in values.index[values[c].isna()]]
         raise ValueError(f"no value for {', '.join(missing[:3])}: an interval needs every arm for every seed")
     from scipy import stats  # takes longer to import than this takes to compute
 
-    n, x = len(values), values.to_numpy(dtype=float)
-    value = float(statistic(values.mean().to_frame().T).iloc[0])
+    n, value = len(values), float(statistic(values.mean().to_frame().T).iloc[0])
     if n < MIN_SEEDS:
         return Interval(value, np.nan, np.nan, n)
-    index = np.random.default_rng(seed).integers(n, size=(draws, n))
-    drawn = statistic(type(values)(x[index].mean(axis=1), columns=values.columns)).to_numpy()
+    drawn = _resampled(values, statistic, draws=draws, seed=seed, shifts=shifts)
     tail = NormalDist().cdf(np.sqrt(n / (n - 1)) * stats.t.ppf(0.025, n - 1))
     lo, hi = np.quantile(drawn, [tail, 1 - tail])
     return Interval(value, float(lo), float(hi), n)
+
+
+def _resampled(values: "pd.DataFrame", statistic: Statistic, *, draws: int, seed: int,
+               shifts: "pd.DataFrame | None") -> np.ndarray:
+    """The statistic of the means of `draws` resamples of the rows, (draws,)."""
+    x, n = values.to_numpy(dtype=float), len(values)
+    index = np.random.default_rng(seed).integers(n, size=(draws, n))
+    means = x[index].mean(axis=1)
+    if shifts is not None:
+        means = means + shifts[list(values.columns)].to_numpy()[:draws]
+    return statistic(type(values)(means, columns=values.columns)).to_numpy()
+
+
+class _Spread(NamedTuple):
+    """How far a statistic may be from its truth: what an interval and a p value are made of."""
+
+    value: float
+    below: float     # one standard error downwards
+    above: float     # and upwards
+    df: float        # degrees of freedom
+
+
+LEVELS = ("teacher", "sampling_set", "seed")
+"""The names that levels of an index may have: teachers, each with students of several seeds, and draws of noise and
+labels that all models are sampled with."""
+
+
+def nested_bootstrap(values: "pd.DataFrame", statistic: Statistic, *, draws: int = 2000, seed: int = 0) -> Interval:
+    """The interval of a statistic of means over teachers, sampling sets and student seeds.
+
+    `values` has an index with some of `LEVELS`, complete (every student under every sampling set), and one column an
+    arm.  Student seeds are nested in their teacher, sampling sets are crossed with both.  The variance is that of
+    resampling whole teachers (whole students, where there is one teacher) plus that of resampling sampling sets, each
+    enlarged by n / (n - 1), with Satterthwaite's degrees of freedom; skewness is that of resampling all levels at once.
+    A level of one unit is not counted: the interval is then for this teacher, or for this noise.  The ends are NaN for
+    fewer than `MIN_SEEDS` students.  ValueError for missing values.
+    """
+    from scipy import stats
+
+    x = _grid(values)
+    found = _nested_spread(values, statistic, draws=draws, seed=seed)
+    n = x.shape[0] * x.shape[2]
+    if n < MIN_SEEDS:
+        return Interval(found.value, np.nan, np.nan, n)
+    t = stats.t.ppf(0.975, found.df)
+    return Interval(found.value, found.value - t * found.below, found.value + t * found.above, n)
+
+
+def _grid(values: "pd.DataFrame") -> np.ndarray:
+    """The values as (teachers, sampling sets, seeds, columns); ValueError unless all are there."""
+    names = list(values.index.names)
+    if not set(names) <= set(LEVELS):
+        raise ValueError(f"the levels of the index must be among {', '.join(LEVELS)}, not {', '.join(map(str, names))}")
+    units = values.index.to_frame(index=False).assign(**{level: 0 for level in LEVELS if level not in names})
+    teachers, sets = units.teacher.nunique(), units.sampling_set.nunique()
+    seeds = units.groupby(list(LEVELS[:2])).size()
+    if (seeds.nunique() != 1 or len(seeds) != teachers * sets or units.duplicated().any()
+            or values.isna().any().any()):
+        raise ValueError("an interval needs every arm and seed under every teacher and sampling set")
+    order = units.sort_values(list(LEVELS)).index
+    return values.to_numpy(dtype=float)[order].reshape(teachers, sets, -1, values.shape[1])
+
+
+def _nested_spread(values: "pd.DataFrame", statistic: Statistic, *, draws: int, seed: int) -> _Spread:
+    x, rng = _grid(values), np.random.default_rng(seed)
+    teachers, sets, seeds, _ = x.shape
+
+    def drawn(levels: set[str]) -> np.ndarray:
+        def pick(name: str, n: int, *shape: int) -> np.ndarray:
+            index = np.broadcast_to(np.arange(n), (draws, *shape, n))
+            return rng.integers(n, size=index.shape) if name in levels and n > 1 else index
+        t, k, s = pick("teacher", teachers), pick("sampling_set", sets), pick("seed", seeds, teachers)
+        means = x[t[:, :, None, None], k[:, None, :, None], s[:, :, None, :]].mean(axis=(1, 2, 3))
+        return statistic(type(values)(means, columns=values.columns)).to_numpy()
+
+    value = float(statistic(type(values)([x.mean(axis=(0, 1, 2))], columns=values.columns)).iloc[0])
+    top, n_top = ("teacher", teachers) if teachers > 1 else ("seed", seeds)
+    counted = [(level, n) for level, n in ((top, n_top), ("sampling_set", sets)) if n > 1]
+    parts = [(drawn({level}).var() * n / (n - 1), n - 1) for level, n in counted]
+    variance = sum(v for v, _ in parts)
+    df = variance**2 / sum(v**2 / d for v, d in parts) if variance > 0 else 1.0
+    low, high = np.quantile(drawn(set(LEVELS)), [0.1587, 0.8413])
+    half = (high - low) / 2
+    scale = math.sqrt(variance) / half if half > 0 else 0.0
+    return _Spread(value, max(value - low, 0.0) * scale, max(high - value, 0.0) * scale, df)
+
+
+def p_value(values: "pd.DataFrame", statistic: Statistic, *, at: float = 0.0,
+            shifts: "pd.DataFrame | None" = None) -> float:
+    """The two-sided p value of the hypothesis that a statistic of means is `at`, by Student's distribution with the
+    bootstrap's standard error on that side; NaN for fewer than `MIN_SEEDS` seeds.
+
+    Percentiles of a few thousand draws cannot give the small p values that Holm's correction asks for.
+    """
+    from scipy import stats
+
+    if values.index.nlevels > 1:
+        found = _nested_spread(values, statistic, draws=2000, seed=0)
+    else:
+        n = len(values)
+        value = float(statistic(values.mean().to_frame().T).iloc[0])
+        if n < MIN_SEEDS:
+            return np.nan
+        low, high = np.quantile(_resampled(values, statistic, draws=10_000, seed=0, shifts=shifts), [0.1587, 0.8413])
+        factor = math.sqrt(n / (n - 1))
+        found = _Spread(value, (value - low) * factor, (high - value) * factor, n - 1)
+    error = found.below if found.value > at else found.above
+    if not error > 0:
+        return float(found.value == at)
+    return float(2 * stats.t.sf(abs(found.value - at) / error, found.df))
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """p values corrected for their number (Holm, 1979): the chance of one false claim among all stays as it was.
+
+    >>> [round(v, 3) for v in holm([0.01, 0.04, 0.03])]
+    [0.03, 0.06, 0.06]
+    """
+    order, adjusted, least = sorted(range(len(p)), key=lambda i: p[i]), [0.0] * len(p), 0.0
+    for rank, i in enumerate(order):
+        least = max(least, min(1.0, (len(p) - rank) * p[i]))
+        adjusted[i] = least
+    return adjusted
 
 
 def shapley(value: Mapping[frozenset, float], players: Sequence[str]) -> dict[str, float]:

@@ -42,8 +42,8 @@ def hint_term(adapter: nn.Module, features: Tensor, hint: Tensor) -> Tensor:
 class SingleHead(nn.Module):
     """A student that predicts the guided output itself, in one pass: w is a constant input channel.
 
-    This is guidance distillation (Meng et al., 2023) in its simplest form, trained for w in `W_RANGE`.  Called like any
-    other model it predicts at w = 1 for a label and at w = 0 for the null label; the difference is its implied gap.
+    Guidance distillation (Meng et al., 2023) in its plainest form, trained for w in `W_RANGE`, always with a real
+    label: its null row is never trained, and nothing asks for it.  Called like any model it gives w = 1.
     """
 
     W_RANGE = (0.0, 4.0)
@@ -59,8 +59,14 @@ class SingleHead(nn.Module):
         channel = expand(scale, x_t).expand(-1, 1, *x_t.shape[2:])
         return self.net(torch.cat([x_t, channel], 1), t, y)[:, :-1]
 
+    def branches(self, x_t: Tensor, t: Tensor, y: Tensor) -> Branches:
+        """Its outputs at w = 1 and w = 0, both with the real labels y (B,): the two branches that it stands for."""
+        w = torch.cat([torch.ones_like(t), torch.zeros_like(t)]).to(x_t.dtype)
+        eps = self.guided(torch.cat([x_t, x_t]), torch.cat([t, t]), torch.cat([y, y]), w)
+        return Branches(*eps.chunk(2))
+
     def forward(self, x_t: Tensor, t: Tensor, y: Tensor) -> Tensor:
-        return self.guided(x_t, t, y, (y != self.null_label).to(x_t.dtype))
+        return self.guided(x_t, t, y, 1.0)
 
 
 class IndependentCondition(nn.Module):

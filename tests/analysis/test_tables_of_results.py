@@ -2,7 +2,7 @@
 import pandas as pd
 import pytest
 
-from dashkit.analysis.tables import RESULTS, by_seed, checked, published_results, source_of, write_published
+from dashkit.analysis.tables import RESULTS, by_seed, checked, published_results, source_of, with_beta, write_published
 from dashkit.experiments.profiles import PROFILES
 from dashkit.method.arms import FACTORIAL, OBJECTIVES
 from dashkit.storage import tables
@@ -32,8 +32,22 @@ def test_a_table_that_is_not_whole_is_refused(spoil, message):
 def test_several_commits_are_marked():
     assert source_of(tidy()) == "p, commit c"
     mixed = tidy()
-    mixed.loc[0, "commit"] = "d"
+    mixed.loc[1, "commit"] = "d"
     assert source_of(mixed) == "p, MIXED commits c, d"
+    again = tidy()
+    again.loc[0, "commit"] = "d"                     # of `real`: no network was touched
+    assert source_of(again) == "p, commit c, real images measured at d"
+
+
+def test_beta_follows_from_the_slope_and_r2_of_an_older_table():
+    end = (9, "cpu-1", "c")
+    old = pd.DataFrame([("p", "dash", 1, m, v, *end) for m, v in
+                        {"slope": 0.5, "r2": 0.25, "slope_x0": 1.0, "r2_x0": 1.0, "slope@t=50": 3.0}.items()],
+                       columns=list(tables.COLUMNS))
+    new = with_beta(old)
+    assert new[new.metric.str.startswith("beta")].set_index("metric").value.to_dict() == {
+        "beta": 0.5 / 0.75, "beta_x0": 1.0}
+    assert with_beta(new) is new and with_beta(tidy()).equals(tidy())
 
 
 def test_by_seed_divides_by_the_floor_and_repeats_the_teacher():
@@ -61,7 +75,8 @@ def test_published_tables_are_whole_and_have_enough_seeds():
 
 def test_every_arm_has_the_learning_rate_that_tuning_chose():
     table = tables.read_table(RESULTS / "tuning" / "results.csv")
-    untuned = {"composite_mild", "composite_an", "kd_drop", "no_un_noise"}          # added after that table was made
+    untuned = {"composite_mild", "composite_an", "kd_drop", "no_un_noise", "fitnets_drop", "pruning_dash",
+               "scratch_half"}                                                       # added after that table was made
     assert set(table.arm) == {a for a, row in OBJECTIVES.items() if not row.reuses} - untuned
     for arm, part in table.groupby("arm"):
         chosen = float(part.metric[part.value.idxmin()].removeprefix("frechet@lr="))

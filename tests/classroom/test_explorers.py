@@ -88,7 +88,7 @@ def make_ledger():
     row = {"paper": "", "ours": 0.5, "lo": 0.1, "hi": 0.9, "n": 8, "rule": "", "note": "", "profile": "digits"}
     return explorers.ledger_explorer(pd.DataFrame([
         row | {"claim": "C2", "measure": "a", "verdict": "holds", "figure": "06_x#a"},
-        row | {"claim": "C3", "measure": "b", "verdict": "does not hold", "figure": "07_y#b"}]))
+        row | {"claim": "C3", "measure": "b", "verdict": "contradicted", "figure": "07_y#b"}]))
 
 
 EXPLORERS = {
@@ -99,7 +99,7 @@ EXPLORERS = {
     "samples": (make_samples, {"kind": "TAG", "w": 4.0}),
     "results": (make_results, {"arm": "dash_no_un", "other": "scratch", "statistic": "cos", "t": "950"}),
     "gap": (explorers.gap_explorer, {"size": 0.3, "noise": 1.5}),
-    "ledger": (make_ledger, {"claim": "C2", "verdict": "does not hold"}),
+    "ledger": (make_ledger, {"claim": "C2", "verdict": "contradicted"}),
     "tirt": (make_tirt, {"gamma": 1.5, "lr": 0.002, "steps": 100, "base": "min_snr"}),
 }
 

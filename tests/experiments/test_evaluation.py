@@ -8,6 +8,7 @@ from steps_helpers import retrained
 from dashkit.analysis.tables import calibration_table
 from dashkit.classroom import plots
 from dashkit.experiments.evaluation import (
+    BY_BETA,
     _evaluation_path,
     _teacher_features,
     evaluate_all,
@@ -24,7 +25,7 @@ from dashkit.experiments.sweeps import sweep
 from dashkit.experiments.training import distil, get_students, get_teacher, train_teacher
 from dashkit.method.calibration import all_branches, held_out_states, measure_calibration, other_null_rows
 from dashkit.method.distillation import seeded
-from dashkit.method.guidance import branches
+from dashkit.method.guidance import W_MAX, branches
 from dashkit.method.sampling import sample
 from dashkit.method.unet import UNet
 from dashkit.storage import provenance, store
@@ -54,7 +55,8 @@ def test_results_are_tidy_complete_and_reused(trained):
     students = get_students(run, teacher)
     table = get_results(run, teacher, students)
     assert tuple(table.columns) == storage_tables.COLUMNS and set(table.arm) == {"real", "teacher", "dash", "cond_only"}
-    wanted = {"rho", "slope", "cos", "r2", "mse", "frechet@w=1.5", "accuracy@w=1", "parameters", "flops"}
+    wanted = {"rho", "slope", "beta", "cos", "r2", "mse", f"frechet_teacher@{BY_BETA}",
+              "frechet@w=1.5", "accuracy@w=1", "parameters", "flops"}
     assert all(wanted <= set(table[table.arm == a].metric) for a in ("teacher", "dash", "cond_only"))
     own = table[(table.arm == "teacher")].set_index("metric").value
     assert own.rho == pytest.approx(1) and own.cond_error == pytest.approx(0)
@@ -163,7 +165,7 @@ def test_a_damaged_table_of_results_is_written_again(swept):
 def test_a_scale_below_one_is_measured_too(tiny):
     run = tiny(w=0.5, ws=(0.5,), arms=("dash",))
     table = sweep(run)
-    assert table[table.metric == "w_corrected"].value.between(0, 1).all()
+    assert table[table.metric == f"w_{BY_BETA}"].value.between(0, W_MAX).all()
 
 
 def test_features_of_other_samples_are_refused(trained):

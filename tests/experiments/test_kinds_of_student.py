@@ -13,7 +13,8 @@ from dashkit.method.distillation import seeded
 from dashkit.method.unet import UNet, n_parameters
 
 DIGITS = PROFILES["digits"]
-ARMS = ("dash", "dash_relearned", "fitnets", "single_head", "pruning", "slicing", "cond_only_icg", "label_drop")
+ARMS = ("dash", "dash_relearned", "fitnets", "single_head", "pruning", "slicing", "cond_only_icg", "label_drop",
+        "fitnets_drop", "pruning_dash")
 
 
 @pytest.fixture(scope="module")
@@ -37,14 +38,15 @@ def test_every_kind_of_student_trains_resumes_and_loads(tiny):
             again = load_student(broken, arm, 1)
             assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), again.parameters(), strict=True))
         assert not any(p.requires_grad for p in whole.parameters())
-    assert pruning.n_nonzero(load_student(run, "pruning", 1)) == n_parameters(UNet(run.profile.student))
+    for arm in ("pruning", "pruning_dash"):
+        assert pruning.n_nonzero(load_student(run, arm, 1)) == n_parameters(UNet(run.profile.student))
     omega = load_curriculum(run, "dash_relearned", 1)
     assert omega.mean().item() == pytest.approx(1, abs=1e-5) and not torch.equal(omega, run.base)
 
 
 def test_an_exact_teacher_refuses_what_needs_a_network_and_teaches_the_rest(tiny):
     exact = dataclasses.replace(tiny("exact").profile, exact_bandwidth=0.2)
-    for arm in ("pruning", "slicing", "dash_sliced", "fitnets"):
+    for arm in ("pruning", "pruning_dash", "slicing", "dash_sliced", "fitnets", "fitnets_drop"):
         with pytest.raises(ValueError, match=f"{arm} needs a teacher that is a network"):
             dataclasses.replace(tiny(), profile=dataclasses.replace(exact, arms=(arm,)))
     run = dataclasses.replace(tiny("exact"), profile=dataclasses.replace(exact, arms=("dash", "single_head")))

@@ -37,14 +37,16 @@ def test_only_the_branches_of_a_row_get_a_gradient(pair):
 
 
 DEFINED = {     # as the paper writes them
-    "im + un + 0.1 an": ("dash", "dash_no_tirt", "dash_uniform", "dash_relearned", "dash_sliced"),
+    "im + un + 0.1 an": ("dash", "dash_no_tirt", "dash_uniform", "dash_relearned", "dash_sliced", "pruning_dash"),
     "un + 0.1 an": ("dash_no_im",), "im + 0.1 an": ("dash_no_un", "im_an_base"),
     "im + un": ("dash_no_an", "im_un_base"),
     "im": ("im_base", "cond_only", "cond_only_icg"), "im + gap": ("gap_match",),
     "comp": ("multi_w", "composite", "composite_mild"), "comp + 0.1 an": ("composite_an",),
-    "im + 0.1 hint": ("fitnets",), "guided": ("single_head",),
+    "im + 0.1 hint": ("fitnets",), "0.9 im + 0.1 un + 0.1 hint": ("fitnets_drop",),
+    "guided": ("single_head",),
     # label dropout in expectation: each share is the probability of its branch
-    "0.9 an + 0.1 an_un": ("scratch", "pruning", "slicing"), "0.5 im + 0.5 un_c": ("label_drop",),
+    "0.9 an + 0.1 an_un": ("scratch", "pruning", "slicing"), "0.5 an + 0.5 an_un": ("scratch_half",),
+    "0.5 im + 0.5 un_c": ("label_drop",),
     "0.9 im + 0.1 un_c": ("label_drop_10",), "0.9 im + 0.1 un": ("kd_drop",),
     "im + 0.1 an + 0.1 an_un": ("no_un_noise",),
 }  # fmt: skip
@@ -60,10 +62,20 @@ def test_every_arm_weights_its_terms_as_it_is_defined():
     assert scales == {"multi_w": (1, 2, 3, 4), "composite": (4,), "composite_mild": (1.5,), "composite_an": (4,)}
 
 
+@pytest.mark.parametrize("arm", ["kd_drop", "fitnets_drop", "no_un_noise", "scratch_half"])
+def test_rivals_with_a_fair_null_row_train_it(arm, pair):
+    student = Branches(*(b.clone().requires_grad_() for b in pair()))
+    terms = terms_of(student, pair()) | {"hint": torch.zeros(16)}
+    total(terms, OBJECTIVES[arm].lam, torch.ones(16)).backward()
+    assert student.cond.grad.abs().sum() > 0 and student.uncond.grad.abs().sum() > 0
+
+
 def test_arms_differ_in_what_their_names_say():
     begun = {arm: row.student for arm, row in OBJECTIVES.items() if row.student != "new"}
-    assert begun == {"single_head": "single_head", "pruning": "pruned", "slicing": "sliced", "dash_sliced": "sliced"}
+    assert begun == {"single_head": "single_head", "pruning": "pruned", "slicing": "sliced", "dash_sliced": "sliced",
+                     "pruning_dash": "pruned"}
     kinds = {arm: row.curriculum for arm, row in OBJECTIVES.items() if row.curriculum != "transferred"}
     assert kinds == {"dash_uniform": "uniform", "dash_relearned": "relearned"} | dict.fromkeys(
-        ("dash_no_tirt", "im_un_base", "im_an_base", "im_base", "pruning", "slicing", "scratch"), "base")
+        ("dash_no_tirt", "im_un_base", "im_an_base", "im_base", "pruning", "slicing", "scratch",
+         "scratch_half"), "base")
     assert {arm: row.reuses for arm, row in OBJECTIVES.items() if row.reuses} == {"cond_only_icg": "cond_only"}

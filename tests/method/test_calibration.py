@@ -2,8 +2,8 @@
 import pytest
 import torch
 
-from dashkit.method.calibration import gap_stats, gap_stats_by_timestep
-from dashkit.method.guidance import Branches
+from dashkit.method.calibration import beta_of, gap_stats, gap_stats_by_timestep
+from dashkit.method.guidance import Branches, corrected_w
 
 
 def with_gap(gap):
@@ -19,6 +19,39 @@ def test_gap_stats_of_known_gaps(generator):
     assert stats.rho == pytest.approx(1, abs=1e-5) and stats.cos == pytest.approx(0.6, abs=1e-5)
     assert stats.slope == pytest.approx(0.6, abs=1e-5) and stats.r2 == pytest.approx(1 - 0.8, abs=1e-5)
     assert stats.mse == pytest.approx(0.8 * teacher.square().mean().item(), rel=1e-4)
+
+
+def noisy_gap(generator, *, part=0.5, noise=1.0):
+    """A gap that holds a part of the teacher's, and as much noise as `noise` times the teacher's."""
+    teacher, other = torch.randn((2, 400, 1, 4, 4), generator=generator)
+    return with_gap(part * teacher + noise * other), with_gap(teacher)
+
+
+def test_beta_is_the_slope_seen_from_the_student(generator):
+    student, teacher = noisy_gap(generator)
+    stats, other_way = gap_stats(student, teacher), gap_stats(teacher, student)
+    assert stats.beta == pytest.approx(other_way.slope) == pytest.approx(0.5 / 1.25, rel=0.05)
+    assert beta_of(stats.slope, stats.r2) == pytest.approx(stats.beta)
+    empty = gap_stats(with_gap(torch.zeros_like(teacher.gap)), teacher)
+    assert empty.slope == 0 and empty.beta != empty.beta                       # NaN: there is nothing to scale
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("w", [0.5, 1.5, 4.0])
+def test_the_corrected_scale_is_the_one_that_guides_most_like_the_teacher(noise, w, generator):
+    student, teacher = noisy_gap(generator, noise=noise)
+    stats = gap_stats(student, teacher)
+
+    def error(scale):
+        return ((scale - 1) * student.gap - (w - 1) * teacher.gap).square().mean().item()
+    found = corrected_w(w, stats.beta)
+    assert all(error(found) < error(found + d) for d in (-0.1, 0.1)) and error(found) < error(w)
+    by_slope = 1 + (w - 1) / stats.slope                                       # what the kit did before
+    assert found == pytest.approx(by_slope) if noise == 0 else error(by_slope) > 1.2 * error(found)
+
+
+def test_a_student_without_a_gap_keeps_its_scale():
+    assert corrected_w(4.0, float("nan")) == 4.0 and corrected_w(4.0, 10.0) == 20.0 and corrected_w(4.0, -1.0) == 0.0
 
 
 @pytest.mark.parametrize("factor", [0.0, 0.5, 1.0, 2.0])
@@ -60,7 +93,7 @@ def test_gap_stats_refuse_other_shapes(pair):
 def test_ratios_do_not_depend_on_the_unit_and_all_are_plain_numbers(scale, generator):
     s, t = torch.randn((2, 50, 1, 4, 4), generator=generator)
     one, other = gap_stats(with_gap(s), with_gap(t)), gap_stats(with_gap(scale * s), with_gap(scale * t))
-    assert other[:4] == pytest.approx(one[:4], rel=1e-5) and other.mse == pytest.approx(scale**2 * one.mse, rel=1e-5)
+    assert other[:5] == pytest.approx(one[:5], rel=1e-5) and other.mse == pytest.approx(scale**2 * one.mse, rel=1e-5)
     assert all(type(v) is float for v in one)
 
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from dashkit.method.guidance import Branches
-from dashkit.method.losses import TERMS, composite_metric, distil_terms, total
+from dashkit.method.losses import TERMS, composite_metric, distil_terms, gap_loss, total
 
 
 def terms_of(student, teacher, w=4.0, eps=None):
@@ -77,3 +77,38 @@ def test_total_weights_terms_and_timesteps(pair):
     torch.testing.assert_close(total(terms, {"im": 1.0, "an": 0.1}, omega_t), expected)
     with pytest.raises(ValueError, match="unknown loss term imm, unn; known: im, un"):
         total(terms, {"imm": 1.0, "unn": 1.0}, omega_t)
+
+
+@pytest.mark.parametrize("scales", [(4.0,), (1.0, 2.0, 3.0, 4.0), (0.0, 1.0), (0.5, 7.0)])
+def test_a_composite_loss_is_its_mean_scale_and_its_variance(pair, scales):
+    student, teacher, w = pair(), pair(), torch.tensor(scales)
+    loss = sum(terms_of(student, teacher, s)["comp"] for s in scales) / len(scales)
+    e_u, e_g = student.uncond - teacher.uncond, student.gap - teacher.gap
+    found = gap_loss(composite_metric(w))
+    assert found.w == pytest.approx(w.mean().item()) and found.kappa == pytest.approx(
+        w.var(correction=0).item(), abs=1e-5)
+    split = (e_u + found.w * e_g).square() + found.kappa * e_g.square()
+    torch.testing.assert_close(split.flatten(1).mean(1), loss, rtol=1e-3, atol=1e-4)
+
+
+def test_the_two_numbers_of_every_gap_loss_do_not_depend_on_the_axes():
+    forms = {"dash": [[1.0, 0.0], [0.0, 1.0]], "gap_match": [[2.0, -1.0], [-1.0, 1.0]],
+             "kd_drop": [[0.9, 0.0], [0.0, 0.1]]}
+    found = {name: gap_loss(torch.tensor(m)) for name, m in forms.items()}
+    assert {n: f[:2] for n, f in found.items()} == {
+        "dash": pytest.approx((0.5, 0.25)), "gap_match": pytest.approx((1, 1)), "kd_drop": pytest.approx((0.9, 0.09))}
+    multi_w = gap_loss(composite_metric(torch.tensor([1.0, 2.0, 3.0, 4.0])))
+    shares = [found["gap_match"].share, found["dash"].share, multi_w.share]
+    assert shares == pytest.approx([1 / 3, 1 / 4, 0.1136], abs=1e-4)                # the order of gap errors on digits
+    turn = torch.tensor([[1.0, 1.0], [0.0, 1.0]])        # (gap, u) to (c, u): the condition number is another one
+    conditions = [torch.linalg.cond(m).item() for m in (torch.eye(2), turn.T @ torch.eye(2) @ turn)]
+    assert conditions == pytest.approx([1, 6.85], abs=0.01)
+    with pytest.raises(ValueError, match="does not see a shift of both branches"):
+        gap_loss(torch.tensor([[1.0, -1.0], [-1.0, 1.0]]))
+
+
+def test_the_badly_seen_direction_of_several_scales_is_the_common_shift_and_not_the_gap():
+    e = torch.linalg.eigh(composite_metric(torch.tensor([1.0, 2.0, 3.0, 4.0]).double())).eigenvectors[:, 0]
+    common, gap = torch.tensor([1.0, 1.0]).double() / 2**0.5, torch.tensor([1.0, -1.0]).double() / 2**0.5
+    assert abs(e @ common).item() == pytest.approx(0.98, abs=0.01)
+    assert abs(e @ gap).item() == pytest.approx(0.19, abs=0.01)

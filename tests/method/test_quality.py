@@ -7,7 +7,17 @@ from torch.nn import functional as F
 
 from dashkit.datasets import sources
 from dashkit.method import quality
-from dashkit.method.quality import Classifier, class_accuracy, frechet_distance, in_chunks, real_floor, train_classifier
+from dashkit.method.images import Images
+from dashkit.method.quality import (
+    Classifier,
+    balanced_labels,
+    class_accuracy,
+    frechet_distance,
+    in_chunks,
+    largest_pile,
+    real_floor,
+    train_classifier,
+)
 
 
 def test_frechet_distance_equals_the_formula(generator):
@@ -36,11 +46,11 @@ def test_the_classifier_judges_and_real_digits_set_a_floor():
     judge = train_classifier(images.x0, images.labels, num_classes=10, seed=0, epochs=8)
     assert torch.equal(before, torch.random.get_rng_state())
     assert class_accuracy(judge, images.test_x0, images.test_labels) > 0.97
-    floor = real_floor(judge.features, images.x0, images.test_x0, 300, seed=0)
+    floor = real_floor(judge.features, images, 300, seed=0)
     noise = frechet_distance(judge.features(torch.rand_like(images.x0[:300]) * 2 - 1), judge.features(images.test_x0))
     assert len(floor) == 8 and floor.max() < noise / 5
-    with pytest.raises(ValueError, match=r"n must be in 2 \.\. 1297"):
-        real_floor(judge.features, images.x0, images.test_x0, 5000, seed=0)
+    with pytest.raises(ValueError, match=r"n must be in 2 \.\. 1268"):
+        real_floor(judge.features, images, 5000, seed=0)
 
 
 def test_frechet_distance_needs_two_samples_and_finite_ones():
@@ -54,15 +64,49 @@ def test_frechet_distance_needs_two_samples_and_finite_ones():
             frechet_distance(first, second)
 
 
-def test_a_floor_needs_at_least_two_images_and_at_most_all(generator):
-    train, test = torch.randn((2, 12, 3), generator=generator)
+def of_labels(labels, test_labels, generator, *, spread=0):
+    """Images (N, 1, 1, 2) that are their class, and noise of `spread` grey levels at most."""
+    def pixels(y):
+        noise = torch.randint(spread + 1, (len(y), 1, 1, 2), generator=generator)
+        return (30 + 40 * torch.stack([y, y**2 % 5], 1)[:, None, None] + noise).to(torch.uint8)
+    return Images(pixels(labels), labels, pixels(test_labels), test_labels)
+
+
+def test_real_piles_are_drawn_as_samples_are(generator):
+    """Where an image is its class, only the shares of the classes can differ from the held-out ones: balanced, no
+    distance at all."""
+    images = of_labels(torch.randint(5, (400,), generator=generator), balanced_labels(100, 5), generator)
+    floor = real_floor(lambda x: x.flatten(1), images, 100, seed=0)
+    assert floor.max() < 1e-9
+    at_random = torch.randperm(400, generator=generator)[:100]
+    assert frechet_distance(images.x0[at_random].flatten(1), images.test_x0.flatten(1)) > 1e-4
+
+
+def test_no_image_is_twice_in_a_real_pile(generator):
+    images = of_labels(balanced_labels(23, 5), balanced_labels(23, 5), generator, spread=20)
+    assert largest_pile(images) == 23
+    itself = Images(images.pixels, images.labels, images.pixels, images.labels)
+    assert real_floor(lambda x: x.flatten(1), itself, 23, seed=0).max() < 1e-9
+
+
+@pytest.mark.parametrize(("labels", "most"), [([0, 1, 2], 3), ([0, 0, 0, 1, 2], 4), ([0, 1, 2, 2, 1, 0, 0, 0], 7)])
+def test_the_smallest_class_limits_a_balanced_pile(labels, most, generator):
+    images = of_labels(torch.tensor(labels), torch.arange(3), generator)
+    assert largest_pile(images) == most
+    wanted = torch.bincount(balanced_labels(most, 3), minlength=3)
+    assert (wanted <= torch.bincount(images.labels)).all()
+    assert (torch.bincount(balanced_labels(most + 1, 3), minlength=3) > torch.bincount(images.labels)).any()
+
+
+def test_a_floor_needs_at_least_two_images_and_at_most_a_balanced_pile(generator):
+    images = of_labels(balanced_labels(12, 3), balanced_labels(12, 3), generator, spread=9)
     state = torch.random.get_rng_state()
     for n in (2, 12):
-        assert len(real_floor(lambda x: x, train, test, n, seed=0, draws=3)) == 3
+        assert len(real_floor(lambda x: x.flatten(1), images, n, seed=0, draws=3)) == 3
     assert torch.equal(torch.random.get_rng_state(), state)
     for n in (1, 13):
         with pytest.raises(ValueError, match=r"n must be in 2 \.\. 12, not"):
-            real_floor(lambda x: x, train, test, n, seed=0)
+            real_floor(lambda x: x.flatten(1), images, n, seed=0)
 
 
 def test_a_trained_classifier_is_frozen_and_knows_its_labels(generator):

@@ -4,9 +4,9 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from dashkit.analysis.rules import OPEN, Bound
+from dashkit.analysis.rules import UNDECIDED, Bound
 from dashkit.method.arms import FACTORIAL
-from dashkit.method.statistics import bootstrap, shapley
+from dashkit.method.statistics import LEVELS, bootstrap, holm, nested_bootstrap, p_value, shapley
 
 
 @pytest.mark.parametrize("n", [8, 16])
@@ -47,7 +47,7 @@ def test_pairing_is_kept():
 def test_too_few_or_missing_seeds():
     few = bootstrap(pd.DataFrame({"a": [1.0, 2.0]}), lambda m: m.a)
     assert few.value == 1.5 and np.isnan(few.lo) and str(few) == "1.50 (n = 2)"
-    assert Bound(0.0).verdict(few) == (OPEN, "needs 5 training seeds, has 2")
+    assert Bound.read("> 0").verdict(few) == (UNDECIDED, "needs 5 training seeds, has 2")
     with pytest.raises(ValueError, match="no value for b of seed 43"):
         bootstrap(pd.DataFrame({"a": [1.0, 2.0], "b": [1.0, np.nan]}, index=[42, 43]), lambda m: m.a)
 
@@ -60,3 +60,64 @@ def test_shapley_is_the_mean_over_orders():
         gains = [value[frozenset(o[: o.index(p) + 1])] - value[frozenset(o[: o.index(p)])] for o in orders]
         assert shapley(value, players)[p] == pytest.approx(np.mean(gains))
     assert sum(shapley(value, players).values()) == pytest.approx(value[frozenset("UAT")] - value[frozenset()])
+
+
+def world(rng, teachers, sets, seeds, arms, *, sd=(0.3, 0.2, 0.2)):
+    """Values with an effect of the teacher, of the sampling set and of the seed on every arm, and their index."""
+    index = pd.MultiIndex.from_product([range(teachers), range(sets), range(seeds)], names=LEVELS)
+    table = pd.DataFrame(index=index)
+    for arm, mean in arms.items():
+        own = [rng.normal(0, s, n) for s, n in zip(sd, (teachers, sets, (teachers, seeds)), strict=True)]
+        table[arm] = mean + (own[0][:, None, None] + own[1][None, :, None] + own[2][:, None, :]
+                             + rng.normal(0, 0.05, (teachers, sets, seeds))).ravel()
+    return table
+
+
+@pytest.mark.parametrize("teachers", [1, 3])
+@pytest.mark.parametrize(("statistic", "truth"), [
+    (lambda m: m.a - m.t, 3.0), (lambda m: (m.a - m.t) / (m.s - m.t), 0.5), (lambda m: np.minimum(m.a, m.b) - m.t, 3.0),
+], ids=["difference", "ratio", "best over w"])
+def test_the_nested_interval_covers_a_known_truth(teachers, statistic, truth):
+    """Teachers, sampling sets and seeds all differ: the interval over seeds alone covers far less."""
+    rng, hits, plain, n = np.random.default_rng(teachers), 0, 0, 150
+    sd = (0.3 * (teachers > 1), 0.2, 0.2)            # one teacher: the interval is for this teacher
+    for i in range(n):
+        table = world(rng, teachers, 4, 5, {"t": 0.0, "a": 3.0, "b": 3.5, "s": 6.0}, sd=sd)
+        found = nested_bootstrap(table, statistic, draws=200, seed=i)
+        hits += found.lo <= truth <= found.hi
+        alone = bootstrap(table.loc[0, 0], statistic, draws=200, seed=i)
+        plain += alone.lo <= truth <= alone.hi
+    assert 0.9 <= hits / n <= 1.0 and plain / n < 0.85 and found.n == 5 * teachers
+
+
+def test_the_nested_interval_of_one_teacher_and_one_set_is_that_of_seeds():
+    seeds = pd.DataFrame({"a": np.random.default_rng(0).normal(size=8)})
+    nested = seeds.set_axis(pd.MultiIndex.from_product([[0], range(8)], names=["sampling_set", "seed"]))
+    one, other = bootstrap(seeds, lambda m: m.a), bootstrap(nested, lambda m: m.a)
+    assert other.value == one.value and other.hi - other.lo == pytest.approx(one.hi - one.lo, rel=0.15)
+
+
+def test_a_nested_table_must_be_whole():
+    table = world(np.random.default_rng(0), 2, 2, 3, {"a": 0.0})
+    for broken in (table.iloc[1:], table.assign(a=[np.nan] + [1.0] * 11)):
+        with pytest.raises(ValueError, match="an interval needs"):
+            nested_bootstrap(broken, lambda m: m.a)
+    with pytest.raises(ValueError, match="must be among teacher, sampling_set, seed"):
+        nested_bootstrap(table.rename_axis(["x", "y", "z"]), lambda m: m.a)
+
+
+def test_p_values_are_students_and_those_of_many_claims_are_corrected():
+    values = pd.DataFrame({"a": np.random.default_rng(3).normal(0.8, 1, size=12)})
+    expected = stats.ttest_1samp(values.a, 0).pvalue
+    assert p_value(values, lambda m: m.a) == pytest.approx(expected, rel=0.3)
+    assert np.isnan(p_value(values.head(3), lambda m: m.a))
+    p = np.random.default_rng(0).uniform(size=6) ** 3
+    steps = np.sort(p) * np.arange(6, 0, -1)
+    assert sorted(holm(list(p))) == pytest.approx(np.maximum.accumulate(steps).clip(max=1))
+
+
+def test_shifts_widen_an_interval_and_leave_its_middle():
+    values = pd.DataFrame({"a": np.random.default_rng(0).normal(size=8)})
+    shifts = pd.DataFrame({"a": np.random.default_rng(1).normal(0, 3, 10_000)})
+    plain, wide = (bootstrap(values, lambda m: m.a, shifts=s) for s in (None, shifts))
+    assert wide.value == plain.value and wide.hi - wide.lo > 4 * (plain.hi - plain.lo)

@@ -26,6 +26,16 @@ def inputs(generator):
     return torch.randn(6, 1, 8, 8, generator=generator), torch.arange(6) * 150, torch.arange(6)
 
 
+def test_a_single_head_has_no_null_row_and_its_gap_does_not_ask_for_one(inputs):
+    """Its training never uses the null row: whatever stands there must not change what is measured."""
+    net = seeded(0, lambda: SingleHead(DIGITS.student)).eval().requires_grad_(False)
+    before = branches(net, *inputs)
+    net.net.class_table.weight[net.null_label] = 100.0
+    after = branches(net, *inputs)
+    assert torch.equal(before.cond, after.cond) and torch.equal(before.uncond, after.uncond)
+    assert before.gap.abs().max() > 0
+
+
 def test_a_single_head_is_asked_for_the_guided_output(inputs):
     net = seeded(0, lambda: SingleHead(DIGITS.student)).eval()
     assert abs(n_parameters(net) / n_parameters(UNet(DIGITS.student)) - 1) < 0.005
@@ -33,8 +43,7 @@ def test_a_single_head_is_asked_for_the_guided_output(inputs):
     with torch.no_grad():
         pair = branches(net, x, t, y)
         torch.testing.assert_close(pair.cond, net.guided(x, t, y, 1.0))
-        null = torch.full_like(y, net.null_label)
-        torch.testing.assert_close(pair.uncond, net.guided(x, t, null, 0.0))
+        torch.testing.assert_close(pair.uncond, net.guided(x, t, y, 0.0))
         one, other = (sample(net, cosine_schedule(100), y, x_T=x, w=w, steps=3) for w in (2.0, 3.0))
     assert not torch.allclose(one, other)
 

@@ -11,9 +11,10 @@ def _scaled(g: torch.Generator) -> tuple:
 
 
 def _scales(g: torch.Generator) -> tuple:
-    """Inputs: w above 1, and a slope."""
+    """Inputs: w above 1, a student's gap, which is a part of the teacher's and something else, and the teacher's."""
     a, b = torch.rand(2, generator=g).tolist()
-    return 1.2 + 3 * a, 0.2 + b
+    teacher, other = torch.randn(2, 6, 1, 2, 2, generator=g, dtype=torch.float64)
+    return 1.2 + 3 * a, (0.3 + b) * teacher + 0.7 * other, teacher
 
 
 def answer_06_1(gap_s, gap_t):
@@ -24,8 +25,8 @@ def answer_06_2(gap, abar):
     return -((1 - abar) / abar) ** 0.5 * gap
 
 
-def answer_06_3(w, s):
-    return 1 + (w - 1) / s
+def answer_06_3(w, gap_s, gap_t):
+    return 1 + (w - 1) * (gap_s * gap_t).sum() / gap_s.square().sum()
 
 
 EXERCISES = {
@@ -55,12 +56,18 @@ EXERCISES = {
          "What is left is the gap of eps times a negative number."),
         source(answer_06_2)),
     "06.3": Exercise(
-        "A gap is a pure multiple of the teacher's, slope s. Write answer(w, s): the scale w' that guides like w.",
-        lambda w, s: 1 + (w - 1) / s, _scales,
-        {"w = 1 needs no gap: only the part of w above 1 is divided.": lambda w, s: w / s,
-         "Upside down: a gap that is too small needs a larger scale.": lambda w, s: 1 + (w - 1) * s,
-         "You forgot the 1 in front: guided = cond + (w - 1) gap.": lambda w, s: (w - 1) / s},
-        ("Write the guided output as cond + (w - 1) gap.", "The student's gap is s times the teacher's.",
-         "(w' - 1) s = w - 1."),
+        "Write answer(w, gap_s, gap_t): the scale w' that guides most like the teacher at w, in the least squares.",
+        lambda w, s, t: 1 + (w - 1) * (s * t).sum() / s.square().sum(), _scales,
+        {"w = 1 needs no gap: only the part of w above 1 is scaled.":
+            lambda w, s, t: w * (s * t).sum() / s.square().sum(),
+         "This divides by the slope: right for a gap without noise, and worse than nothing for one with noise.":
+            lambda w, s, t: 1 + (w - 1) * t.square().sum() / (s * t).sum(),
+         "That is the slope, which divides by the teacher's power: divide by the student's.":
+            lambda w, s, t: 1 + (w - 1) * (s * t).sum() / t.square().sum(),
+         "You forgot the 1 in front: guided = cond + (w - 1) gap.":
+            lambda w, s, t: (w - 1) * (s * t).sum() / s.square().sum()},
+        ("Write the guided output as cond + (w - 1) gap.",
+         "Minimise E||(w' - 1) gS - (w - 1) gT||^2: a line through zero, fitted to the student's gap.",
+         "(w' - 1) = (w - 1) beta, beta = E<gS, gT> / E||gS||^2."),
         source(answer_06_3)),
 }
