@@ -18,7 +18,8 @@ def corrections(root: Path = RESULTS) -> dict[str, str]:
 
 
 def _floors(root: Path) -> str:
-    lines = ["| table | floor before | floor now | too large by | teacher before | teacher now | DASH before | DASH now |",
+    heads = "table | floor before | now | too large by | teacher before | now | DASH before | now"
+    lines = [f"| {heads} |",
              "|---" * 8 + "|"]
     for name in ("digits", "exact"):
         before = store.read_json(root / name / "manifest.json", "remeasured")["remeasured"][-1]["before"]["frechet"]
@@ -48,7 +49,7 @@ def _ledger(root: Path) -> str:
     lines = ["| claim | before: measure | ours | verdict | now: rank, measure | ours | verdict |", "|---" * 7 + "|"]
     for claim in after.claim.unique():
         for profile in ("cifar10", "digits", "any", "exact", "imagenet64"):
-            old, new = ([r for r in t[(t.claim == claim) & (t.profile == profile)].itertuples()]
+            old, new = (list(t[(t.claim == claim) & (t.profile == profile)].itertuples())
                         for t in (before, after))
             for i in range(max(len(old), len(new))):
                 cells = [claim if profile != "exact" else f"{claim} (exact)"]

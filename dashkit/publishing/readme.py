@@ -96,8 +96,8 @@ def _calibration(results: Results) -> str:
     w = PROFILES["digits"].w
     card = calibration_table(results.table, w=w)
     published = pd.read_csv(ROOT / "data" / "reference" / "published.csv").set_index("arm")
-    heads = ["arm", "rho", "slope", "beta", "cos", f"Fréchet / floor at w = {w:g}", "at its best w", "recognised as asked",
-             "the paper's rho"]
+    heads = ["arm", "rho", "slope", "beta", "cos", f"Fréchet / floor at w = {w:g}", "at its best w",
+             "recognised as asked", "the paper's rho"]
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for arm, row in card.loc[IN_README].iterrows():
         sd = "" if pd.isna(row.sd) else f" ± {row.sd:.2f}"
@@ -119,8 +119,8 @@ def _findings(results: pd.DataFrame, verdicts: pd.DataFrame) -> str:
     def found(text: str) -> str:
         """The first row of the digits whose measure starts so, with its interval and verdict."""
         row = verdicts[verdicts.measure.str.startswith(text) & (verdicts.profile == "digits")].iloc[0]
-        number = "" if pd.isna(row["ours"]) else f"{Interval(row['ours'], row['lo'], row['hi'], row['n'])} "
-        return f"{number}({row['claim']}: {row['verdict']})"
+        number = "not measured" if pd.isna(row["ours"]) else Interval(row["ours"], row["lo"], row["hi"], row["n"])
+        return f"{number} ({row['claim']}: {row['verdict']})"
 
     def mean(arm: str, metric: str) -> Interval:
         return bootstrap(by_seed(results, metric)[[arm]], lambda m: m[arm])
@@ -144,7 +144,7 @@ def _findings(results: pd.DataFrame, verdicts: pd.DataFrame) -> str:
         f"A relearned curriculum has Spearman {found('Spearman of curriculum and loss, relearned')} with the loss.",
         f"The teacher pruned to as many weights, Fréchet/floor minus DASH's: {found('pruning - DASH')}, at the "
         f"teacher's operations; a single head, at half of DASH's: {found('single_head - DASH')}.",
-        f"At equal mean w, Fréchet of a constant scale minus TAG's: {found('DASH, constant - TAG')}; of an interval's: "
+        f"At equal mean w, Fréchet of a constant scale minus TAG's: {found('DASH, constant - TAG at')}; of an interval's: "
         f"{found('DASH, interval - TAG')}.",
     ]
     return "\n".join(f"{i}. {line}" for i, line in enumerate(lines, 1))

@@ -18,7 +18,7 @@ from dashkit.classroom.notebooks import notebook_paths
 from dashkit.method.arms import OBJECTIVES
 from dashkit.method.calibration import gap_stats
 from dashkit.method.curriculum import TIRT, min_snr, published, uniform
-from dashkit.method.guidance import Branches, drop_labels
+from dashkit.method.guidance import Branches, corrected_w, drop_labels
 from dashkit.method.losses import distil_terms, total
 from dashkit.method.schedule import cosine_schedule
 from dashkit.method.statistics import shapley
@@ -88,7 +88,8 @@ RIGHT = {     # written differently from the module's own where there is another
     "06.1": [lambda s, t: 2 * (s * t).sum() / (t * t).sum() - (s * s).sum() / (t * t).sum(),
              lambda s, t: gap_stats(Branches(s, 0 * s), Branches(t, 0 * t)).r2],
     "06.2": [lambda gap, a: x0(0, gap, a), lambda gap, a: -gap * (1 / a - 1) ** 0.5],
-    "06.3": [lambda w, s: (w - 1 + s) / s],
+    "06.3": [lambda w, s, t: corrected_w(w, gap_stats(Branches(s, 0 * s), Branches(t, 0 * t)).beta),
+             lambda w, s, t: 1 + (w - 1) * (s * t).mean() / (s**2).mean()],
     "07.1": [lambda *v: shapley({frozenset(k): x for k, x in zip(("", "a", "b", "ab"), v, strict=True)}, "ab")["a"]],
     "07.2": [lambda a, b: ((a - b).var() / len(a)).sqrt(), lambda a, b: np.std((a - b).numpy(), ddof=1) / 6**0.5],
     "07.3": [lambda d, i: np.percentile(d.numpy()[i.numpy()].mean(1), [2.5, 97.5])],
