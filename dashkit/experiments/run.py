@@ -32,7 +32,6 @@ from dashkit.method.quality import (
 from dashkit.method.schedule import Schedule, cosine_schedule
 from dashkit.method.unet import UNet
 from dashkit.storage import paths, provenance, store
-from dashkit.storage.paths import CACHE, RUNS
 from dashkit.storage.store import sha256
 
 CHECKPOINT, FINAL = "checkpoint.safetensors", "final.safetensors"
@@ -71,7 +70,7 @@ class Run:
     profile: Profile
     seed: int = 42
     device: torch.device = CPU
-    root: Path = RUNS
+    root: Path = paths.RUNS
     compile: bool = False    # torch.compile in training and FID's sampling: meant for a GPU, takes a while to begin
 
     def __post_init__(self) -> None:
@@ -99,9 +98,9 @@ class Run:
     def _read(self) -> tuple[Images, str]:
         """The images, and the digest of the file that they are from."""
         digest = self._digest()
-        images = sources.load_images(self.profile.dataset, cache=CACHE).to(self.device)
+        images = sources.load_images(self.profile.dataset, cache=paths.CACHE).to(self.device)
         if self._digest() != digest:
-            raise ValueError(f"{sources.source_file(self.profile.dataset, CACHE)} was changed while it was read; "
+            raise ValueError(f"{sources.source_file(self.profile.dataset, paths.CACHE)} was changed while it was read; "
                              "start again")
         net = self.profile.teacher
         if images.shape != (net.channels, net.size, net.size) or images.num_classes != net.num_classes:
@@ -118,7 +117,7 @@ class Run:
     @property
     def has_sample_only(self) -> bool:
         """Whether a few images that come with the kit stand in for a data set that was not fetched."""
-        path = sources.source_file(self.profile.dataset, CACHE)
+        path = sources.source_file(self.profile.dataset, paths.CACHE)
         return path is not None and not path.is_file() and sources.sample_file(self.profile.dataset) is not None
 
     def require_whole_data(self) -> None:
@@ -131,7 +130,7 @@ class Run:
     def _digest(self) -> str:
         if self.has_sample_only:                 # its networks were trained on the whole file
             return sources.SAMPLES[self.profile.dataset.removesuffix("_mirrored")]
-        path = sources.source_file(self.profile.dataset, CACHE)
+        path = sources.source_file(self.profile.dataset, paths.CACHE)
         return _sha256(path, path.stat().st_mtime_ns, path.stat().st_size) if path and path.is_file() else ""
 
     @cached_property
@@ -273,7 +272,7 @@ def start_run(profile: str | os.PathLike = "auto", *, seed: int = 42, device: st
     """
     paths.refuse_another_copy()
     chosen = parse_settings(settings) | {k: v for k, v in overrides.items() if v is not None}
-    root = RUNS if pretrained else RUNS / "anew"
+    root = paths.RUNS if pretrained else paths.RUNS / "anew"
     run = Run(resolve(profile, **chosen), seed=seed, device=pick_device(device), compile=compile, root=root)
     if pretrained:
         put_in_place(run.profile.name, run.root)

@@ -14,8 +14,8 @@ from dashkit.storage import paths
 @pytest.fixture
 def fresh(tmp_path, monkeypatch):
     """A clone on which nothing was fetched or trained."""
-    monkeypatch.setattr(run, "CACHE", tmp_path / "cache")
-    monkeypatch.setattr(run, "RUNS", tmp_path / "runs")
+    monkeypatch.setattr(paths, "CACHE", tmp_path / "cache")
+    monkeypatch.setattr(paths, "RUNS", tmp_path / "runs")
     return tmp_path
 
 

@@ -133,7 +133,7 @@ def weights(run):
 
 
 def test_a_campaign_without_the_weights_of_fid_is_refused(colour, capsys):
-    with pytest.raises(FileNotFoundError, match=r"inception\.safetensors is not there; type: .* fetch inception"):
+    with pytest.raises(FileNotFoundError, match=r"inception\.safetensors is not there; .* dashkit fetch inception"):
         campaign.make_plan(colour, 1.0)
     assert cli.main(["campaign"]) == 2 and "dashkit fetch inception" in capsys.readouterr().err
     assert not colour.root.exists()
