@@ -144,9 +144,8 @@ def _findings(results: pd.DataFrame, verdicts: pd.DataFrame) -> str:
         f"A relearned curriculum has Spearman {found('Spearman of curriculum and loss, relearned')} with the loss.",
         f"The teacher pruned to as many weights, Fréchet/floor minus DASH's: {found('pruning - DASH')}, at the "
         f"teacher's operations; a single head, at half of DASH's: {found('single_head - DASH')}.",
-        f"At equal mean w, Fréchet of a constant scale minus TAG's: {found('DASH, constant - TAG at')}; "
-        "of an interval's: "
-        f"{found('DASH, interval - TAG')}.",
+        f"At equal mean w, Fréchet of a constant scale minus TAG's: {found('DASH, constant - TAG at')}; of an "
+        f"interval's: {found('DASH, interval - TAG')}.",
     ]
     return "\n".join(f"{i}. {line}" for i, line in enumerate(lines, 1))
 
