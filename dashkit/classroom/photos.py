@@ -47,6 +47,7 @@ def plot_guidance(images: Mapping[str, Sequence[Tensor]], *, titles: Mapping[str
     return figure
 
 
-def movement(images: Mapping[str, Sequence[Tensor]]) -> dict[str, float]:
-    """How far the strongest scale moves an arm's images from the weakest: the mean change of a pixel, in [0, 2]."""
-    return {arm: (rows[-1] - rows[0]).abs().mean().item() for arm, rows in images.items()}
+def from_teacher(images: Mapping[str, Sequence[Tensor]]) -> dict[str, list[float]]:
+    """How far each student's images are from the teacher's at each scale: the mean difference of a pixel, in [0, 2]."""
+    return {arm: [(x - t).abs().mean().item() for x, t in zip(rows, images["teacher"], strict=True)]
+            for arm, rows in images.items() if arm != "teacher"}

@@ -18,7 +18,11 @@ def test_a_sheet_an_arm_with_a_row_a_scale_and_a_column_a_class():
         sheet = np.asarray(ax.images[0].get_array())
         assert sheet[0, 0].tolist() == [0, 0, 0] and sheet[-1, -1].tolist() == [1, 1, 1]      # dark above, light below
     plt.close(figure)
-    assert photos.movement(images) == {"teacher": 2.0, "dash": 2.0}
+
+
+def test_the_distance_from_the_teacher_is_told_for_each_scale():
+    images = {"teacher": [torch.zeros(2, 3, 4, 4), torch.ones(2, 3, 4, 4)], "dash": [torch.ones(2, 3, 4, 4)] * 2}
+    assert photos.from_teacher(images) == {"dash": [1.0, 0.0]}
 
 
 def test_each_class_has_the_same_noise_for_every_arm_and_scale(monkeypatch):
