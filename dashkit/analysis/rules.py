@@ -13,13 +13,11 @@ import numpy as np
 import pandas as pd
 import torch
 
-from dashkit.analysis.tables import by_unit
+from dashkit.analysis.tables import RULES, by_unit
 from dashkit.experiments.profiles import PROFILES
 from dashkit.method.statistics import MIN_SEEDS, Interval, Statistic, bootstrap, holm, p_value
-from dashkit.storage import paths
 
 HOLDS, CONTRADICTED, UNDECIDED, NOT_TESTABLE = "holds", "contradicted", "undecided", "not testable here"
-RULES = paths.ROOT / "data" / "reference" / "rules.csv"
 RANKS = ("primary", "secondary", "lead")
 
 

@@ -19,6 +19,7 @@ from dashkit.storage.paths import ROOT
 from dashkit.storage.tables import COLUMNS
 
 RESULTS = ROOT / "data" / "results"
+RULES = ROOT / "data" / "reference" / "rules.csv"
 
 
 def calibration_table(results: pd.DataFrame, *, w: float) -> pd.DataFrame:
@@ -156,8 +157,13 @@ def devices(table: pd.DataFrame) -> str:
 
 
 def write_published(table: pd.DataFrame, manifest: dict, folder: Path) -> None:
-    """Write `results.csv`, values with six digits and counts with all, and `manifest.json`, which holds its SHA-256."""
-    write_published_text(published_text(table), manifest, folder)
+    """Write `results.csv`, values with six digits and counts with all, and `manifest.json`, which holds its SHA-256.
+
+    It also holds the SHA-256 of the rules of the ledger: they were registered if those of the manifest's commit, from
+    before the sweep, have the same.
+    """
+    rules = {"rules": hashlib.sha256(RULES.read_bytes()).hexdigest()}
+    write_published_text(published_text(table), rules | manifest, folder)
 
 
 def published_text(table: pd.DataFrame) -> str:
