@@ -38,6 +38,7 @@ WORK = paths.BUILD / "test"
 ENVIRONMENT = {
     "DASHKIT_PROFILE": "smoke", "DASHKIT_PROGRESS": "0", "DASHKIT_RUNS": str(WORK / "runs"), "OMP_NUM_THREADS": "1",
     "OMP_WAIT_POLICY": "PASSIVE", "JUPYTER_PLATFORM_DIRS": "1", "PYTHONWARNINGS": "ignore", "MPLBACKEND": "agg",
+    "DASHKIT_STRICT": "1",
     "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests"), *filter(None, [os.environ.get("PYTHONPATH")])]),
 }
 IGNORE, COMPARABLE = "nbval-ignore-output", ("text/plain", "text/html")

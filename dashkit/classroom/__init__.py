@@ -5,8 +5,9 @@ This room imports all rooms above it: method, storage, datasets, interop, experi
 """
 
 from dashkit.classroom.checks import Note, Result, check, hint, my_progress, recall
-from dashkit.classroom.journal import predict
+from dashkit.classroom.conclusions import conclude
+from dashkit.classroom.journal import guess_label, predict
 
 __all__ = [
-    "Note", "Result", "check", "hint", "my_progress", "predict", "recall",
+    "Note", "Result", "check", "conclude", "guess_label", "hint", "my_progress", "predict", "recall",
 ]

@@ -18,7 +18,16 @@ import torch
 from torch import Tensor
 
 from dashkit.classroom import journal
-from dashkit.classroom.exercises import EXERCISES, Exercise, WrongAnswer, as_numbers, as_tensor, describe_value
+from dashkit.classroom.exercises import (
+    EXERCISES,
+    Exercise,
+    WrongAnswer,
+    as_arrays,
+    as_numbers,
+    as_series,
+    as_tensor,
+    describe_value,
+)
 
 PATIENCE = 5.0
 """Seconds that a learner's function may take, all its calls in one check together."""
@@ -156,13 +165,27 @@ def _within(seconds: float, work: Callable[[], None]) -> None:
         raise error
 
 
+def _result(answer: Callable, case: tuple) -> object:
+    """What a learner's function returns for a case: given as tensors, or else as arrays, or else as Series.
+
+    So a line may be written for any of the three, e.g. `(a - b).std(ddof=1)`.  The first error counts.
+    """
+    errors = []
+    for form in (lambda case: case, as_arrays, as_series):
+        try:
+            return answer(*form(copy.deepcopy(case)))
+        except (TypeError, AttributeError) as error:
+            errors.append(error)
+    raise errors[0]
+
+
 def _compare(exercise: Exercise, answer: object) -> None:
     """Hold an answer against `right` on random inputs, then against each mistake; WrongAnswer if it is wrong."""
     draws = [exercise.inputs(torch.Generator().manual_seed(i)) for i in range(4)] if exercise.inputs else [()]
     wanted = [as_tensor(exercise.right(*case)) for case in draws]
     given = []
     for case, right in zip(draws, wanted, strict=True):
-        value = answer(*copy.deepcopy(case)) if callable(answer) else answer
+        value = _result(answer, case) if callable(answer) else answer
         given.append(as_numbers(value, right.shape))
 
     def same(a: Tensor, b: Tensor) -> bool:

@@ -360,10 +360,10 @@ def ledger_explorer(ledger: pd.DataFrame) -> Explorer:
     def draw(claim: str, verdict: str) -> tuple[plt.Figure, str]:
         rows = ledger[(ledger.claim == claim) | (claim == "all")]
         rows = rows[(rows.verdict == verdict) | (verdict == "all")]
-        ax = plots.plot_ledger(rows)
+        figure = plots.plot_ledger(rows)
         lines = [f"<b>{r.claim}</b> {r.measure}: {r.verdict} " + (f"({r.note}) " if r.note else "") +
                  f'<a href="{r.figure.replace("#", ".ipynb#")}">figure</a>' for r in rows.fillna("").itertuples()]
-        return ax.figure, f"{len(rows)} rows.<br>" + "<br>".join(lines)
+        return figure, f"{len(rows)} rows.<br>" + "<br>".join(lines)
 
     controls = {"claim": choice("claim", ["all", *ledger.claim.unique()]),
                 "verdict": choice("verdict", ["all", *ledger.verdict.unique()])}

@@ -79,6 +79,11 @@ def predict(name: str, value: Value | None = ..., *, example: Value, among: Sequ
     return value
 
 
+def guess_label(name: str) -> str:
+    """What to call the value of `predict(name, …)` in a figure: "my guess" if it was kept, or else "example"."""
+    return "my guess" if "value" in kept(PREDICTIONS).get(name, {}) else "example"
+
+
 def _valid(value: object, example: Value, among: Sequence[str]) -> Value:
     """The value as a plain number or text; ValueError if it is not what is asked for."""
     if isinstance(example, str):

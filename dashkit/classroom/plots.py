@@ -6,6 +6,7 @@
 import base64
 import html
 import io
+import re
 from collections.abc import Mapping, Sequence
 
 import matplotlib
@@ -16,6 +17,7 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import LogLocator
 
 PALETTE = {   # colour-blind safe (Okabe and Ito); one colour an arm, everywhere
@@ -27,6 +29,13 @@ PALETTE = {   # colour-blind safe (Okabe and Ito); one colour an arm, everywhere
     "dash_relearned": "#01665E", "im_un_base": "#4393C3", "im_an_base": "#92C5DE", "im_base": "#F4A582",
     "composite_mild": "#B35806", "composite_an": "#F1A340", "kd_drop": "#542788", "no_un_noise": "#7FBC41",
 }
+ON_TOP = {"dash_no_un": (0, (1.2, 1.2))}     # arms whose curve lies on another arm's: dashed, drawn over it
+
+
+def _line(arm: str) -> dict[str, object]:
+    """How the line of an arm is drawn, apart from its width."""
+    style = {"color": PALETTE.get(arm), "ls": "--" if arm == "teacher" else "-"}
+    return style | ({"ls": ON_TOP[arm], "zorder": 3} if arm in ON_TOP else {})
 
 
 def use_style() -> None:
@@ -73,15 +82,66 @@ def plot_images(images: np.ndarray, *, columns: int = 10, ax: Axes | None = None
     return ax
 
 
-def plot_image_rows(rows: Mapping[str, np.ndarray], *, title: str = "") -> Figure:
-    """Named rows of images, each (N, C, H, W): one row a name, the same column being the same start."""
+def plot_image_rows(rows: Mapping[str, np.ndarray], *, title: str = "", asked: Sequence[str] = (),
+                    wrong: Mapping[str, Sequence[bool]] | None = None, size: float = 0.62) -> Figure:
+    """Named rows of images, each (N, C, H, W): one row a name, the same column being the same start.
+
+    `asked` (N,) is written above the columns; `wrong[name]` (N,) frames images of that row; `size` is an image's width
+    in inches.
+    """
     n = max(len(v) for v in rows.values())
-    figure, axes = plt.subplots(len(rows), 1, figsize=(0.62 * n + 1.6, 0.66 * len(rows)), squeeze=False)
+    figure, axes = plt.subplots(len(rows), 1, figsize=(size * n + 1.6, (size + 0.04) * len(rows)), squeeze=False)
     for ax, (name, images) in zip(axes[:, 0], rows.items(), strict=True):
         plot_images(images, columns=n, ax=ax)
         ax.text(-0.01, 0.5, name, transform=ax.transAxes, ha="right", va="center", fontsize="small")
-    figure.suptitle(title, fontsize="medium")
+        height, width = np.shape(images)[-2:]
+        for k in np.flatnonzero(np.asarray((wrong or {}).get(name, ()), dtype=bool)):
+            ax.add_patch(Rectangle((k * (width + 1) - 0.5, -0.5), width, height, fill=False, ec="#D55E00", lw=3))
+    height, width = np.shape(next(iter(rows.values())))[-2:]
+    for k, text in enumerate(asked):
+        axes[0, 0].text(k * (width + 1) + width / 2 - 0.5, -1, text, ha="center", va="bottom", fontsize="small")
+    if asked:
+        axes[0, 0].set_title(title, fontsize="medium", pad=18)
+    else:
+        figure.suptitle(title, fontsize="medium")
     return figure
+
+
+def plot_network(config: object, *, ax: Axes | None = None) -> Axes:
+    """The blocks of a UNet from its `UNetConfig`, and where the timestep and the class enter it."""
+    depth, blue, orange = len(config.ch_mult), "#d6e6f4", "#fbe3c0"
+    ax = ax or plt.subplots(figsize=(9.5, 1.1 * depth + 2.8))[1]
+
+    def box(x: float, y: float, text: str, colour: str = "#eeeeee") -> tuple[float, float]:
+        ax.text(x, y, text, ha="center", va="center", fontsize="small", zorder=3,
+                bbox={"boxstyle": "round,pad=0.5", "fc": colour, "ec": "#444444"})
+        return x, y
+
+    def arrow(start: tuple, end: tuple, colour: str = "#444444", shrink: float = 22) -> None:
+        ax.annotate("", end, start, zorder=1, arrowprops={
+            "arrowstyle": "-|>", "color": colour, "shrinkA": 18, "shrinkB": shrink})
+
+    shape = f"{config.channels} x {config.size} x {config.size}"
+    top = box(0, 1, f"noised image $x_t$\n{shape}"), box(10, 1, f"predicted noise\n{shape}")
+    time = box(3.6, 2.1, "timestep $t$: sines and\na small network", orange)
+    label = box(6.7, 2.1, f"class $y$: table of {config.num_classes} rows\nand the null row", orange)
+    both = box(5.1, 1, "sum", orange)
+    arrow(time, both), arrow(label, both)
+    above = list(top)
+    for i, factor in enumerate(config.ch_mult):
+        side = config.size >> i
+        text = f"{config.ch * factor} x {side} x {side}" + (", attention" if side in config.attention else "")
+        pair = [box(x, -i, f"{n} residual block{'s' * (n > 1)}\n{text}", blue)
+                for x, n in ((0, config.blocks), (10, config.blocks + 1))]
+        inner = (1.3, -i), (8.7, -i)
+        arrow(above[0], pair[0]), arrow(pair[1], above[1]), arrow(pair[0], inner[1], "#999999", 0)
+        arrow(both, inner[0], "#E69F00", 0), arrow(both, inner[1], "#E69F00", 0)
+        above = pair
+    middle = box(5.1, -depth, "2 residual blocks, attention", blue)
+    arrow(above[0], (3.4, -depth), shrink=0), arrow(middle, above[1]), arrow(both, middle, "#E69F00")
+    ax.set(xlim=(-1.8, 11.8), ylim=(-depth - 0.6, 2.7))
+    ax.set_axis_off()
+    return ax
 
 
 def plot_curves(curves: Mapping[str, Sequence[float]], *, x: Sequence[float] | None = None, xlabel: str = "timestep t",
@@ -102,7 +162,7 @@ def plot_losses(history: pd.DataFrame, *, smooth: int = 50, ax: Axes | None = No
     ax = ax or plt.subplots()[1]
     for name in history.columns.drop("step"):
         y = history[name].rolling(smooth, min_periods=1).mean()
-        ax.plot(history.step, y, label=name, color=PALETTE.get(name, "#0072B2"))
+        ax.plot(history.step, y, label=name, **_line(name) | {"color": PALETTE.get(name, "#0072B2")})
     ax.set(xlabel="step", ylabel=f"loss (mean of {smooth} steps)", yscale="log")
     if len(history.columns) > 2:
         ax.legend(fontsize="small")
@@ -138,14 +198,13 @@ def plot_w_curve(results: pd.DataFrame, *, arms: Sequence[str] | None = None, me
     """
     ax = ax or plt.subplots(figsize=(6.8, 4.2))[1]
     curve = w_curve(results, metric)
+    thin = []
     for arm in arms or curve.arm.unique():
         wide = curve[curve.arm == arm].pivot(index="w", columns="seed", values="value")
-        colour = PALETTE.get(arm)
         if wide.shape[1] > 1:
-            ax.plot(wide.index, wide, color=colour, lw=0.8, alpha=0.5)
+            thin = ax.plot(wide.index, wide, color=PALETTE.get(arm), lw=0.8, alpha=0.5)
         mean = np.exp(np.log(wide).mean(axis=1)) if metric.startswith("frechet") else wide.mean(axis=1)
-        style = "--" if arm == "teacher" else "-"
-        ax.plot(wide.index, mean, color=colour, lw=2.4, marker="o", ms=4, ls=style, label=arm)
+        ax.plot(wide.index, mean, lw=2.4, marker="o", ms=4, label=arm, **_line(arm))
     labels = {"frechet": "Fréchet distance / real-vs-real floor",
               "frechet_teacher": "Fréchet distance to the teacher's samples"}
     ax.set(ylabel=labels.get(metric, metric))
@@ -154,7 +213,8 @@ def plot_w_curve(results: pd.DataFrame, *, arms: Sequence[str] | None = None, me
     if metric in labels:
         plain_log(ax)
     ax.set(xlabel="guidance scale w")
-    ax.legend(fontsize="small", ncols=2)
+    seeds = [Line2D([], [], color="#777777", lw=0.8, label="thin: one training seed")] if thin else []
+    ax.legend(handles=ax.get_legend_handles_labels()[0] + seeds, fontsize="small", ncols=2)
     return ax
 
 
@@ -179,7 +239,7 @@ def plot_by_timestep(results: pd.DataFrame, *, name: str = "rho", arms: Sequence
     part["t"] = part.metric.str.removeprefix(f"{name}@t=").astype(int)
     for arm in arms or part.arm.unique():
         mean = part[part.arm == arm].groupby("t").value.mean()
-        ax.plot(mean.index, mean, marker="o", ms=3, color=PALETTE.get(arm), label=arm)
+        ax.plot(mean.index, mean, marker="o", ms=3, label=arm, **_line(arm))
     ax.axhline(1, color="#bbbbbb", lw=1)
     ax.set(xlabel="timestep t", ylabel=name)
     ax.legend(fontsize="x-small", ncols=2)
@@ -237,19 +297,38 @@ def plot_intervals(table: pd.DataFrame, *, ideal: float | None = None, xlabel: s
 VERDICTS = {"holds": "#009E73", "contradicted": "#D55E00", "undecided": "#E69F00", "not testable here": "#999999"}
 
 
-def plot_ledger(rows: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
-    """A forest plot of ledger rows: ours with its interval on a symmetric log scale, coloured by the verdict."""
-    ax = ax or plt.subplots(figsize=(6.4, 0.3 * max(len(rows), 1) + 1.0))[1]
-    labels = []
-    for i, row in enumerate(rows.itertuples()):
-        colour = VERDICTS[row.verdict]
-        ax.plot([row.lo, row.hi], [i, i], color=colour, lw=2.4, solid_capstyle="round")
-        ax.plot(row.ours, i, "o", color=colour, ms=5)
-        labels.append(f"{row.claim}  {row.measure}" + ("" if row.profile in ("digits", "any") else f" ({row.profile})"))
-    ax.axvline(0, color="#bbbbbb", lw=1)
-    ax.set(yticks=range(len(labels)), ylim=(-0.8, len(labels) - 0.2), xscale="symlog", xlabel="ours, with its interval")
-    ax.set_yticklabels(labels, fontsize="x-small")
-    ax.invert_yaxis()
+QUANTITIES = (   # of the ledger's rows: the panel's title, and what its measure contains
+    ("R² of the gap", "R²"), ("share, as a fraction of the gain", "share of"), ("ratio", " / "), ("rho", "rho"),
+    ("cos of the gap", "cos"), ("rank correlation", "Spearman"), ("rank", "rank"),
+    ("Fréchet distance over the floor, difference", "Fréchet/floor"), ("Fréchet distance, difference", ""),
+)
+
+
+def plot_ledger(rows: pd.DataFrame) -> Figure:
+    """Forest plots of ledger rows, a panel for each quantity: ours with its interval, coloured by the verdict.
+
+    A tick marks a row's bound, with a triangle on the side where its claim holds.
+    """
+    title = [next(t for t, part in QUANTITIES if part in measure) for measure in rows.measure]
+    panels = {t: rows[[found == t for found in title]] for t, _ in QUANTITIES if t in title} or {"": rows}
+    figure, axes = plt.subplots(len(panels), 1, squeeze=False, layout="constrained", gridspec_kw={
+        "height_ratios": [len(p) + 1.6 for p in panels.values()]}, figsize=(8.6, 0.27 * len(rows) + 0.8 * len(panels)))
+    for ax, (name, part) in zip(axes[:, 0], panels.items(), strict=True):
+        labels = []
+        for i, row in enumerate(part.itertuples()):
+            colour, bound = VERDICTS[row.verdict], re.search(r"is (above|below) (-?[\d.]*\d)", row.rule)
+            ax.plot([row.lo, row.hi], [i, i], color=colour, lw=2.4, solid_capstyle="round")
+            ax.plot(row.ours, i, "o", color=colour, ms=5)
+            if bound:
+                ax.plot(float(bound[2]), i, "|", color="black", ms=11)
+                ax.plot(float(bound[2]), i, ">" if bound[1] == "above" else "<", color="black", ms=3.5)
+            labels.append(f"{row.claim}  {row.measure}"
+                          + ("" if row.profile in ("digits", "any") else f" ({row.profile})"))
+        ax.set(yticks=range(len(labels)), ylim=(len(labels) - 0.4, -0.6), xscale="log" if name == "ratio" else "linear")
+        ax.set_yticklabels(labels, fontsize="x-small")
+        ax.set_title(name, fontsize="small", loc="left")
+        ax.tick_params("x", labelsize="x-small")
     handles = [Line2D([], [], color=c, marker="o", label=v) for v, c in VERDICTS.items()]
-    ax.legend(handles=handles, fontsize="x-small", loc="upper left", bbox_to_anchor=(1.0, 1.0))
-    return ax
+    handles.append(Line2D([], [], color="black", marker="|", ls="", ms=11, label="bound, and the side that holds"))
+    figure.legend(handles=handles, fontsize="x-small", loc="outside lower center", ncols=4)
+    return figure

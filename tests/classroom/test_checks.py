@@ -6,6 +6,7 @@ import threading
 import time
 
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.linalg
 import torch
@@ -53,6 +54,10 @@ def gaussian_distance(m1, c1, m2, c2):
     return (m1 - m2).square().sum() + (c1 + c2).trace() - 2 * root.trace()
 
 
+def norms(v):
+    return v.flatten(1).norm(dim=1)
+
+
 def weighted(terms, lam):
     return torch.stack([c * terms[k] for k, c in lam.items()]).sum(0)
 
@@ -91,11 +96,17 @@ RIGHT = {     # written differently from the module's own where there is another
     "06.3": [lambda w, s, t: corrected_w(w, gap_stats(Branches(s, 0 * s), Branches(t, 0 * t)).beta),
              lambda w, s, t: 1 + (w - 1) * (s * t).mean() / (s**2).mean()],
     "07.1": [lambda *v: shapley({frozenset(k): x for k, x in zip(("", "a", "b", "ab"), v, strict=True)}, "ab")["a"]],
-    "07.2": [lambda a, b: ((a - b).var() / len(a)).sqrt(), lambda a, b: np.std((a - b).numpy(), ddof=1) / 6**0.5],
-    "07.3": [lambda d, i: np.percentile(d.numpy()[i.numpy()].mean(1), [2.5, 97.5])],
+    "07.2": [lambda a, b: ((a - b).var() / len(a)).sqrt(), lambda a, b: np.std((a - b).numpy(), ddof=1) / 6**0.5,
+             lambda a, b: (a - b).std(ddof=1) / len(a) ** 0.5, lambda a, b: np.std(a - b, ddof=1) / len(a) ** 0.5,
+             lambda a, b: pd.Series(a).sub(pd.Series(b)).sem(), lambda a, b: (a - b).sem()],
+    "07.3": [lambda d, i: np.quantile(d[i].mean(axis=1), [0.025, 0.975]),
+             lambda d, i: pd.Series(d[i].mean(1)).quantile([0.025, 0.975]),
+             lambda d, i: np.percentile(d.numpy()[i.numpy()].mean(1), [2.5, 97.5])],
     "08.1": [lambda ci, co, k, h, w: flops_of(torch.nn.Conv2d(ci, co, k), torch.zeros(1, ci, h + k - 1, w + k - 1))],
     "08.2": [lambda n, w: n * len({0, 1} - {1 - w})],
     "08.3": [lambda m, k: torch.where(m.abs().flatten().argsort().argsort().reshape(m.shape) >= m.numel() - k, m, 0)],
+    "09.1": [lambda lo, hi, at: int(lo > at) - int(hi < at),
+             lambda lo, hi, at: (np.sign(lo - at) + np.sign(hi - at)) / 2],
     "10.1": [lambda m1, s1, m2, s2: torch.dist(torch.cat([m1, s1]), torch.cat([m2, s2])) ** 2,
              lambda m1, s1, m2, s2: gaussian_distance(m1, s1.diag() ** 2, m2, s2.diag() ** 2)],
     "10.2": [lambda a, b: b - (a - b), lambda a, b: np.polyval(np.polyfit([1, 0.5], [a, b], 1), 0)],
@@ -157,6 +168,10 @@ WRONG = {     # name: answers with a piece of the reply they must get
     "08.2": [(lambda n, w: 2 * n, "not used"), (lambda n, w: n, "both branches")],
     "08.3": [(lambda m, k: m * (m >= m.flatten().sort().values[-k]), "negative"),
              (lambda m, k: (m.abs() >= m.abs().flatten().sort().values[-k]).double(), "mask")],
+    "09.1": [(lambda lo, hi, at: 1 if (lo + hi) / 2 > at else -1, "middle"),
+             (lambda lo, hi, at: 1 if hi > at else -1, "nearer"), (lambda lo, hi, at: lo > at, "no 0"),
+             (lambda lo, hi, at: 1 if lo > at else -1, "no -1"), (lambda lo, hi, at: np.sign(at - lo), "off by"),
+             (lambda lo, hi, at: int(hi < at) - int(lo > at), "sign"), (lambda lo, hi, at: "holds", "str arrived")],
     "10.1": [(lambda m1, s1, m2, s2: torch.dist(m1, m2) ** 2, "spreads"),
              (lambda m1, s1, m2, s2: torch.dist(torch.cat([m1, s1]), torch.cat([m2, s2])), "no root"),
              (lambda m1, s1, m2, s2: ((m1 - m2) ** 2 + (s1 - s2) ** 2).mean(), "do not average"),
@@ -165,6 +180,95 @@ WRONG = {     # name: answers with a piece of the reply they must get
              (lambda a, b: (a + b) / 2, "mean"), (lambda a, b: 3 * b, "off by")],
     "05.3": [(lambda o, s, x: o * (1 - s) / o.sum() * ((o * x).sum() / o.sum() - x), "sign"),
              (lambda o, s, x: o / o.sum() * (x - (o * x).sum() / o.sum()), "1 - sigma")],
+}
+
+MORE_WRONG = {     # further plausible mistakes: of sign, order, shape, norm, mean and type
+    "01.1": [(lambda x, e, a: (x - a**0.5 * e) / (1 - a) ** 0.5, "Swapped"),
+             (lambda x, e, a: (x + (1 - a) ** 0.5 * e) / a**0.5, "sign"),
+             (lambda x, e, a: x - e, "off by"), (lambda x, e, a: x0(x, e, a).clamp(-1, 1), "off by")],
+    "01.2": [(lambda c, u, w: u + (w - 1) * (c - u), "w gaps"), (lambda c, u, w: (1 + w) * c - w * u, "w - 1"),
+             (lambda c, u, w: w * c + u, "off by"), (lambda c, u, w: w * (c - u), "off by")],
+    "01.3": [(lambda x, e, a: x0(x, e, a).clamp(-1, 1), "turn it back"),
+             (lambda x, e, a: x - a**0.5 * x0(x, e, a).clamp(-1, 1), "did not divide"),
+             (lambda x, e, a: (x - a * x0(x, e, a).clamp(-1, 1)) / (1 - a), "off by")],
+    "01.4": [(lambda x, e, a, b: x, "old timestep"), (lambda x, e, a, b: x0(x, e, a).clamp(-1, 1), "That is x0")],
+    "02.1": [
+        (lambda y, null, p, g: torch.where(torch.rand(y.shape) < p, null, y), "same state"),
+        (lambda y, null, p, g: drop_labels(y, null, p=p, generator=torch.Generator().manual_seed(0)), "goes on"),
+        (lambda y, null, p, g: drop_labels(y, null, p=p, generator=g).double(), "whole numbers"),
+        (lambda y, null, p, g: torch.where(torch.randperm(len(y), generator=g) < p * len(y), null, y), "same number"),
+        (lambda y, null, p, g: y[torch.rand(y.shape, generator=g) >= p], "shape"),
+        (lambda y, null, p, g: torch.where(torch.rand(10, generator=g)[y] < p, null, y), "for a class"),
+    ],
+    "02.2": [(lambda a, n, d: (a + n) / 2, "plain mean"), (lambda a, n, d: n, "off by"),
+             (lambda a, n, d: a - (1 - d) * n, "off by")],
+    "02.3": [(lambda s, t, o: (o * mse(s, t)).sum() / o.sum(), "sum of the batch"),
+             (lambda s, t, o: (o * mse(s, t)).sum(), "sum over the batch"),
+             (lambda s, t, o: o * mse(s, t), "one loss a sample"),
+             (lambda s, t, o: (o * (s - t).abs().mean((1, 2, 3))).mean(), "off by")],
+    "03.1": [(lambda c, u, gap, w: (c + (w - 1) * gap, u + w * gap), "change of the gap"),
+             (lambda c, u, gap, w: (c - (w - 1) * (c - u - gap), u - w * (c - u - gap)), "sign"),
+             (lambda c, u, gap, w: (c, c - gap), "off by"), (lambda c, u, gap, w: u + w * gap, "shape")],
+    "03.2": [(lambda w: (w, 1 - w), "factors"), (lambda w: w, "shape"), (lambda w: (1, 0), "off by"),
+             (lambda w: (1, -1), "off by")],
+    "03.3": [(2.5, "mean of w"), (7.5, "squares"), ((1, 2, 3, 4), "shape")],
+    "04.1": [(lambda s, t, e, o: (o * (mse(s.cond, t.cond) + mse(s.uncond, t.uncond) + mse(s.uncond, e) / 10)).mean(),
+              "conditional branch"),
+             (lambda s, t, e, o: o * (mse(s.cond, t.cond) + mse(s.uncond, t.uncond) + mse(s.cond, e) / 10),
+              "shape ()")],
+    "04.2": [(lambda s, t: (s * t).sum() / t.norm(), "its square"), (lambda s, t: (s * t).mean(), "off by"),
+             (lambda s, t: 1 - (s - t).square().sum() / t.square().sum(), "R^2"),
+             (lambda s, t: ((s * t).sum((1, 2, 3)) / t.square().sum((1, 2, 3))).mean(), "mean of ratios"),
+             (lambda s, t: torch.cosine_similarity(s.flatten(1), t.flatten(1)).mean(), "cosine")],
+    "04.3": [(lambda terms, lam, o: (o * sum(c * v for c, v in zip(lam.values(), terms.values(), strict=False))).mean(),
+              "by their names"),
+             (lambda terms, lam, o: (o * weighted(terms, lam)).sum(), "sum over the batch"),
+             (lambda terms, lam, o: o * weighted(terms, lam), "one number a sample")],
+    "04.4": [(lambda s, t: norms(t).mean() / norms(s).mean(), "Upside down"),
+             (lambda s, t: (norms(s) / norms(t)).mean(), "mean of ratios"),
+             (lambda s, t: (s * t).sum() / (t * t).sum(), "slope")],
+    "05.1": [(lambda s, g: s.clamp(max=g) / s / (s.clamp(max=g) / s).sum(), "sum is 1"),
+             (lambda s, g: (g / s) / (g / s).mean(), "minimum"),
+             (lambda s, g: s.clamp(min=g) / s / (s.clamp(min=g) / s).mean(), "max instead"),
+             (lambda s, g: torch.full_like(s, g), "off by")],
+    "05.2": [(lambda o, t: o[t] / o.sum(), "sum"), (lambda o, t: o / o.mean(), "whole table"),
+             (lambda o, t: o[t] / o.max(), "largest")],
+    "05.3": [(lambda o, s, x: s * (1 - s) / o.sum() * (x - (o * x).sum() / o.sum()), "sigma (1 - sigma)"),
+             (lambda o, s, x: o * s * (1 - s) / o.sum() * (x - (o * x).sum() / o.sum()), "sigma already"),
+             (lambda o, s, x: o * (1 - s) * (x - (o * x).sum() / o.sum()), "sum of omega"),
+             (lambda o, s, x: (o * x).sum() / o.sum(), "shape")],
+    "06.1": [(lambda s, t: 1 - norms(s - t).mean() / norms(t).mean(), "squared"),
+             (lambda s, t: (s - t).square().sum() / t.square().sum(), "1 -"),
+             (lambda s, t: 1 - (mse(s, t) / mse(t, 0)).mean(), "mean of ratios")],
+    "06.2": [(lambda gap, a: -gap * (a / (1 - a)) ** 0.5, "Upside down"),
+             (lambda gap, a: -gap * (1 - a) ** 0.5, "sqrt(abar)"), (lambda gap, a: gap, "off by")],
+    "06.3": [(lambda w, s: (w - 1) / s, "1 in front"), (lambda w, s: w, "another size"),
+             (lambda w, s: 1 + (w - 1) / s**2, "square")],
+    "07.1": [(lambda v0, va, vb, vab: ((va - v0) + (vab - vb)) / 2 / (vab - v0), "fraction"),
+             (lambda v0, va, vb, vab: (va + vab - vb) / 2, "nobody"),
+             (lambda v0, va, vb, vab: ((vb - v0) + (vab - va)) / 2, "b's"), (0.5, "function")],
+    "07.2": [(lambda a, b: (a - b).std() / 8**0.5, "len(a)"), (lambda a, b: (a - b).std(), "standard deviation"),
+             (lambda a, b: (a.std() - b.std()) / len(a) ** 0.5, "seed by seed"),
+             (lambda a, b: (a - b).std(ddof=0) / len(a) ** 0.5, "ddof"), (lambda a, b: (a - b).mean(), "off by")],
+    "07.3": [(lambda d, i: torch.quantile(d[i].mean(1), torch.tensor([0.05, 0.95]).double()), "90%"),
+             (lambda d, i: torch.quantile(d[i].mean(0), torch.tensor([0.025, 0.975]).double()), "over the seeds"),
+             (lambda d, i: (d.mean() - 2 * d.std() / len(d) ** 0.5, d.mean() + 2 * d.std() / len(d) ** 0.5), "off by"),
+             (lambda d, i: d[i].mean(1), "shape")],
+    "08.1": [(lambda ci, co, k, h, w: 2 * ci * co * k * h * w, "k * k"),
+             (lambda ci, co, k, h, w: 2 * co * k * k * h * w, "input channels"),
+             (lambda ci, co, k, h, w: 2 * ci * co * k * k * (h - k + 1) * (w - k + 1), "h * w"),
+             (lambda ci, co, k, h, w: (2 * ci * k * k - 1) * co * h * w, "off by")],
+    "08.2": [(lambda n, w: n if w == 1 else 2 * n, "unconditional"),
+             (lambda n, w: n if w == 0 else 2 * n, "conditional"),
+             (lambda n, w: n + 1 if w not in (0, 1) else n, "one more"), (lambda n, w: n * w, "off by")],
+    "08.3": [(lambda m, k: m * (m.abs() > m.abs().flatten().topk(k).values[-1]), "too few"),
+             (lambda m, k: m * (m.abs() < m.abs().flatten().topk(k).values[-1]), "kept the rest"),
+             (lambda m, k: m.abs() * (m.abs() >= m.abs().flatten().topk(k).values[-1]), "signs"),
+             (lambda m, k: m.abs().flatten().topk(k).values, "shape")],
+    "09.1": [],
+    "10.1": [(lambda m1, s1, m2, s2: ((s1 - s2) ** 2).sum(), "means"),
+             (lambda m1, s1, m2, s2: (m1 - m2) ** 2 + (s1 - s2) ** 2, "shape")],
+    "10.2": [],
 }
 
 
@@ -184,9 +288,12 @@ def sleeps(*_):
     STOP.wait(60)
 
 
+WRONG = {name: WRONG[name] + MORE_WRONG[name] for name in WRONG}
+
+
 def test_every_exercise_is_tested_and_every_notebook_has_three():
     assert set(RIGHT) == set(WRONG) == set(EXERCISES)
-    assert all(len(v) >= 2 for v in WRONG.values())
+    assert all(len(answers) >= 5 for answers in WRONG.values())
     assert all(3 <= sum(name.startswith(n) for name in EXERCISES) <= 6 for n in map("{:02d}".format, range(1, 9)))
 
 
@@ -197,7 +304,8 @@ def test_right_answers_pass(name, answer):
     assert repr(result) == "✓ Right."
 
 
-FORMS = {"float32": lambda v: v.float(), "array": lambda v: v.numpy(), "list": lambda v: v.tolist(),
+FORMS = {"float32": lambda v: v.float(), "array": lambda v: v.numpy(),
+         "Series": lambda v: pd.Series(v.numpy()) if v.ndim == 1 else v.numpy(), "list": lambda v: v.tolist(),
          "with gradients": lambda v: v.clone().requires_grad_(), "sparse": lambda v: v.to_sparse() if v.ndim else v,
          "one entry": lambda v: v if v.ndim else v[None]}
 

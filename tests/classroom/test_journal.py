@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from dashkit.classroom.journal import ANSWERS, PREDICTIONS, kept, predict, update
+from dashkit.classroom.journal import ANSWERS, PREDICTIONS, guess_label, kept, predict, update
 
 
 def save_many(path, who, start):
@@ -53,6 +53,13 @@ def test_without_a_prediction_the_example_is_drawn_and_nothing_is_kept(work, cap
     assert predict("01.snr", ..., example=300) == 300
     assert "No prediction of yours yet" in capsys.readouterr().out
     assert not work.exists()
+
+
+def test_only_a_prediction_that_was_made_is_called_my_guess(work, capsys):
+    predict("01.snr", ..., example=300)
+    assert guess_label("01.snr") == "example"
+    predict("01.snr", 0, example=300)
+    assert guess_label("01.snr") == "my guess" and guess_label("01.steps") == "example"
 
 
 @pytest.mark.parametrize(("value", "example", "among", "message"), [

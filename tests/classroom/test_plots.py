@@ -49,3 +49,49 @@ def test_intervals_begin_at_the_top_with_room_at_both_ends_on_shared_axes_too():
             plots.plot_intervals(table, ax=ax)
         assert [ax.get_ylim() for ax in shared.flat] == [(1.5, -0.5)] * axes
         plt.close(figure)
+
+
+def test_the_ledger_has_a_panel_for_each_quantity_and_draws_each_rows_bound():
+    from dashkit.analysis import claim_ledger
+
+    ledger = claim_ledger()
+    rows = ledger[ledger.ours.notna() & (ledger.profile == "digits")]
+    figure = plots.plot_ledger(rows)
+    labels = [t.get_text() for ax in figure.axes for t in ax.get_yticklabels()]
+    assert sorted(labels) == sorted(f"{r.claim}  {r.measure}" for r in rows.itertuples())
+    bounds = {x for ax in figure.axes for line in ax.lines if line.get_marker() == "|" for x in line.get_xdata()}
+    assert bounds == {-0.05, 0.0, 0.5, 0.6, 1.0, 1.5, 2.0}
+    plt.close(figure)
+    plt.close(plots.plot_ledger(ledger[:0]))
+
+
+def test_image_rows_have_the_class_asked_for_above_and_a_frame_where_it_is_not_seen():
+    rows = {name: np.zeros((3, 1, 4, 4)) for name in ("a", "b")}
+    figure = plots.plot_image_rows(rows, asked=["x", "y", "z"], wrong={"b": [False, True, False]})
+    assert [len(ax.patches) for ax in figure.axes] == [0, 1]
+    assert figure.axes[1].patches[0].get_x() == 4.5
+    assert {"x", "y", "z"} <= {t.get_text() for t in figure.axes[0].texts}
+    plt.close(figure)
+
+
+def test_an_arm_whose_curve_lies_on_anothers_is_dashed_and_drawn_over_it():
+    rows = [(arm, seed, f"frechet@w={w}", 2.0)
+            for arm in ("dash_no_un", "cond_only") for seed in (0, 1) for w in (1, 2)]
+    table = pd.DataFrame([("real", 0, "frechet", 1.0), *rows], columns=["arm", "seed", "metric", "value"])
+    ax = plots.plot_w_curve(table, arms=["dash_no_un", "cond_only"])
+    over, under = (line for line in ax.lines if line.get_label() in ("dash_no_un", "cond_only"))
+    assert over.get_zorder() > under.get_zorder() and over.is_dashed() and not under.is_dashed()
+    assert "thin: one training seed" in [t.get_text() for t in ax.get_legend().get_texts()]
+    plt.close(ax.figure)
+
+
+@pytest.mark.parametrize("name", ["smoke", "digits", "cifar10"])
+def test_the_network_is_drawn_with_all_its_levels_and_the_places_of_time_and_class(name):
+    from dashkit.experiments import PROFILES
+
+    config = PROFILES[name].teacher
+    ax = plots.plot_network(config)
+    texts = [t.get_text() for t in ax.texts if t.get_text()]
+    assert sum("residual" in t for t in texts) == 2 * len(config.ch_mult) + 1
+    assert any("timestep" in t for t in texts) and any(f"table of {config.num_classes} rows" in t for t in texts)
+    plt.close(ax.figure)

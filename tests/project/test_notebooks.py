@@ -60,7 +60,7 @@ def test_parameters_are_plain_and_validated_at_once(notebook):
     for assignment in assignments:
         ast.literal_eval(assignment.value)
     following = next(c for c in notebook.cells[place + 1 :] if c.cell_type == "code")
-    assert "start_run(profile, seed=seed, device=device, **settings)" in following.source
+    assert "start_run(profile, seed=seed, device=device, settings=settings)" in following.source
 
 
 @notebooks

@@ -12,13 +12,24 @@ from dashkit.classroom.exercises import (
     lesson06,
     lesson07,
     lesson08,
+    lesson09,
     lesson10,
 )
-from dashkit.classroom.exercises.exercise import Exercise, WrongAnswer, as_numbers, as_tensor, describe_value
+from dashkit.classroom.exercises.exercise import (
+    Exercise,
+    WrongAnswer,
+    as_arrays,
+    as_numbers,
+    as_series,
+    as_tensor,
+    describe_value,
+)
 
-__all__ = ["EXERCISES", "Exercise", "WrongAnswer", "as_numbers", "as_tensor", "describe_value"]
+__all__ = [
+    "EXERCISES", "Exercise", "WrongAnswer", "as_arrays", "as_numbers", "as_series", "as_tensor", "describe_value",
+]
 
 EXERCISES: dict[str, Exercise] = {}
 """Every exercise; the first two digits are its notebook's."""
-for lesson in (lesson01, lesson02, lesson03, lesson04, lesson05, lesson06, lesson07, lesson08, lesson10):
+for lesson in (lesson01, lesson02, lesson03, lesson04, lesson05, lesson06, lesson07, lesson08, lesson09, lesson10):
     EXERCISES |= lesson.EXERCISES

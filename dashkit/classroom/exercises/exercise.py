@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -51,10 +52,31 @@ def as_tensor(value: object) -> Tensor:
     """Numbers, arrays, tensors on any device, and tuples or lists of them, as one float64 tensor."""
     if isinstance(value, tuple | list):
         return torch.stack([as_tensor(v) for v in value])
-    out = torch.as_tensor(value if isinstance(value, Tensor) or not hasattr(value, "__array__") else np.asarray(value))
+    out = torch.as_tensor(value if isinstance(value, Tensor) or not hasattr(value, "__array__") else np.array(value))
     if out.is_complex():
         raise TypeError("complex numbers")
     return out.detach().to_dense().cpu().double()
+
+
+def as_arrays(value: object) -> object:
+    """The tensors in a value, alone or in tuples and dictionaries, as arrays."""
+    return _replaced(value, lambda v: v.numpy())
+
+
+def as_series(value: object) -> object:
+    """The tensors in a value as pandas Series, or as arrays where they have more than one axis."""
+    return _replaced(value, lambda v: pd.Series(v.numpy()) if v.ndim == 1 else v.numpy())
+
+
+def _replaced(value: object, change: Callable[[Tensor], object]) -> object:
+    if isinstance(value, Tensor):
+        return change(value)
+    if isinstance(value, Mapping):
+        return {k: _replaced(v, change) for k, v in value.items()}
+    if isinstance(value, tuple):
+        parts = (_replaced(v, change) for v in value)
+        return type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)
+    return value
 
 
 def describe_value(value: object) -> str:

@@ -49,7 +49,9 @@ EXERCISES = {
             lambda x, e, a: (x - (1 - a) * e) / a,
          "You removed the noise but did not divide by sqrt(abar).": lambda x, e, a: x - (1 - a) ** 0.5 * e,
          "Swapped: sqrt(abar) belongs to the signal, sqrt(1 - abar) to the noise.":
-            lambda x, e, a: (x - a**0.5 * e) / (1 - a) ** 0.5},
+            lambda x, e, a: (x - a**0.5 * e) / (1 - a) ** 0.5,
+         "The sign: the noise was added to the image, so take it away.":
+            lambda x, e, a: (x + (1 - a) ** 0.5 * e) / a**0.5},
         ("Start from x_t = sqrt(abar) x0 + sqrt(1 - abar) eps.", "Solve it for x0.", "Subtract, then divide."),
         source(answer_01_1)),
     "01.2": Exercise(
@@ -57,7 +59,9 @@ EXERCISES = {
         lambda c, u, w: u + w * (c - u), draw_fields(2),
         {"Swapped branches: w = 1 must give c.": lambda c, u, w: c + w * (u - c),
          "You forgot w - 1: starting from c, only w - 1 gaps are added (or start from u).":
-            lambda c, u, w: c + w * (c - u)},
+            lambda c, u, w: c + w * (c - u),
+         "Starting from u, w gaps are added; w - 1 belongs to the form that starts from c.":
+            lambda c, u, w: u + (w - 1) * (c - u)},
         ("w = 0 gives u and w = 1 gives c.", "It is a straight line through u and c.", "Start at u, add w gaps."),
         source(answer_01_2)),
     "01.3": Exercise(
@@ -65,7 +69,9 @@ EXERCISES = {
         lambda x, e, a: (x - a**0.5 * _x0(x, e, a).clamp(-1, 1)) / (1 - a) ** 0.5, draw_noise,
         {"That is the eps you started from: nothing was clamped.": lambda x, e, a: e,
          "That is the clamped x0; turn it back into eps.": lambda x, e, a: _x0(x, e, a).clamp(-1, 1),
-         "You clamped eps itself; clamp x0.": lambda x, e, a: e.clamp(-1, 1)},
+         "You clamped eps itself; clamp x0.": lambda x, e, a: e.clamp(-1, 1),
+         "You removed the image but did not divide by sqrt(1 - abar).":
+            lambda x, e, a: x - a**0.5 * _x0(x, e, a).clamp(-1, 1)},
         ("Three steps: eps to x0, clamp, x0 to eps.", "x_t stays what it is; x0 and eps must add up to it.",
          "eps = (x_t - sqrt(abar) x0) / sqrt(1 - abar)."),
         source(answer_01_3)),

@@ -11,10 +11,14 @@ from dashkit.method.losses import distil_terms, total
 
 
 def _terms(g: torch.Generator) -> tuple:
-    """Inputs: four loss terms by name, each (6,), coefficients of three of them, and omega_t (6,)."""
+    """Inputs: four loss terms by name, each (6,), coefficients of three of them, and omega_t (6,).
+
+    The two dictionaries have orders of their own.
+    """
     values = torch.rand(5, 6, generator=g, dtype=torch.float64) + 0.1
+    names = [("im", "un", "an", "gap")[i] for i in torch.randperm(4, generator=g)]
     lam = dict(zip(("im", "un", "an"), (0.2 + 2 * torch.rand(3, generator=g)).tolist(), strict=True))
-    return dict(zip(("im", "un", "an", "gap"), values[:4], strict=True)), lam, 2 * values[4]
+    return dict(zip(names, values[:4], strict=True)), lam, 2 * values[4]
 
 
 def _students(g: torch.Generator) -> tuple:
@@ -67,22 +71,27 @@ EXERCISES = {
          "The anchor is per_sample(s.cond, eps).", "Add with coefficients, multiply by omega_t, then .mean()."),
         source(answer_04_1)),
     "04.2": Exercise(
-        "Write answer(gap_s, gap_t), both (B, C, H, W): the slope E<gS, gT> / E||gT||^2, one number.",
+        "Write answer(gap_s, gap_t), both (B, C, H, W): the slope, one number for all images together.",
         lambda s, t: (s * t).sum() / t.square().sum(), draw_gaps,
         {"That is rho, a ratio of sizes; it cannot see directions.": lambda s, t: norms(s).mean() / norms(t).mean(),
          "That is the cosine; the slope is not divided by the student's size.":
             lambda s, t: (dots(s, t) / (norms(s) * norms(t))).mean(),
          "You divided by the student's power; divide by the teacher's.": lambda s, t: (s * t).sum() / s.square().sum(),
-         "That is a mean of ratios; take the ratio of the means.": lambda s, t: (dots(s, t) / dots(t, t)).mean()},
+         "That is a mean of ratios; take the ratio of the means.": lambda s, t: (dots(s, t) / dots(t, t)).mean(),
+         "You divided by the teacher's size; divide by its square.": lambda s, t: (s * t).sum() / t.norm(),
+         "That is R^2, which also pays for what is not in the teacher's direction.":
+            lambda s, t: 1 - (s - t).square().sum() / t.square().sum()},
         ("It is a regression of the student's gap on the teacher's, through zero.", "Sum the products gS gT.",
          "Divide by the sum of gT squared."),
         source(answer_04_2)),
     "04.3": Exercise(
-        "Write answer(terms, lam, omega_t): mean over the batch of omega_t * (the sum of lam[k] * terms[k]), a scalar.",
+        "Write answer(terms, lam, omega_t): the weighted loss of the terms that lam names, a scalar.",
         total, _terms,
         {"You forgot the coefficients.": lambda terms, lam, o: (o * sum(terms[k] for k in lam)).mean(),
          "Only the terms that lam names are wanted, not all of them.":
             lambda terms, lam, o: (o * _sum(terms, dict.fromkeys(terms, 1.0) | lam)).mean(),
+         "You paired coefficients and terms by their order; pair them by their names.":
+            lambda terms, lam, o: (o * sum(c * v for c, v in zip(lam.values(), terms.values(), strict=False))).mean(),
          "You forgot omega_t.": lambda terms, lam, o: _sum(terms, lam).mean(),
          "Weight each sample before averaging over the batch, not after: this is the batch mean of omega_t times the "
          "batch mean of the terms.": lambda terms, lam, o: o.mean() * _sum(terms, lam).mean(),
@@ -94,7 +103,7 @@ EXERCISES = {
          "Multiply by omega_t (B,), then .mean()."),
         source(answer_04_3)),
     "04.4": Exercise(
-        "Write answer(gap_s, gap_t), both (B, C, H, W): rho = E||gS|| / E||gT||, a norm for each image, one number.",
+        "Write answer(gap_s, gap_t), both (B, C, H, W): rho, one number for all images together.",
         lambda s, t: norms(s).mean() / norms(t).mean(), draw_gaps,
         {"Those are squared norms; rho has the norms themselves.": lambda s, t: s.square().sum() / t.square().sum(),
          "You averaged the squares and took one root (or one norm of the whole batch); take the norm of each image.":

@@ -36,7 +36,10 @@ EXERCISES = {
         {"You forgot to divide by the snr: this is the published form, and fits an x0 loss.":
             lambda s, g: _mean_one(s.clamp(max=g)),
          "Right shape, but its mean is not 1.": lambda s, g: s.clamp(max=g) / s,
-         "max instead of min: the cap bounds the weights from above.": lambda s, g: _mean_one(s.clamp(min=g) / s)},
+         "max instead of min: the cap bounds the weights from above.": lambda s, g: _mean_one(s.clamp(min=g) / s),
+         "Its sum is 1, not its mean.": lambda s, g: _mean_one(s.clamp(max=g) / s) / len(s),
+         "Without the minimum: where the snr is below gamma, the weight does not grow any more.":
+            lambda s, g: _mean_one(g / s)},
         ("min(snr, gamma) is snr.clamp(max=gamma).", "On an eps loss it is min(snr, gamma) / snr.",
          "Then divide by the mean of the whole table."),
         source(answer_05_1)),
@@ -45,7 +48,9 @@ EXERCISES = {
         lambda o, t: o[t] / o.mean(), _weights,
         {"You divided by the mean of the batch; divide by the mean of the table.": lambda o, t: o[t] / o[t].mean(),
          "You forgot to normalise.": lambda o, t: o[t],
-         "You divided by the sum; divide by the mean.": lambda o, t: o[t] / o.sum()},
+         "You divided by the sum; divide by the mean.": lambda o, t: o[t] / o.sum(),
+         "You divided by the largest weight; divide by the mean.": lambda o, t: o[t] / o.max(),
+         "That is the whole table; look up the timesteps t in it.": lambda o, t: o / o.mean()},
         ("Normalise first, look up afterwards.", "A sample's weight must not depend on its batch-mates.",
          "omega.mean() runs over all T entries."),
         source(answer_05_2)),
@@ -57,6 +62,11 @@ EXERCISES = {
             lambda o, s, x: o * (1 - s) / o.sum() * ((o * x).sum() / o.sum() - x),
          "You forgot 1 - sigma, the slope of the logistic.":
             lambda o, s, x: o / o.sum() * (x - (o * x).sum() / o.sum()),
+         "sigma (1 - sigma) is the slope of sigma; omega = base sigma has the slope omega (1 - sigma).":
+            lambda o, s, x: s * (1 - s) / o.sum() * (x - (o * x).sum() / o.sum()),
+         "omega holds sigma already: its slope is omega (1 - sigma).":
+            lambda o, s, x: o * s * (1 - s) / o.sum() * (x - (o * x).sum() / o.sum()),
+         "You forgot to divide by the sum of omega.": lambda o, s, x: o * (1 - s) * (x - (o * x).sum() / o.sum()),
          "You forgot that the weights are normalised: subtract J.": lambda o, s, x: o * (1 - s) / o.sum() * x,
          "J is the weighted mean of the losses, not the plain one.":
             lambda o, s, x: o * (1 - s) / o.sum() * (x - x.mean())},

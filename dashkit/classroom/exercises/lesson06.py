@@ -31,7 +31,7 @@ def answer_06_3(w, gap_s, gap_t):
 
 EXERCISES = {
     "06.1": Exercise(
-        "Write answer(gap_s, gap_t), both (B, C, H, W): R^2 of the gap, 1 - E||gS - gT||^2 / E||gT||^2.",
+        "Write answer(gap_s, gap_t), both (B, C, H, W): R^2 of the student's gap, one number for all images together.",
         lambda s, t: 1 - (s - t).square().sum() / t.square().sum(), draw_gaps,
         {"You forgot 1 -: this is the part that is not explained.":
             lambda s, t: (s - t).square().sum() / t.square().sum(),
@@ -46,7 +46,8 @@ EXERCISES = {
          "A perfect gap has 1, no gap 0, a wrong one less than 0."),
         source(answer_06_1)),
     "06.2": Exercise(
-        "Write answer(gap, abar): what a gap of eps is as a gap of the x0 prediction (not clamped).",
+        "Write answer(gap, abar): from a gap of eps (B, D) and abar at its timestep, a number, the gap (B, D) of the "
+        "two x0 predictions (not clamped).",
         lambda g, a: -((1 - a) ** 0.5) * g / a**0.5, _scaled,
         {"The sign: more predicted noise is less image.": lambda g, a: ((1 - a) / a) ** 0.5 * g,
          "You forgot the square root.": lambda g, a: -(1 - a) / a * g,

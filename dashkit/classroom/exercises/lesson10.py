@@ -32,6 +32,7 @@ EXERCISES = {
         "means (D,) and standard deviations (D,).",
         lambda m1, s1, m2, s2: ((m1 - m2) ** 2 + (s1 - s2) ** 2).sum(), _gaussians,
         {"The spreads count, too.": lambda m1, s1, m2, s2: ((m1 - m2) ** 2).sum(),
+         "The means count, too.": lambda m1, s1, m2, s2: ((s1 - s2) ** 2).sum(),
          "The formula has no root: it is the squared distance.":
             lambda m1, s1, m2, s2: ((m1 - m2) ** 2 + (s1 - s2) ** 2).sum().sqrt(),
          "Sum over the features, do not average.": lambda m1, s1, m2, s2: ((m1 - m2) ** 2 + (s1 - s2) ** 2).mean(),
