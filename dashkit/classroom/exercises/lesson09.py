@@ -6,9 +6,9 @@ from dashkit.classroom.exercises.exercise import Exercise, source
 
 
 def _ends(g: torch.Generator) -> tuple:
-    """Inputs: an interval's ends and a bound: below it, above it, and twice around it."""
+    """Inputs: an interval's ends and a bound: the interval below it, above it, and twice around it."""
     a, b, c = torch.sort(torch.randn(3, generator=g, dtype=torch.float64)).values.tolist()
-    return [(a, b, c), (b, c, a), (a, c, b), (a, c, b + 0.4 * (c - b))][g.initial_seed() % 4]
+    return [(a, b, c), (b, c, a), (a, c, a + 0.3 * (c - a)), (a, c, a + 0.7 * (c - a))][g.initial_seed() % 4]
 
 
 def answer_09_1(lo, hi, at):
