@@ -8,7 +8,7 @@ modules of their own: `from dashkit.experiments import campaign`.
 from dashkit.experiments.budget import format_seconds
 from dashkit.experiments.evaluation import evaluate_all, get_results, measure, read_results
 from dashkit.experiments.networks import load_curriculum, load_losses, load_student, load_teacher
-from dashkit.experiments.profiles import PROFILES, Profile, parse_settings, resolve
+from dashkit.experiments.profiles import PROFILES, Profile, parse_settings, resolve, typed
 from dashkit.experiments.progress import progress_bar
 from dashkit.experiments.run import Run, Teacher, pick_device, start_run
 from dashkit.experiments.sweeps import sweep, tune
@@ -18,5 +18,5 @@ __all__ = [
     "PROFILES", "Profile", "Run", "Teacher", "distil", "evaluate_all", "format_seconds", "get_results",
     "get_students", "get_teacher", "load_curriculum", "load_losses", "load_student", "load_teacher", "measure",
     "parse_settings", "pick_device", "progress_bar", "read_results", "resolve", "start_run", "sweep",
-    "train_teacher", "tune",
+    "train_teacher", "tune", "typed",
 ]
