@@ -20,6 +20,7 @@ from dashkit.method.statistics import MIN_SEEDS, Interval, Statistic, bootstrap,
 HOLDS, CONTRADICTED, UNDECIDED, NOT_TESTABLE = "holds", "contradicted", "undecided", "not testable here"
 RANKS = ("primary", "secondary", "lead")
 
+
 class Bound(NamedTuple):
     """Where the whole interval of a statistic must lie for its claim to hold: between two numbers, one may be infinite.
 

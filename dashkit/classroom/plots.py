@@ -28,6 +28,7 @@ PALETTE = {   # colour-blind safe (Okabe and Ito); one colour an arm, everywhere
     "label_drop": "#5E3C99", "cond_only_icg": "#B2ABD2", "label_drop_10": "#8073AC", "dash_uniform": "#80B1D3",
     "dash_relearned": "#01665E", "im_un_base": "#4393C3", "im_an_base": "#92C5DE", "im_base": "#F4A582",
     "composite_mild": "#B35806", "composite_an": "#F1A340", "kd_drop": "#542788", "no_un_noise": "#7FBC41",
+    "fitnets_drop": "#BF812D", "pruning_dash": "#99994D", "scratch_half": "#BBBBBB",
 }
 ON_TOP = {"dash_no_un": (0, (1.2, 1.2))}     # arms whose curve lies on another arm's: dashed, drawn over it
 
@@ -316,12 +317,12 @@ def plot_ledger(rows: pd.DataFrame) -> Figure:
     for ax, (name, part) in zip(axes[:, 0], panels.items(), strict=True):
         labels = []
         for i, row in enumerate(part.itertuples()):
-            colour, bound = VERDICTS[row.verdict], re.search(r"is (above|below) (-?[\d.]*\d)", row.rule)
+            colour, bound = VERDICTS[row.verdict], re.search(r"is (above|below|in) \[?(-?[\d.]*\d)", row.rule)
             ax.plot([row.lo, row.hi], [i, i], color=colour, lw=2.4, solid_capstyle="round")
             ax.plot(row.ours, i, "o", color=colour, ms=5)
             if bound:
                 ax.plot(float(bound[2]), i, "|", color="black", ms=11)
-                ax.plot(float(bound[2]), i, ">" if bound[1] == "above" else "<", color="black", ms=3.5)
+                ax.plot(float(bound[2]), i, "<" if bound[1] == "below" else ">", color="black", ms=3.5)
             labels.append(f"{row.claim}  {row.measure}"
                           + ("" if row.profile in ("digits", "any") else f" ({row.profile})"))
         ax.set(yticks=range(len(labels)), ylim=(len(labels) - 0.4, -0.6), xscale="log" if name == "ratio" else "linear")
@@ -330,5 +331,5 @@ def plot_ledger(rows: pd.DataFrame) -> Figure:
         ax.tick_params("x", labelsize="x-small")
     handles = [Line2D([], [], color=c, marker="o", label=v) for v, c in VERDICTS.items()]
     handles.append(Line2D([], [], color="black", marker="|", ls="", ms=11, label="bound, and the side that holds"))
-    figure.legend(handles=handles, fontsize="x-small", loc="outside lower center", ncols=4)
+    figure.legend(handles=handles, fontsize="x-small", loc="outside lower center", ncols=5)
     return figure

@@ -62,6 +62,20 @@ def test_what_notebook_04_says_of_the_digits_is_true_of_their_published_table(st
     assert capsys.readouterr().out.count(".\n") >= 6
 
 
+def test_what_notebook_02_says_of_the_digits_teacher_is_true_of_its_published_curve(strict, capsys):
+    from types import SimpleNamespace
+
+    [path] = notebook_paths(["02"])
+    results, p = published_results("digits").table, PROFILES["digits"]
+    real = results[results.arm == "real"].groupby("metric").value.mean()
+    curve = plots.w_curve(results[results.arm.isin(["teacher", "real"])]).groupby("w").value.mean()
+    names = {"conclude": conclude, "run": SimpleNamespace(profile=p), "curve": curve, "best": curve.idxmin(),
+             "scatter": real.frechet_sd / real.frechet}
+    [cell] = [c for c in said_about_results(nbformat.read(path, as_version=4)) if c.id == "02-sweep-said"]
+    exec(cell.source, names)
+    assert capsys.readouterr().out.count("\n") == 3
+
+
 @pytest.mark.parametrize("number", ["02", "04", "07", "08"])
 def test_a_sentence_names_the_profile_of_its_results(number):
     [path] = notebook_paths([number])

@@ -57,7 +57,8 @@ EXERCISES = {
          "What is left is the gap of eps times a negative number."),
         source(answer_06_2)),
     "06.3": Exercise(
-        "Write answer(w, gap_s, gap_t): the scale w' that guides most like the teacher at w, in the least squares.",
+        "Known: the student's conditional branch is the teacher's. Write answer(w, gap_s, gap_t), a number and gaps "
+        "(B, C, H, W): the scale w', one number, that guides most like the teacher at w, in the least squares.",
         lambda w, s, t: 1 + (w - 1) * (s * t).sum() / s.square().sum(), _scales,
         {"w = 1 needs no gap: only the part of w above 1 is scaled.":
             lambda w, s, t: w * (s * t).sum() / s.square().sum(),
@@ -66,7 +67,8 @@ EXERCISES = {
          "That is the slope, which divides by the teacher's power: divide by the student's.":
             lambda w, s, t: 1 + (w - 1) * (s * t).sum() / t.square().sum(),
          "You forgot the 1 in front: guided = cond + (w - 1) gap.":
-            lambda w, s, t: (w - 1) * (s * t).sum() / s.square().sum()},
+            lambda w, s, t: (w - 1) * (s * t).sum() / s.square().sum(),
+         "That is the scale itself: another gap needs another one.": lambda w, s, t: w},
         ("Write the guided output as cond + (w - 1) gap.",
          "Minimise E||(w' - 1) gS - (w - 1) gT||^2: a line through zero, fitted to the student's gap.",
          "(w' - 1) = (w - 1) beta, beta = E<gS, gT> / E||gS||^2."),
