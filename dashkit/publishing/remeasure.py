@@ -32,7 +32,7 @@ def remeasure(profile: str, root: Path = RESULTS) -> pd.DataFrame:
     new = floor_rows(start_run(profile, device="cpu", samples=manifest["settings"]["samples"]))
     note = {"arm": "real", "why": WHY, "before": old.set_index("metric").value.to_dict(),
             "commit_before": old.commit.iloc[0], **provenance.manifest(device=new.device.iloc[0])}
-    models = [line for line in (folder / "results.csv").read_text().splitlines(keepends=True)[1:]
+    models = [line for line in (folder / "results.csv").read_text(encoding="utf-8").splitlines(keepends=True)[1:]
               if line.split(",")[1] != "real"]                          # as they are, to the last digit
     write_published_text(published_text(new) + "".join(models),
                          manifest | {"remeasured": [*manifest.get("remeasured", []), note]}, folder)
