@@ -121,6 +121,13 @@ def _fix_torch() -> str:
     return environment.repair(*(r for r in environment.requirements() if r.startswith("torch")))
 
 
+def _fix(missing: list[str]) -> str:
+    """What to type for packages of NEEDED, each written as in a finding."""
+    names = {"sklearn": "scikit-learn"}
+    wanted = tuple(names.get(name, name) for name in (one.split()[0] for one in missing))
+    return environment.repair(*(r for r in environment.requirements() if r.startswith(wanted)))
+
+
 def _imports() -> Finding:
     """Everything that the kit itself imports: a package can be there as declared, and broken."""
     try:
@@ -144,7 +151,7 @@ def _packages() -> Finding:
         return found
 
     missing, useful = absent(NEEDED), absent(USEFUL)
-    said = f"missing: {', '.join(missing)}. Fix: pip install them" if missing else "all that training needs is there"
+    said = f"missing: {', '.join(missing)}. Fix: {_fix(missing)}" if missing else "all that training needs is there"
     return Finding("packages", not missing, said + (f"; without {', '.join(useful)}" if useful else ""))
 
 

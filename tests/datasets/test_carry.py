@@ -155,7 +155,7 @@ def test_the_commands_pack_unpack_and_bring(cache, tmp_path, monkeypatch, capsys
     assert cli.main(["pack", "cifar100", str(out)]) == 2
     assert "dashkit fetch cifar100" in capsys.readouterr().err
     assert cli.main(["pack", "cifar10", str(out), "--part-mb", "0"]) == 2
-    assert "a part must have 0.01 to 2000 MB" in capsys.readouterr().err
+    assert "part_mb must be a number in [0.01, 2000], not 0" in capsys.readouterr().err
 
 
 def test_the_line_of_a_part_is_short(cache, tmp_path):
