@@ -1,8 +1,7 @@
-"""The generated part of docs/gpu.md: `python -m dashkit.publishing.gpu` fills it from data/results/gpu."""
+"""The generated part of docs/gpu.md, from data/results/gpu; `dashkit.publishing.readme` puts it in place."""
 
 from pathlib import Path
 
-from dashkit.publishing.readme import fill
 from dashkit.storage import paths, store
 
 PAGE, MEASURED = paths.ROOT / "docs" / "gpu.md", paths.ROOT / "data" / "results" / "gpu"
@@ -53,12 +52,3 @@ def _checks(found: dict) -> str:
             if "as on the CPU" in c["check"] or "bit for bit" in c["check"] or "bfloat16" in c["check"]]
     head = "What the card computed, held against the CPU ([checks.json](../data/results/gpu/checks.json)):"
     return "\n\n".join([head, _table(["check", "", "took", "found"], rows)])
-
-
-def main() -> None:
-    store.write_bytes(PAGE, fill(PAGE.read_text(encoding="utf-8"), blocks()).encode())
-    print(PAGE.relative_to(paths.ROOT))
-
-
-if __name__ == "__main__":
-    main()

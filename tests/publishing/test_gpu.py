@@ -10,7 +10,7 @@ from dashkit.storage import store
 
 def test_the_page_is_filled_from_the_measurements():
     text = gpu.PAGE.read_text(encoding="utf-8")
-    assert readme.fill(text, gpu.blocks()) == text
+    assert readme.fill({gpu.PAGE: text}, gpu.blocks()) == {gpu.PAGE: text}
 
 
 def test_other_measurements_make_another_page(tmp_path):
@@ -23,7 +23,7 @@ def test_other_measurements_make_another_page(tmp_path):
 def test_every_command_of_the_page_is_one():
     """Names, options and profiles of the page are those of the command."""
     page = gpu.PAGE.read_text(encoding="utf-8")
-    commands = re.findall(r"^(?:python -m )?dashkit (.+?)(?:\s+#.*)?$", page, re.MULTILINE)
+    commands = re.findall(r"^(?:python -m|python3 run.py) dashkit (.+?)(?:\s+#.*)?$", page, re.MULTILINE)
     assert len(commands) >= 9
     for command in commands:
         options = cli.parser().parse_args(command.split())
