@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 TOGETHER = ("train", "distil", "evaluate", "campaign")
 """Commands that several processes can share, started by `accelerate launch -m dashkit COMMAND ...`."""
+CARRYING = ("pack", "unpack", "bring")
 EPILOG = ("A profile is a name, or the path of a .toml file of your own.  Its settings are changed with --set "
           "NAME=VALUE, e.g. --set student_steps=100 --set arms=dash,scratch")
 
@@ -37,15 +38,23 @@ def parser() -> argparse.ArgumentParser:
         "campaign": "the paper's experiment within some hours, FID included; goes on where it was stopped",
         "export": "write the trained teacher, or the student of one arm, as a pipeline from which diffusers samples",
         "fetch": "get a data set, or the weights of FID, into the cache",
-        "doctor": "check this set-up",
+        "doctor": "check this set-up; with --device cuda or --self-test also what it computes",
+        "pack": "write data sets, and the weights of FID, as parts for a machine without a network",
+        "unpack": "put parts together that pack or bring wrote",
+        "bring": "write trained networks and tables as parts to carry home",
     }
     for name, text in tasks.items():
         command = commands.add_parser(name, help=text, description=text, epilog=EPILOG)
         if name == "doctor":
-            command.add_argument("--device", default="auto", help="cuda: is there a GPU that works?")
+            command.add_argument("--device", default="auto", help="cuda: does the GPU work, and how fast is it? (60 s)")
+            command.add_argument("--self-test", action="store_true", help="the same of the CPU, with small networks")
+            command.add_argument("--compile", action="store_true", help="torch.compile too, which takes minutes")
             continue
         if name == "fetch":
             command.add_argument("names", nargs="+", metavar="NAME", help="cifar10, cifar100, fashion_mnist, inception")
+            continue
+        if name in CARRYING:
+            _carrying_options(command, name)
             continue
         command.add_argument("--profile", default="auto", help="smoke, digits (default), cifar10, … or my.toml")
         command.add_argument("--seed", default="42")
@@ -57,8 +66,11 @@ def parser() -> argparse.ArgumentParser:
             command.add_argument("arm", metavar="ARM", help="teacher, dash, cond_only, …")
             command.add_argument("folder", metavar="FOLDER")
         if name == "campaign":
-            command.add_argument("--hours", default=0.4, help="what the whole campaign may take (0.4)")
-            command.add_argument("--minutes", default=9.0, help="what this turn of it may take (9)")
+            command.add_argument("--hours", help="what the whole campaign may take (default: this turn, or what was "
+                                                 "planned before)")
+            command.add_argument("--minutes", help="what this turn may take, from the start of the command to its end "
+                                                   "(default: 9 of 0.4 hours)")
+            command.add_argument("--stages", default="", help="some of teacher,students,evaluation,fid (default: all)")
             command.add_argument("--fid-samples", default=50_000, help="of the main arms (50000)")
             command.add_argument("--reference", help="real images of FID (default: the training set)")
         if name == "sweep":
@@ -69,6 +81,19 @@ def parser() -> argparse.ArgumentParser:
         if name == "series":
             command.add_argument("--only", default="", help="numbers of notebooks, e.g. 02,04")
     return top
+
+
+def _carrying_options(command: argparse.ArgumentParser, name: str) -> None:
+    if name == "pack":
+        command.add_argument("names", nargs="+", metavar="NAME", help="cifar10, cifar16, inception, … (see fetch)")
+    if name == "unpack":
+        command.add_argument("parts", nargs="+", metavar="PART", help="all parts, or the folder that holds them")
+        return
+    command.add_argument("folder", metavar="OUT", help="where the parts go")
+    default = 59 if name == "pack" else 15
+    command.add_argument("--part-mb", default=default, help=f"size of a part in MB ({default})")
+    if name == "bring":
+        command.add_argument("--runs", nargs="+", default=[], metavar="FOLDER", help="below the runs (default: all)")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -87,7 +112,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if several and options.command not in TOGETHER:
             raise ValueError(f"{options.command} is for one process; several can share {', '.join(TOGETHER)}")
         tasks = {"series": _series, "doctor": _doctor, "sweep": _sweep, "tune": _tune,
-                 "fetch": _fetch, "campaign": _campaign, "export": _export}
+                 "fetch": _fetch, **dict.fromkeys(CARRYING, _carry), "campaign": _campaign, "export": _export}
         quiet = os.environ.get("RANK", "0") != "0"                # of several processes only the first one speaks
         with contextlib.redirect_stdout(io.StringIO() if quiet else sys.stdout), _ended_as_interrupted(not several):
             return tasks.get(options.command, _recipe)(options)
@@ -167,6 +192,28 @@ def _fetch(options: argparse.Namespace) -> int:
     return 0
 
 
+def _carry(options: argparse.Namespace) -> int:
+    from dashkit.datasets import carry
+    from dashkit.experiments.profiles import number
+    from dashkit.storage import paths, provenance
+
+    if options.command == "unpack":
+        done = carry.unpack([Path(p) for p in options.parts], cache=paths.CACHE, runs=paths.RUNS, results=carry.RESULTS)
+        print(*done.files, f"packed at commit {done.commit}", sep="\n")
+        return 0
+    part_mb = number("part_mb", options.part_mb, 0.01, 2000)
+    if options.command == "pack":
+        parts = carry.pack(options.names, Path(options.folder), cache=paths.CACHE, part_mb=part_mb)
+    else:
+        parts = carry.bring(Path(options.folder), runs=paths.RUNS, results=carry.RESULTS, only=options.runs,
+                            part_mb=part_mb)
+    for part in parts:
+        print(f"{part}  {part.stat().st_size / 1e6:.1f} MB")
+    if options.command == "pack":
+        print(f"where there is no git, set DASHKIT_COMMIT={provenance.commit()}")
+    return 0
+
+
 def _export(options: argparse.Namespace) -> int:
     from pathlib import Path
 
@@ -184,33 +231,77 @@ def _export(options: argparse.Namespace) -> int:
 
 
 def _campaign(options: argparse.Namespace) -> int:
-    from dashkit.experiments import campaign, processes
+    from dashkit.experiments import campaign, costing, processes, turns
 
     run = _start(options)
-    campaign.check(run, reference=options.reference, publish=_published(options, run))
-    plan = campaign.make_plan(run, options.hours, fid_samples=options.fid_samples)
-    run = options.run = campaign.with_plan(run, plan)
+    wanted = tuple(n.strip() for n in options.stages.split(",") if n.strip()) or costing.STAGES
+    unknown = [name for name in wanted if name not in costing.STAGES]
+    if unknown:
+        raise ValueError(f"unknown stage {', '.join(unknown)}; choose from {', '.join(costing.STAGES)}")
+    campaign.check(run, wanted=wanted, reference=options.reference, publish=_published(options, run))
+    minutes, hours = _time_of_a_campaign(options, campaign.planned_hours(run, wanted))
+    extract = reference = of = None
+    if "fid" in wanted:
+        extract, reference = campaign.make_reference(run, options.reference)
+        of = campaign.fid_of(run, extract, reference)
+    if "evaluation" in wanted:
+        _ = run.image_reference                      # the classifier is trained before anything is planned
+    spent = turns.seconds_since_start() if options.hours is None else 0.0
+    plan = campaign.make_plan(run, hours, fid_samples=options.fid_samples, wanted=wanted, of=of, spent=spent)
+    seconds, run = campaign.expected_seconds(run), campaign.with_plan(run, plan)
+    options.run = run
     print(campaign.describe(run, plan))
-    extract, reference = campaign.make_reference(run, options.reference)
-    if not campaign.run_stages(run, plan, minutes=options.minutes, extract=extract, reference=reference):
-        print("not done yet; the same command goes on from here")
+    left = 60 * minutes - turns.seconds_since_start()
+    asked = {name: seconds.get(name, 0.0) for name in wanted}
+    used = campaign.run_turn(run, plan, asked, seconds=left, extract=extract, reference=reference)
+    print(campaign.used_beside_expected(used, seconds))
+    print(f"{turns.seconds_since_start() / 60:.1f} of {minutes:g} minutes are used")
+    if not all(u.done for u in used):
+        print(f"{turns.left_out(used)}; the same command goes on from here")
         return 0
-    if not processes.is_main():
+    if not processes.is_main() or set(wanted) != set(costing.STAGES):
         return 0
     results = campaign.table(run, plan, extract, reference)
     print(campaign.summary(results).to_string(float_format="{:.3g}".format))
-    _publish(options, run, results, plan=plan._asdict(), reference=reference.n)
+    _publish(options, run, results, plan=plan._asdict(), reference=reference.n, used={u.name: u.seconds for u in used})
     return 0
+
+
+def _time_of_a_campaign(options: argparse.Namespace, planned: float | None) -> tuple[float, float]:
+    """Minutes of this turn, and hours of the whole: what is typed, what was `planned` before, or the defaults."""
+    from dashkit.experiments.profiles import number
+
+    minutes = 9.0 if options.minutes is None else number("minutes", options.minutes, 0, 10**6)
+    if options.hours is not None:
+        return minutes, number("hours", options.hours, 1e-6, 10_000)
+    return minutes, planned or (minutes / 60 if options.minutes is not None and minutes else 0.4)
 
 
 def _doctor(options: argparse.Namespace) -> int:
     from dashkit import doctor
     from dashkit.storage import paths
 
+    if options.device == "cuda" or options.self_test:
+        return _self_test(options)
     findings = list(doctor.examine(paths.RUNS, paths.CACHE, paths.BUILD, device=options.device))
     for finding in findings:
         print(f"{'ok  ' if finding.ok else 'FAIL'}  {finding.what:8s} {finding.detail}")
     return 0 if all(f.ok for f in findings) else 1
+
+
+def _self_test(options: argparse.Namespace) -> int:
+    """What a bare machine must have, and then what it computes; no Jupyter, no network and no installation."""
+    from dashkit import doctor
+
+    device = "cuda" if options.device == "cuda" else "cpu"
+    findings = list(doctor.examine_bare(device=device))
+    for finding in findings:
+        print(f"{'ok  ' if finding.ok else 'FAIL'}  {finding.what:8s} {finding.detail}", flush=True)
+    if not all(f.ok for f in findings):
+        return 1
+    from dashkit.experiments.selftest import self_test
+
+    return 0 if self_test(device, compiled=options.compile) else 1
 
 
 def _sweep(options: argparse.Namespace) -> int:

@@ -7,12 +7,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from packaging.requirements import Requirement
-
 from dashkit import environment
 from dashkit.storage import paths
 
 FREE_GB = 2
+NEEDED = {"numpy": "all numbers", "pandas": "tables of results", "scipy": "statistics and scikit-learn",
+          "sklearn": "the digits", "pydantic": "profiles", "safetensors": "weights on disk",
+          "filelock": "two processes at once", "tqdm": "progress bars"}
+USEFUL = {"torch_fidelity": "FID", "PIL": "unpacking images", "accelerate": "several GPUs", "diffusers": "export"}
+"""What a machine without Jupyter imports, and what for."""
 
 
 class Finding(NamedTuple):
@@ -36,6 +39,15 @@ def examine(*folders: Path, device: str = "auto") -> Iterator[Finding]:
     yield _kernel()
     for folder in folders:
         yield _folder(folder)
+
+
+def examine_bare(*, device: str = "cuda") -> Iterator[Finding]:
+    """What training needs on a machine that has no Jupyter and where the kit is not installed; never raises."""
+    yield _python(sys.version_info[:2])
+    yield (torch := _torch())
+    if torch.ok and device == "cuda":
+        yield _gpu()
+    yield _packages()
 
 
 def require(*folders: Path) -> None:
@@ -84,6 +96,8 @@ def _torch() -> Finding:
 
 def _versions() -> Finding:
     """Every direct dependency against what the installed kit declares."""
+    from packaging.requirements import Requirement
+
     try:
         needs = list(map(Requirement, importlib.metadata.requires("dashkit") or ()))
     except importlib.metadata.PackageNotFoundError:
@@ -107,6 +121,13 @@ def _fix_torch() -> str:
     return environment.repair(*(r for r in environment.requirements() if r.startswith("torch")))
 
 
+def _fix(missing: list[str]) -> str:
+    """What to type for packages of NEEDED, each written as in a finding."""
+    names = {"sklearn": "scikit-learn"}
+    wanted = tuple(names.get(name, name) for name in (one.split()[0] for one in missing))
+    return environment.repair(*(r for r in environment.requirements() if r.startswith(wanted)))
+
+
 def _imports() -> Finding:
     """Everything that the kit itself imports: a package can be there as declared, and broken."""
     try:
@@ -116,6 +137,22 @@ def _imports() -> Finding:
         return Finding("imports", False, f"the kit cannot be imported ({type(error).__name__}: {error}). "
                                          f"Fix: {environment.repair(*environment.requirements())}")
     return Finding("imports", True, "all that the kit needs can be imported")
+
+
+def _packages() -> Finding:
+    """Packages that cannot be imported, and what each would be for; only those of NEEDED make it fail."""
+    def absent(packages: dict[str, str]) -> list[str]:
+        found = []
+        for name, purpose in packages.items():
+            try:
+                importlib.import_module(name)
+            except Exception:
+                found.append(f"{name} ({purpose})")
+        return found
+
+    missing, useful = absent(NEEDED), absent(USEFUL)
+    said = f"missing: {', '.join(missing)}. Fix: {_fix(missing)}" if missing else "all that training needs is there"
+    return Finding("packages", not missing, said + (f"; without {', '.join(useful)}" if useful else ""))
 
 
 def _gpu() -> Finding:

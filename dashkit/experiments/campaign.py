@@ -1,13 +1,11 @@
 """The paper's experiment in stages that fit short turns on a GPU: plan, train, measure, FID, table.
 
-`dashkit campaign --profile cifar10_fast --hours 0.4` measures how fast this machine is, fixes the number of steps that
+`dashkit campaign --profile cifar10_fast --minutes 12` measures how fast this machine is, fixes the number of steps that
 fit, and works until its turn is over; the same command goes on from there.  Notebook 10 does the same.
 """
 
 import shutil
-import time
-from collections.abc import Callable, Iterator
-from contextlib import closing
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from reprlib import repr as short
@@ -18,24 +16,28 @@ import torch
 from torch import Tensor, nn
 
 from dashkit.datasets import fetch, sources
-from dashkit.experiments import budget, fid, processes, training
+from dashkit.experiments import budget, costing, fid, processes, training
+from dashkit.experiments.costing import STAGES
 from dashkit.experiments.evaluation import evaluate_all, is_measured, tidy
 from dashkit.experiments.networks import check_current, load_student, load_teacher, say_stale
 from dashkit.experiments.profiles import PROFILES, number
-from dashkit.experiments.progress import progress_bar
 from dashkit.experiments.ready import FEWEST_FID, check_run
 from dashkit.experiments.run import SAMPLING_SEED, Run
 from dashkit.experiments.training import train_teacher, unfinished
+from dashkit.experiments.turns import Stage, Used, now, work
 from dashkit.method import guidance
 from dashkit.method.images import to_float, to_uint8
 from dashkit.method.quality import in_chunks
 from dashkit.method.sampling import sample
 from dashkit.storage import paths, provenance, store, tables
 
-SHARES = {"teacher": 0.45, "students": 0.25, "evaluation": 0.08, "fid": 0.22}
-"""How a campaign's time is divided: a student is never better than its teacher, so the teacher gets the most."""
 MAIN = ("teacher", "dash", "scratch")
 PART = 1000                  # images between two looks at the clock, and two files
+
+
+def sampling_batch(run: Run) -> int:
+    """How many images are sampled at once: every batch of a part has the same shape, and is one CUDA graph."""
+    return PART if run.device.type == "cuda" else PART // 4
 
 
 class Plan(NamedTuple):
@@ -53,52 +55,96 @@ def plan_path(run: Run) -> Path:
     return run.root / run.profile.name / f"campaign-s{run.seed}-{store.fingerprint(run.profile.asdict())}.json"
 
 
-def check(run: Run, *, reference: int | None = None, publish: Path | None = None) -> None:
-    """`ready.check_run` of a campaign: FID's weights and package must be there, unless its images are grey."""
-    weights = paths.CACHE / fetch.INCEPTION if run.profile.teacher.channels == 3 else None
-    if publish and weights is None:
+def check(run: Run, *, wanted: Sequence[str] = STAGES, reference: int | None = None,
+          publish: Path | None = None) -> None:
+    """`ready.check_run` of a campaign: FID's weights and package must be there, unless its images are grey.
+
+    They are not asked for where FID is none of the stages that are wanted.
+    """
+    colour = run.profile.teacher.channels == 3
+    if publish and not colour:
         raise ValueError(f"a campaign of {run.profile.name} has no FID to publish; choose a profile with colour images")
+    weights = paths.CACHE / fetch.INCEPTION if colour and "fid" in wanted else None
     check_run(run, weights=weights, reference=reference, publish=publish)
 
 
-def make_plan(run: Run, hours: float, *, fid_samples: int = 50_000) -> Plan:
+def make_plan(run: Run, hours: float, *, fid_samples: int = 50_000, wanted: Sequence[str] = STAGES,
+              of: costing.FidOf | None = None, spent: float = 0.0) -> Plan:
     """The plan of this run: the one begun before, or a new one from rates measured now.
 
     Steps fill their share of the time, but are never more than the profile's; so is the number of samples, up to
-    `fid_samples`.  ValueError for other hours or `fid_samples` than those of a campaign already begun, and whatever
-    `ready.check_run` says.
+    `fid_samples`, which come in whole parts.  Only stages that are `wanted` are planned; others are when they are.
+    `spent` are seconds of the hours that are over already, and what is done here counts as well.  ValueError for other
+    hours or `fid_samples` than those of a campaign already begun, and whatever `ready.check_run` says.
     """
-    check(run)
+    check(run, wanted=wanted)
     hours = number("hours", hours, 1e-6, 10_000)
     fid_samples = number("fid_samples", fid_samples, 20, 10**9, whole=True)
-    path = plan_path(run)
-    if path.is_file():
-        plan, most = _read_plan(run, path)
-        if (plan.hours, most) != (hours, fid_samples):
-            raise ValueError(f"{path} plans {plan.hours:g} hours and at most {short(most)} samples, not {hours:g} and "
-                             f"{fid_samples}: go on with the same, or delete it to plan anew")
+    path, began, p = plan_path(run), now(), run.profile
+    plan, most, planned = _read_plan(run, path) if path.is_file() else (None, fid_samples, ())
+    new = tuple(name for name in wanted if name not in planned)
+    if plan and (fid_samples != most or (not new and hours != plan.hours)):
+        raise ValueError(f"{path} plans {plan.hours:g} hours and at most {short(most)} samples, not {hours:g} and "
+                         f"{fid_samples}: go on with the same, or delete it to plan anew")
+    if not new:
         return plan
-    p, cost = run.profile, budget.rates(run)
-    seconds = {stage: share * hours * 3600 for stage, share in SHARES.items()}
-    lockstep = p.seeds * (cost.teacher_pass + len(p.arms) * cost.student_update)
-    n_samples = seconds["fid"] / (p.sample_steps / p.batch) / _fid_passes(run, cost)
-    plan = Plan(
-        hours,
-        min(p.teacher_steps, max(1, int(seconds["teacher"] / cost.teacher_update))),
-        min(p.student_steps, max(1, int(seconds["students"] / lockstep))),
-        min(fid_samples, max(20, int(n_samples))),
-        published_hours(run),
-    )
+    if not plan and not {"teacher", "students"} & set(new):
+        raise ValueError(f"no campaign of {p.name} is planned yet: begin with --stages teacher")
+    costs = costing.measured(run, of, new)
+    limits = costing.Division(p.teacher_steps, p.student_steps, fid_samples)
+    seconds = hours * 3600 - spent - (now() - began)
+    found = costing.divide(seconds, costs, limits, seeds=p.seeds, wanted=new)
+    found = found._replace(fid_samples=_whole_parts(found.fid_samples, fid_samples))
+    if plan:
+        before = costing.Division(plan.teacher_steps, plan.student_steps, plan.fid_samples)
+        kept = [old if name in planned else one
+                for name, old, one in zip(("teacher", "students", "fid"), before, found, strict=True)]
+        plan = Plan(hours, *kept, plan.full_hours)
+    else:
+        plan = Plan(hours, *found, costing.published_hours(run, costs))
     if processes.is_main():
-        store.write_json(path, {"plan": plan._asdict(), "fid_samples": fid_samples, "manifest": provenance.manifest(
-            profile=p.name, seed=run.seed, device=provenance.device_name(run.device), processes=processes.size(),
-            settings=p.asdict())})
+        store.write_json(path, {
+            "plan": plan._asdict(), "fid_samples": fid_samples, "planned": [*planned, *new], "costs": costs._asdict(),
+            "expected": costing.expected(found, costs, seeds=p.seeds, wanted=new), "manifest": provenance.manifest(
+                profile=p.name, seed=run.seed, device=provenance.device_name(run.device), processes=processes.size(),
+                settings=p.asdict())})
     processes.wait()                          # all have measured, together; what the main process wrote is the plan
-    return make_plan(run, hours, fid_samples=fid_samples)
+    return _read_plan(run, path)[0]
 
 
-def _read_plan(run: Run, path: Path) -> tuple[Plan, object]:
-    """A plan made before, and how many samples were asked for; ValueError unless it is one of this run."""
+def _whole_parts(n: int, most: int) -> int:
+    """Fewer than were asked for are so many that they, and a fifth of them, come in batches of one shape."""
+    size = 5 * PART if n >= 5 * PART else PART if n >= PART else 1
+    return n if n == most else n // size * size
+
+
+def planned_hours(run: Run, wanted: Sequence[str] = STAGES) -> float | None:
+    """The hours of the plan that was made before of the stages that are wanted; None if there is none."""
+    path = plan_path(run)
+    if not path.is_file():
+        return None
+    plan, _, planned = _read_plan(run, path)
+    return plan.hours if set(wanted) <= set(planned) else None
+
+
+def expected_seconds(run: Run) -> dict[str, float]:
+    """What the newest planning said that each stage would take; empty if there is none."""
+    path = plan_path(run)
+    saved = store.read_json(path).get("expected") if path.is_file() else None
+    return {k: v for k, v in saved.items() if type(v) in (int, float)} if isinstance(saved, dict) else {}
+
+
+def fid_of(run: Run, extract: fid.Extractor, reference: fid.Statistics) -> costing.FidOf:
+    """What FID is measured of, for the plan: every model under each of its guidances."""
+    sets = [("teacher" if arm == "teacher" else "student", 1.0 if arm in MAIN else 0.2)
+            for arm in ("teacher", *run.profile.arms) for _ in _guidances(run, arm)
+            for _ in range(1 if arm == "teacher" else run.profile.seeds)]
+    return costing.FidOf(extract, reference, sets, sampling_batch(run))
+
+
+def _read_plan(run: Run, path: Path) -> tuple[Plan, object, tuple[str, ...]]:
+    """A plan made before, how many samples were asked for, and which stages it is of; ValueError unless it is one of
+    this run."""
     saved, p = store.read_json(path, "plan", "fid_samples"), run.profile
     found = saved["plan"]
     most = {"hours": 10_000, "teacher_steps": p.teacher_steps, "student_steps": p.student_steps,
@@ -108,22 +154,16 @@ def _read_plan(run: Run, path: Path) -> tuple[Plan, object]:
             type(v) is int or (type(v) is float and k not in whole) for k, v in found.items()) or not all(
             0 < v <= most[k] for k, v in found.items()):
         raise ValueError(f"{path} holds no plan of {p.name}; delete it to plan anew")
-    return Plan(**found), saved["fid_samples"]
-
-
-def _fid_passes(run: Run, cost: budget.Rates) -> float:
-    """Seconds of one sampling step of a batch in each process, summed over all that FID is asked of."""
-    found = 0.0
-    for arm in ("teacher", *run.profile.arms):
-        seeds, one = (1, cost.measured_pass) if arm == "teacher" else (run.profile.seeds, cost.student_pass)
-        found += seeds * one * len(_guidances(run, arm)) * (1 if arm in MAIN else 0.2)
-    return found
+    planned = saved.get("planned", list(STAGES))
+    if not isinstance(planned, list) or any(name not in STAGES for name in planned):
+        raise ValueError(f"{path} holds no plan of {p.name}; delete it to plan anew")
+    return Plan(**found), saved["fid_samples"], tuple(planned)
 
 
 def with_plan(run: Run, plan: Plan) -> Run:
     """The run with the steps of its plan."""
     steps = {"teacher_steps": plan.teacher_steps, "student_steps": plan.student_steps}
-    return replace(run, profile=replace(run.profile, **steps))
+    return costing.kept(run, profile=replace(run.profile, **steps))
 
 
 def resumed_run(run: Run) -> Run:
@@ -154,13 +194,7 @@ def _guidances(run: Run, arm: str) -> dict[str, Guidance]:
 # ------------------------------------------------------------------------------------------------------------- stages
 
 
-class Stage(NamedTuple):
-    make: Callable[[], Iterator]    # its items, when its turn comes
-    ticks: int                      # how many there are at most
-    together: bool                  # whether all processes do each item, or each process items of its own
-
-
-def stages(run: Run, plan: Plan, extract: fid.Extractor, reference: fid.Statistics) -> dict[str, Stage]:
+def stages(run: Run, plan: Plan, extract: fid.Extractor | None, reference: fid.Statistics | None) -> dict[str, Stage]:
     """What a campaign does, in order; `run` is the planned one."""
     p = run.profile
 
@@ -183,7 +217,6 @@ def stages(run: Run, plan: Plan, extract: fid.Extractor, reference: fid.Statisti
 
     def measure_fid() -> Iterator:
         models = {("teacher", run.seed): load_teacher(run).model, **students()}
-        models = {key: run.compiled(model) for key, model in models.items()}
         for arm, seed, name in processes.own([(*key, name) for key in models for name in _guidances(run, key[0])]):
             yield from fid_parts(run, plan, models[arm, seed], Sampled(arm, seed, name), extract, reference)
 
@@ -238,7 +271,7 @@ def fid_parts(run: Run, plan: Plan, model: nn.Module, sampled: Sampled, extract:
     if path.is_file():
         return
     check_current(run, arm, seed, model)
-    parts = parts_path(path, reference)
+    parts, sampler = parts_path(path, reference), run.sampler(model)
     for start in range(0, n, PART):
         part = parts / f"{start:06d}.safetensors"
         if not part.is_file():
@@ -247,12 +280,13 @@ def fid_parts(run: Run, plan: Plan, model: nn.Module, sampled: Sampled, extract:
             generator = torch.Generator().manual_seed(SAMPLING_SEED + start)
             x_T = torch.randn((size, *run.images.shape), generator=generator).to(run.device)
             with run.autocast():
-                x = sample(model, run.schedule, y, x_T=x_T, w=how.w, steps=run.profile.sample_steps,
-                           recompute_eps=how.recompute_eps)
+                x = sample(sampler, run.schedule, y, x_T=x_T, w=how.w, steps=run.profile.sample_steps,
+                           recompute_eps=how.recompute_eps, batch=sampling_batch(run))
             store.save_tensors(part, {"features": extract(to_uint8(x)).float().cpu()}, {"arm": arm, "name": name})
             yield
     files = [parts / f"{start:06d}.safetensors" for start in range(0, n, PART)]
     features = torch.cat([_read_part(f, min(PART, n - i * PART), reference) for i, f in enumerate(files)])
+    features = features.to(run.device)
     values = dict(zip(extract.distances, (fid.fid(features, reference), fid.kid(features, reference)), strict=True))
     found = [{"metric": f"{distance}@{name}", "value": value, "n": n} for distance, value in values.items()]
     if extract.classifier is not None:
@@ -281,21 +315,31 @@ def table(run: Run, plan: Plan, extract: fid.Extractor, reference: fid.Statistic
     return pd.concat([evaluate_all(run, teacher, models), floor, *found], ignore_index=True)
 
 
+def run_turn(run: Run, plan: Plan, wanted: Mapping[str, float], *, seconds: float,
+             extract: fid.Extractor | None = None, reference: fid.Statistics | None = None) -> list[Used]:
+    """Work through the stages that are wanted for at most `seconds`; returns what each took.  Stop it at any time.
+
+    `wanted` says how many seconds each is expected to take, or 0.  Without `extract` and `reference` there is no FID.
+    """
+    there = stages(run, plan, extract, reference)
+    chosen = {name: there[name]._replace(seconds=wanted[name]) for name in STAGES if name in wanted}
+    return work(chosen, now() + seconds)
+
+
 def run_stages(run: Run, plan: Plan, *, minutes: float, extract: fid.Extractor, reference: fid.Statistics) -> bool:
-    """Work through the stages for at most about `minutes`; returns whether all is done.  Stop it at any time."""
-    deadline = time.monotonic() + 60 * number("minutes", minutes, 0, 10**6)
-    for name, stage in stages(run, plan, extract, reference).items():
-        late = False
-        with closing(stage.make()) as items:
-            for _ in progress_bar(items, total=stage.ticks, title=name):
-                late = time.monotonic() > deadline
-                if stage.together:
-                    late = processes.agree(late)
-                if late:
-                    break
-        if processes.agree(late):
-            return False
-    return True
+    """Work through all stages for at most about `minutes`; returns whether all is done.  Stop it at any time."""
+    seconds = 60 * number("minutes", minutes, 0, 10**6)
+    used = run_turn(run, plan, dict.fromkeys(STAGES, 0.0), seconds=seconds, extract=extract, reference=reference)
+    return all(u.done for u in used)
+
+
+def used_beside_expected(used: Sequence[Used], seconds: Mapping[str, float]) -> str:
+    """A line a stage: what it took, beside what was planned."""
+    lines = [f"{'stage':12s} {'used':>9s} {'planned':>9s}"]
+    for u in used:
+        planned = f"{seconds[u.name]:7.1f} s" if u.name in seconds else ""
+        lines.append(f"{u.name:12s} {u.seconds:7.1f} s {planned:>9s}{'' if u.done else '  not done'}")
+    return "\n".join(lines)
 
 
 class SmallFeatures:
@@ -310,7 +354,7 @@ class SmallFeatures:
         self.features, self.device = run.image_reference.classifier.features, run.device
 
     def __call__(self, images: Tensor) -> Tensor:
-        return in_chunks(self.features, to_float(images.to(self.device))).cpu()
+        return in_chunks(self.features, to_float(images.to(self.device)))
 
 
 def make_reference(run: Run, n: int | None = None) -> tuple[fid.Extractor, fid.Statistics]:
@@ -339,15 +383,6 @@ def summary(results: pd.DataFrame) -> pd.DataFrame:
     wide = rows.pivot_table(index="arm", columns="metric", values="value", sort=False)
     wide["N"] = results[results.metric.str.contains(wanted)].groupby("arm").n.first()
     return wide
-
-
-def published_hours(run: Run) -> float:
-    """Hours that the paper's settings would take on this device, students in lockstep, by their networks' speed."""
-    p = PROFILES["cifar10"]
-    batch = max(1, (p.batch if run.device.type == "cuda" else 8) // processes.size()) * processes.size()
-    cost = budget.rates(replace(run, profile=replace(p, batch=batch, seeds=1, arms=run.profile.arms)))
-    lockstep = cost.teacher_pass + len(run.profile.arms) * cost.student_update
-    return p.batch / batch * (p.teacher_steps * cost.teacher_update + p.student_steps * lockstep) / 3600
 
 
 def describe(run: Run, plan: Plan) -> str:

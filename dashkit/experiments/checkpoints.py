@@ -17,7 +17,8 @@ from dashkit.experiments.run import CHECKPOINT, FINAL, Run
 from dashkit.method.training import Learner, Step
 from dashkit.storage import locks, provenance, store
 
-CHECKPOINT_SECONDS = 60.0
+CHECKPOINT_SECONDS = 60.0     # between two checkpoints at least, and
+CHECKPOINT_SHARE = 0.02       # of a GPU's time at most is spent on them: half a gigabyte takes seconds
 
 
 @dataclass(frozen=True)
@@ -48,9 +49,9 @@ class TrainingJob:
 def resumable(job: TrainingJob, loop: Iterator[Step]) -> Iterator[Step]:
     """Run `loop`, which trains the job's learners and is not started yet, from where it was stopped.
 
-    Writes a checkpoint every minute and at each stop or interrupt, and each learner's final file at the end.  Holds the
-    folder meanwhile: FolderInUse if another process trains the same.  Of several that train as one, the main process
-    holds and writes.
+    Writes a checkpoint about every minute (see CHECKPOINT_SHARE) and at each stop or interrupt, and each learner's
+    final file at the end.  Holds the folder meanwhile: FolderInUse if another process trains the same.  Of several that
+    train as one, the main process holds and writes.
     """
     with locks.lock_folder(job.folder) if processes.is_main() else nullcontext() as token:
         yield from _resumed(job, loop, token)
@@ -61,6 +62,7 @@ def resumable(job: TrainingJob, loop: Iterator[Step]) -> Iterator[Step]:
 
 def _resumed(job: TrainingJob, loop: Iterator[Step], token: object) -> Iterator[Step]:
     began = last = time.monotonic()
+    between = CHECKPOINT_SECONDS
     main, (history, spent) = processes.is_main(), _restore(job) if job.checkpoint.is_file() else (_History(), 0.0)
     state = job.generator.get_state()                     # as it was after the last whole step
     try:
@@ -71,9 +73,10 @@ def _resumed(job: TrainingJob, loop: Iterator[Step], token: object) -> Iterator[
                     return
                 history.add(torch.stack([step.losses[name] for name in job.columns]))
                 state, now = job.generator.get_state(), time.monotonic()
-                if main and step.number < job.steps and now - last > CHECKPOINT_SECONDS:
+                if main and step.number < job.steps and now - last > between:
                     _save(job, history, state, spent + now - began)
                     last = time.monotonic()
+                    between = _pause(job.run.device, last - now)
                 if main and step.number == job.steps:
                     for name, losses in zip(job.columns, history.table().T, strict=True):
                         _finish(job, name, losses, spent + now - began)
@@ -115,6 +118,11 @@ def whole_step() -> Iterator[None]:
             signal.signal(one, handler)
         if came:
             before[came[0][0]](*came[0])
+
+
+def _pause(device: torch.device, seconds: float) -> float:
+    """Seconds to the next checkpoint, after one that took `seconds` to write."""
+    return max(CHECKPOINT_SECONDS, seconds / CHECKPOINT_SHARE) if device.type == "cuda" else CHECKPOINT_SECONDS
 
 
 class _History:
@@ -193,12 +201,22 @@ def _save(job: TrainingJob, history: _History, state: Tensor, seconds: float) ->
     """
     losses = history.table()
     tensors = {f"{n}/{k}": v for n, learner in job.learners.items() for k, v in learner.tensors().items()}
-    bad = [k for k, v in tensors.items() if v.is_floating_point() and not bool(v.isfinite().all())]
+    floats = [k for k, v in tensors.items() if v.is_floating_point()]
+    finite = _all_finite([tensors[k] for k in floats])
+    bad = [k for k, ok in zip(floats, finite, strict=True) if not ok]
     if bad:
         raise FloatingPointError(f"weights of {bad[0].split('/')[0]} are not finite at step {len(losses)}; "
                                  "lower its lr")
     tensors |= {"generator": state, "history": losses}
     store.save_tensors(job.checkpoint, tensors, {"settings": job.settings, "seconds": seconds})
+
+
+def _all_finite(tensors: list[Tensor]) -> list[bool]:
+    """Which tensors hold numbers alone; a GPU is waited for once, not once a tensor."""
+    if not tensors:
+        return []
+    device = next((v.device for v in tensors if v.is_cuda), tensors[0].device)
+    return torch.stack([v.isfinite().all().to(device) for v in tensors]).tolist()
 
 
 def _finish(job: TrainingJob, name: str, losses: Tensor, seconds: float) -> None:

@@ -26,9 +26,14 @@ class Statistics(NamedTuple):
     n: int
     floor: float       # FID of one half of the real images to the other
 
+    def to(self, device: torch.device | str) -> "Statistics":
+        return Statistics(*(v.to(device) if isinstance(v, Tensor) else v for v in self))
+
 
 class Inception:
-    """The 2048 features of uint8 images (N, 3, H, W), `batch` at a time: calling it gives (N, 2048) on the CPU.
+    """The 2048 features of uint8 images (N, 3, H, W), `batch` at a time: calling it gives (N, 2048) on its device.
+
+    `batch` None is 256 images on a GPU, and 64 on a CPU.
 
     `classifier` (1008, 2048) is what an Inception Score needs, or None: only torch-fidelity's own file has it, the
     package does not.  FileNotFoundError says what to fetch, ImportError what to install.
@@ -36,12 +41,13 @@ class Inception:
 
     distances = ("fid", "kid")
 
-    def __init__(self, weights: Path, device: torch.device | str = "cpu", *, batch: int = 64) -> None:
+    def __init__(self, weights: Path, device: torch.device | str = "cpu", *, batch: int | None = None) -> None:
         weights = Path(weights)
         if not weights.is_file():
             raise FileNotFoundError(f"{weights} is not there; type: {environment.kit('fetch inception')}")
         state = dict(store.load_tensors(weights).tensors)
-        self.device, self.batch, self.classifier = device, batch, state.get("fc.weight")
+        self.device, self.classifier = torch.device(device), state.get("fc.weight")
+        self.batch = batch or (256 if self.device.type == "cuda" else 64)
         state = {"fc.weight": torch.zeros(1008, 2048), "fc.bias": torch.zeros(1008)} | state      # not used by features
         with tempfile.TemporaryDirectory() as folder:          # torch-fidelity takes a path, and only this format
             path = Path(folder) / "weights.pt"
@@ -57,7 +63,7 @@ class Inception:
     def __call__(self, images: Tensor) -> Tensor:
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
             raise ValueError(f"FID is of uint8 colour images (N, 3, H, W), not {images.dtype} {tuple(images.shape)}")
-        return torch.cat([self.network(part.to(self.device))[0].float().cpu() for part in images.split(self.batch)])
+        return torch.cat([self.network(part.to(self.device))[0].float() for part in images.split(self.batch)])
 
 
 Extractor = Callable[[Tensor], Tensor]
@@ -69,7 +75,7 @@ def statistics(features: Tensor) -> Statistics:
     n = len(features)
     if n < 4:
         raise ValueError(f"statistics need at least four images, not {n}")
-    shuffled = features[torch.randperm(n, generator=torch.Generator().manual_seed(0))]
+    shuffled = features[torch.randperm(n, generator=torch.Generator().manual_seed(0)).to(features.device)]
     wide = features.double()
     floor = frechet_distance(shuffled[: n // 2], shuffled[n // 2 :])
     return Statistics(wide.mean(0), torch.cov(wide.T), shuffled[:KID_IMAGES].clone(), n, floor)
@@ -97,10 +103,13 @@ def reference(images: Tensor, extract: Callable[[], Extractor], cache: Path) -> 
 
 
 def fid(features: Tensor, real: Statistics) -> float:
-    """The Fréchet distance of features (N, 2048) to real ones; biased upwards by about 1/N, so name N beside it."""
+    """The Fréchet distance of features (N, 2048) to real ones; biased upwards by about 1/N, so name N beside it.
+
+    Computed in float64 on the device of the features, where `real` is moved to.
+    """
     if features.ndim != 2 or features.shape[1] != len(real.mean) or len(features) < 2:
         raise ValueError(f"features must be (N, {len(real.mean)}) with N >= 2, not {tuple(features.shape)}")
-    wide = features.double()
+    wide, real = features.double(), real.to(features.device)
     return gaussian_distance(wide.mean(0), torch.cov(wide.T), real.mean, real.cov)
 
 
@@ -109,7 +118,7 @@ def kid(features: Tensor, real: Statistics) -> float:
 
     Uses at most KID_IMAGES features.
     """
-    x, y = (f[:KID_IMAGES].double() for f in (features, real.features))
+    x, y = (f[:KID_IMAGES].to(features.device).double() for f in (features, real.features))
     if min(len(x), len(y)) < 2:
         raise ValueError("KID needs at least two images on either side")
 
@@ -133,8 +142,8 @@ def inception_score(features: Tensor, classifier: Tensor | None, *, splits: int 
                          "fetched from a package have none: take FID, or fetch inception where its source is in reach")
     if len(features) < splits:
         raise ValueError(f"an Inception Score in {splits} parts needs at least {splits} images, not {len(features)}")
-    order = torch.randperm(len(features), generator=torch.Generator().manual_seed(0))
-    log_p = (features[order].double() @ classifier.double().T).log_softmax(1)
+    order = torch.randperm(len(features), generator=torch.Generator().manual_seed(0)).to(features.device)
+    log_p = (features[order].double() @ classifier.to(features.device).double().T).log_softmax(1)
     scores = []
     for part in log_p.tensor_split(splits):
         marginal = part.exp().mean(0, keepdim=True)

@@ -33,6 +33,8 @@ PRECISIONS = ("float32", "bfloat16")
 """What networks compute in while they train and draw samples for FID; measurements are always float32."""
 STORED = ("float32", "float16")
 """What finished weights are kept in: with float16 a teacher is rounded before any student learns from it."""
+PACES = ("fixed", "ramped")
+"""How average and warm-up begin: as set, or in step with the planned number of steps; see `experiments.pace`."""
 CLASSIFIERS = ("small", "colour")
 """The classifier whose features measure samples: seconds on a CPU, or minutes and meant for photographs."""
 NETWORKS = ("teacher", "student")
@@ -70,6 +72,7 @@ class Profile:
     precision: str = "float32"     # one of PRECISIONS
     stored: str = "float32"        # one of STORED
     classifier: str = "small"      # one of CLASSIFIERS
+    pace: str = "fixed"            # one of PACES
     sampling_sets: int = 1         # sets of labels and noise that quality is measured on, `samples` images each
     exact_bandwidth: float = 0.0   # above 0 the teacher is not trained but exact, a kernel density of this bandwidth
 
@@ -89,7 +92,7 @@ class Profile:
         So what was made before them keeps its fingerprint.
         """
         settings = dataclasses.asdict(self)
-        for name, default in (("stored", "float32"), ("classifier", "small"), ("sampling_sets", 1)):
+        for name, default in (("stored", "float32"), ("classifier", "small"), ("pace", "fixed"), ("sampling_sets", 1)):
             if settings[name] == default:
                 del settings[name]
         return settings
@@ -193,6 +196,7 @@ _Settings = _table("Settings", {
     "arms": _ARMS, "w": _number(0, 20), "ws": _numbers(0, 20), "sample_steps": _number(1, 10_000, whole=True),
     "samples": _number(10, 10**6, whole=True), "states": _number(10, 10**6, whole=True),
     "precision": _choice(PRECISIONS), "stored": _choice(STORED), "classifier": _choice(CLASSIFIERS),
+    "pace": _choice(PACES),
     "sampling_sets": _number(1, 100, whole=True), "exact_bandwidth": _number(0, 10)})
 SETTINGS = tuple(name for name in _Settings.model_fields if name not in ("dataset", *NETWORKS))
 """What a command, a notebook or a call may change of a profile; its data and networks are fixed in its file."""

@@ -32,6 +32,7 @@ from dashkit.method.quality import (
 from dashkit.method.schedule import Schedule, cosine_schedule
 from dashkit.method.unet import UNet
 from dashkit.storage import paths, provenance, store
+from dashkit.storage.arithmetic import choose_arithmetic
 from dashkit.storage.store import sha256
 
 CHECKPOINT, FINAL = "checkpoint.safetensors", "final.safetensors"
@@ -52,7 +53,10 @@ def pick_device(name: str = "auto") -> torch.device:
     processes.join(name)
     if name == "cuda" and not torch.cuda.is_available():
         raise ValueError("device='cuda' was asked for, but torch sees no CUDA device; use 'cpu' or 'auto'")
-    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+    if name == "cpu" or not torch.cuda.is_available():
+        return CPU
+    choose_arithmetic()
+    return torch.device("cuda")
 
 
 class Teacher(NamedTuple):
@@ -184,7 +188,7 @@ class Run:
                  "teacher_steps", "teacher_lr", "teacher_ema", "warmup", "clip", "precision")
         settings = self.profile.asdict()
         own = {"data": self.data_digest} if self.data_digest else {}
-        own |= {k: settings[k] for k in ("stored",) if k in settings}
+        own |= {k: settings[k] for k in ("stored", "pace") if k in settings}
         return {k: settings[k] for k in names} | own | {"seed": self.seed}
 
     def student_settings(self, arm: str, seed: int) -> dict:

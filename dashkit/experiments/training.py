@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from dashkit.experiments import processes
 from dashkit.experiments.checkpoints import TrainingJob, clear, resumable
 from dashkit.experiments.networks import check_current, load_student, load_teacher, say_stale
+from dashkit.experiments.pace import paced
 from dashkit.experiments.progress import progress_bar
 from dashkit.experiments.ready import check_run
 from dashkit.experiments.run import CHECKPOINT, FINAL, Run, Teacher
@@ -24,7 +25,7 @@ from dashkit.method.images import minibatches
 from dashkit.method.losses import per_sample
 from dashkit.method.memory import Parts, samples_of
 from dashkit.method.schedule import Noised, noised
-from dashkit.method.training import Learner, Step, fit
+from dashkit.method.training import Step, fit
 from dashkit.method.unet import UNet
 
 
@@ -48,8 +49,7 @@ def _train_teacher(run: Run) -> Iterator[Step]:
     images = run.images
     model = seeded(run.seed, lambda: nn.ModuleDict({"net": UNet(p.teacher), "tirt": curriculum.TIRT(run.base.cpu())}))
     model = model.to(run.device, memory_format=torch.channels_last)
-    learner = Learner(model, lr=p.teacher_lr, steps=p.teacher_steps, ema=p.teacher_ema,
-                      warmup=p.warmup, clip=p.clip)
+    learner = paced(p, model, lr=p.teacher_lr, steps=p.teacher_steps, ema=p.teacher_ema)
     net = run.compiled(model["net"])
     generator = torch.Generator(run.device).manual_seed(run.seed)
 
@@ -126,8 +126,7 @@ def _student(run: Run, teacher: Teacher, row: Objective, seed: int) -> Student:
     p = run.profile
     model = new_student(row, teacher.model, p.student, base=run.base, seed=seed)
     model = model.to(run.device, memory_format=torch.channels_last)
-    learner = Learner(model, lr=p.student_lr * row.lr, steps=p.student_steps, ema=p.student_ema, warmup=p.warmup,
-                      clip=p.clip)
+    learner = paced(p, model, lr=p.student_lr * row.lr, steps=p.student_steps, ema=p.student_ema)
     curricula = {"transferred": teacher.omega, "base": run.base, "uniform": curriculum.uniform(run.schedule)}
     parts = {**dict(model.items()), "net": run.compiled(model["net"])}
     return Student(row, learner, parts, curricula.get(row.curriculum, run.base))

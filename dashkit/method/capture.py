@@ -59,7 +59,7 @@ class Replayed:
 
 
 class ReplayedModel:
-    """A network's forward pass without gradients, replayed as a CUDA graph for each batch size.
+    """A network's forward pass without gradients, replayed as a CUDA graph for each batch size and precision.
 
     `load` puts the weights of another network of the same shape in place, so that one set of graphs serves many.
     """
@@ -70,7 +70,7 @@ class ReplayedModel:
         self.net = copy.deepcopy(net).eval().requires_grad_(False)
         self.null_label = net.null_label
         self._called = torch.compile(self.net, dynamic=False) if compiled else self.net
-        self._replayed: dict[torch.Size, Replayed] = {}
+        self._replayed: dict[tuple, Replayed] = {}
 
     def load(self, net: nn.Module) -> "ReplayedModel":
         state, other = self.net.state_dict(), net.state_dict()
@@ -79,6 +79,7 @@ class ReplayedModel:
 
     @torch.no_grad()
     def __call__(self, x_t: Tensor, t: Tensor, y: Tensor) -> Tensor:
-        if x_t.shape not in self._replayed:
-            self._replayed[x_t.shape] = Replayed(torch.no_grad()(self._called))
-        return self._replayed[x_t.shape](x_t, t, y)
+        key = x_t.shape, torch.is_autocast_enabled(x_t.device.type)       # a graph keeps the precision it was made in
+        if key not in self._replayed:
+            self._replayed[key] = Replayed(torch.no_grad()(self._called))
+        return self._replayed[key](x_t, t, y)

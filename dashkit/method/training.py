@@ -47,20 +47,35 @@ def flatten(model: nn.Module) -> nn.Parameter:
     return vector
 
 
+def ramp(ema: float) -> Callable[[int], float]:
+    """A decay that starts low and grows to `ema`: min(ema, (1 + n) / (10 + n)) after n updates.
+
+    A fixed decay of 0.9999 still holds 92% of the starting weights after 800 updates; this one forgets them.
+
+    >>> [ramp(0.99)(n) for n in (0, 8, 10_000)]
+    [0.1, 0.5, 0.99]
+    """
+    return lambda n: min(ema, (1 + n) / (10 + n))
+
+
 class Learner:
     """A model with its AdamW, its exponential moving average `ema` and the number of updates done.
+
+    `ema` is the average's decay, or a function of the number of updates that gives it, as `ramp` makes.
 
     `tensors` gives all of its state and `load` takes it back, so that a resumed run continues bit for bit.
     """
 
     def __init__(
-        self, model: nn.Module, *, lr: float, steps: int, ema: float, warmup: int = 0, clip: float = 1.0
+        self, model: nn.Module, *, lr: float, steps: int, ema: float | Callable[[int], float], warmup: int = 0,
+        clip: float = 1.0,
     ) -> None:
         self.model, self.lr, self.steps, self.warmup, self.clip, self.decay = model, lr, steps, warmup, clip, ema
         self._ema = copy.deepcopy(model).eval()
         self.vector, self.average = flatten(model), flatten(self._ema).detach()
         cuda = self.vector.is_cuda
         self._rate = torch.tensor(lr, device=self.vector.device) if cuda else None      # where a CUDA graph reads it
+        self._weight = torch.tensor(1.0, device=self.vector.device) if cuda and callable(ema) else None    # the same
         self.optimiser = torch.optim.AdamW([self.vector], lr=self._rate if cuda else lr, fused=True, capturable=cuda)
         self.done = self.averaged = 0
 
@@ -107,6 +122,8 @@ class Learner:
             self.optimiser.param_groups[0]["lr"] = rate
         else:
             self._rate.fill_(rate)
+        if self._weight is not None:
+            self._weight.fill_(self._newest())
 
     def move(self) -> None:
         """The part of `step` that works on tensors; a CUDA graph can record it from the second step on."""
@@ -115,8 +132,14 @@ class Learner:
         self._follow()
 
     def _follow(self) -> None:
-        self.average.lerp_(self.vector.detach(), 1 - self.decay if self.averaged else 1.0)
+        self.average.lerp_(self.vector.detach(), self._newest() if self._weight is None else self._weight)
         self.averaged += 1
+
+    def _newest(self) -> float:
+        """The share of the newest weights in the average."""
+        if not self.averaged:
+            return 1.0
+        return 1 - (self.decay(self.averaged) if callable(self.decay) else self.decay)
 
     def tensors(self) -> dict[str, Tensor]:
         """Every tensor that changes in training, by name."""

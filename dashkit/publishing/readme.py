@@ -20,6 +20,7 @@ from dashkit.classroom.notebooks import notebook_paths
 from dashkit.experiments import campaign
 from dashkit.experiments.profiles import PROFILES
 from dashkit.method.statistics import Interval, bootstrap
+from dashkit.publishing import gpu
 from dashkit.publishing.corrections import corrections
 from dashkit.publishing.series import BUILD
 from dashkit.storage import store, tables
@@ -52,6 +53,7 @@ def blocks(root: Path = RESULTS) -> dict[str, str]:
                                 store.read_json(root / "cifar10_proof" / "manifest.json")),
         "threads": _threads(pd.read_csv(root / "threads.csv")),
         **corrections(root),
+        **gpu.blocks(root / "gpu"),
     }
 
 

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import torch
 
+from dashkit.storage.arithmetic import arithmetic
+
 
 @functools.cache
 def commit() -> str:
@@ -56,6 +58,8 @@ def peak_memory_mib(*, children: bool = False) -> float | None:
 def manifest(**facts: object) -> dict:
     """Where a result comes from: versions, platform, commit and peak memory, beside the `facts` given."""
     versions = {p: importlib.metadata.version(p) for p in ("torch", "numpy", "scikit-learn", "safetensors", "pandas")}
+    if torch.cuda.is_available():
+        facts = {"arithmetic": arithmetic(), **facts}
     return {
         "commit": commit(), "python": platform.python_version(), "platform": platform.platform(terse=True),
         "versions": versions, "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),

@@ -5,7 +5,7 @@ import torch
 
 from dashkit import cli
 from dashkit.datasets import sources
-from dashkit.experiments import budget, campaign, fid
+from dashkit.experiments import campaign, costing, fid
 from dashkit.experiments.run import FINAL
 from dashkit.storage import store, tables
 
@@ -14,8 +14,9 @@ DASH_TAG = campaign.Sampled("dash", 1, "tag")
 
 @pytest.fixture
 def run(tiny, monkeypatch):
-    monkeypatch.setattr(budget, "rates", lambda run: budget.Rates(1.0, 1.0, 1.0, 1.0, 1.0))
-    monkeypatch.setattr(campaign, "published_hours", lambda run: 40.0)
+    costs = costing.Costs(teacher_step=1.0, students_step=3.0, evaluation=1.0, fid_sample=0.1)
+    monkeypatch.setattr(costing, "measured", lambda run, of, wanted: costs)
+    monkeypatch.setattr(costing, "published_hours", lambda run, costs: 40.0)
     return tiny
 
 
@@ -111,6 +112,16 @@ def test_a_plan_that_is_none_is_refused_and_named(run, change):
     store.write_json(path, saved | {"plan": saved["plan"] | change})
     with pytest.raises(ValueError, match=r"campaign-s1-\w+\.json holds no plan of smoke"):
         campaign.make_plan(one, 0.01, fid_samples=20)
+
+
+@pytest.mark.parametrize("wrong", [{"planned": 3}, {"planned": ["teacher", "dinner"]}, {"planned": [[]]}])
+def test_a_plan_of_strange_stages_is_refused_and_named(run, wrong):
+    one = run()
+    campaign.make_plan(one, 0.01, fid_samples=20)
+    store.write_json(path := campaign.plan_path(one), store.read_json(path) | wrong | {"expected": "much"})
+    with pytest.raises(ValueError, match=r"campaign-s1-\w+\.json holds no plan of smoke"):
+        campaign.make_plan(one, 0.01, fid_samples=20)
+    assert campaign.expected_seconds(one) == {}
 
 
 @pytest.mark.parametrize("wrong", [{"plan": []}, {"plan": {}}])

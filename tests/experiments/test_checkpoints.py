@@ -63,3 +63,14 @@ def test_a_checkpoint_with_a_strange_history_is_refused_and_named(tiny, tensors,
     store.save_tensors(path, saved.tensors | tensors, saved.meta | meta)
     with pytest.raises(ValueError, match=r"checkpoint\.safetensors cannot be resumed"):
         next(train_teacher(run))
+
+
+def test_a_gpu_spends_a_small_share_of_its_time_on_checkpoints():
+    gpu, cpu = torch.device("cuda"), torch.device("cpu")
+    assert checkpoints._pause(gpu, 0.1) == checkpoints._pause(cpu, 30.0) == checkpoints.CHECKPOINT_SECONDS
+    assert checkpoints._pause(gpu, 6.0) == pytest.approx(300)
+
+
+def test_what_is_not_finite_is_found_among_many_tensors():
+    found = checkpoints._all_finite([torch.ones(3), torch.tensor([1.0, float("nan")]), torch.tensor(float("inf"))])
+    assert found == [True, False, False] and checkpoints._all_finite([]) == []

@@ -127,3 +127,11 @@ def test_weights_of_another_network_are_refused_and_named(tmp_path):
     store.save_tensors(tmp_path / "w.safetensors", {"a": torch.ones(1)}, {})
     with pytest.raises(ValueError, match=r"w\.safetensors does not fit Inception"):
         fid.Inception(tmp_path / "w.safetensors")
+
+
+def test_the_distances_are_computed_where_the_features_are():
+    """On a meta device nothing is computed, but everything must be there: a CPU tensor among them would raise."""
+    real = fid.statistics(features(50))
+    moved = real.to("meta")
+    assert {v.device.type for v in moved if isinstance(v, torch.Tensor)} == {"meta"} and moved.n == 50
+    assert fid.fid(features(40, 0.1), real) == fid.fid(features(40, 0.1), real.to("cpu"))

@@ -239,8 +239,30 @@ def test_doctor_names_versions_that_are_too_old_too_new_or_missing(monkeypatch, 
     assert not finding.ok and re.search(message, finding.detail)
 
 
+def test_a_bare_machine_needs_no_jupyter_and_hears_what_a_missing_package_is_for(monkeypatch):
+    real, absent = doctor.importlib.import_module, {"torch_fidelity", "PIL"}
+
+    def without(name, package=None):
+        if name in absent:
+            raise ImportError(name)
+        return real(name, package)
+
+    monkeypatch.setattr(doctor.importlib, "import_module", without)
+    found = list(doctor.examine_bare(device="cpu"))
+    assert [f.what for f in found] == ["Python", "torch", "packages"] and all(f.ok for f in found)
+    assert found[-1].detail == "all that training needs is there; without torch_fidelity (FID), PIL (unpacking images)"
+    absent.add("safetensors")
+    last = list(doctor.examine_bare(device="cpu"))[-1]
+    assert not last.ok and last.detail.startswith("missing: safetensors (weights on disk). Fix: ")
+    monkeypatch.setattr(environment, "is_active", lambda: False)
+    absent.add("sklearn")
+    *_, last = doctor.examine_bare(device="cpu")
+    assert re.search(r"pip install --force-reinstall '?scikit-learn\S* '?safetensors\S*; without torch", last.detail)
+
+
 def test_doctor_explains_why_there_is_no_gpu(monkeypatch):
     import torch
+    import torchvision  # noqa: F401  (it looks at torch's version once, when it is imported)
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.version, "cuda", None)

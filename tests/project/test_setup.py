@@ -422,7 +422,7 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 def wrong(command, active=False):
     """Why a command cannot be copied into a fresh shell in the project's folder; empty if it can.
 
-    `active`: it stands below `conda activate`.
+    `active`: it stands below `conda activate`, or where a machine without an environment is told where the kit lies.
     """
     words = shlex.split(command, comments=True)
     while words and re.match(r"[A-Z_]+=", words[0]):
@@ -430,6 +430,8 @@ def wrong(command, active=False):
     program, rest = words[0], words[1:]
     if program in ("python", "python3") and rest and rest[0].endswith("run.py"):
         return wrong_task(rest[1:])
+    if program == "python" and rest[:2] == ["-m", "dashkit"] and active:
+        return wrong_kit(rest[2:])
     if program == "make":
         return wrong_task([w for w in rest if not w.startswith("PYTHON=")])
     if program == "dashkit":
@@ -478,7 +480,7 @@ def commands(text):
         for line in block.splitlines() if language in ("", "sh", "bash", "console", "text") else ():
             if PROGRAMS.match(line):
                 found.append((line, active))
-                active = active or line.startswith("conda activate")
+            active = active or line.startswith(("conda activate", "export PYTHONPATH="))
         active = False
     spans = re.findall(r"(?<!`)`([^`\n]+)`(?!`)", re.sub(r"^```.*?^```", "", text, flags=re.M | re.S))
     return found + [(s, False) for s in spans if PROGRAMS.match(s) and " " in s]

@@ -1,0 +1,36 @@
+"""The page about GPUs is what its measurements say."""
+
+import re
+
+from dashkit import cli
+from dashkit.experiments.profiles import PROFILES
+from dashkit.publishing import gpu, readme
+from dashkit.storage import store
+
+
+def test_the_page_is_filled_from_the_measurements():
+    text = gpu.PAGE.read_text(encoding="utf-8")
+    assert readme.fill({gpu.PAGE: text}, gpu.blocks()) == {gpu.PAGE: text}
+
+
+def test_other_measurements_make_another_page(tmp_path):
+    for name in ("rates.json", "training.json", "checks.json"):
+        found = store.read_json(gpu.MEASURED / name)
+        store.write_json(tmp_path / name, found | ({"tflops": 123.0} if name == "rates.json" else {}))
+    assert "123 TFLOP/s" in gpu.blocks(tmp_path)["measured"] and "123 TFLOP/s" not in gpu.blocks()["measured"]
+
+
+def test_every_command_of_the_page_is_one():
+    """Names, options and profiles of the page are those of the command."""
+    page = gpu.PAGE.read_text(encoding="utf-8")
+    commands = re.findall(r"^(?:python -m|python3 run.py) dashkit (.+?)(?:\s+#.*)?$", page, re.MULTILINE)
+    assert len(commands) >= 9
+    for command in commands:
+        options = cli.parser().parse_args(command.split())
+        assert getattr(options, "profile", "auto") in ("auto", *PROFILES)
+
+
+def test_links_of_the_page_lead_somewhere():
+    page = gpu.PAGE.read_text(encoding="utf-8")
+    links = re.findall(r"\]\(([^)]+)\)", page)
+    assert links and all((gpu.PAGE.parent / link).is_file() for link in links)
