@@ -23,6 +23,14 @@ from dashkit.storage import paths, store
 ARMS = ("dash", "cond_only", "multi_w")
 
 
+@pytest.fixture(autouse=True)
+def interrupts_arrive():
+    """A shell that starts tests in the background lets them ignore SIGINT, and their processes too."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def final(run, arm, seed=1):
     return store.load_tensors(run.folder(arm, seed) / FINAL).tensors
 
