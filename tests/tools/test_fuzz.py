@@ -64,12 +64,13 @@ def test_a_check_that_is_dropped_is_noticed(name, tmp_path, monkeypatch):
 
 def test_a_picture_that_takes_too_much_memory_is_noticed(tmp_path, monkeypatch):
     bench = fuzz.Bench("image", tmp_path)
-    assert bench.judge(fuzz.bomb(16_000)) == "ValueError"
+    assert bench.judge(fuzz.bomb(13_000)) == "ValueError"
     monkeypatch.setattr(files, "MAX_PIXELS", 10**9)
     if not fuzz.forget_peak():
         pytest.skip("LEFT OUT: memory is measured on Linux only")
+    bench.kind = bench.kind._replace(room=64)        # a long process may hold memory already that is used again
     with pytest.raises(fuzz.Unexpected, match="MiB for a file of"):
-        bench.judge(fuzz.bomb(16_000))
+        bench.judge(fuzz.bomb(13_000))
 
 
 def test_a_pickle_that_runs_is_noticed(tmp_path, monkeypatch):
