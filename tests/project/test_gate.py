@@ -218,7 +218,8 @@ def test_what_does_not_fit_is_skipped_by_the_speed_that_was_measured(stages, cap
 
 def test_a_stage_that_runs_over_is_stopped_with_what_it_started(monkeypatch):
     code = "import subprocess, time; subprocess.Popen(['sleep', '600']); time.sleep(600)"
+    before = set(gate.psutil.Process().children(recursive=True))         # what other tests have left running
     monkeypatch.setattr(gate, "_stop", time.monotonic() + 2)
     with pytest.raises(gate.NoTime):
         gate.python("-c", code)
-    assert not gate.psutil.Process().children(recursive=True)
+    assert not set(gate.psutil.Process().children(recursive=True)) - before
