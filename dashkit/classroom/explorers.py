@@ -98,10 +98,12 @@ def _for_arrows(box: ipw.Widget) -> ipw.Widget:
 
 
 def size_explorer(student: Callable[[float], Model], schedule: Schedule, y: Tensor, *, x_T: Tensor,
-                  classify: Callable[[Tensor], Tensor], rho: float = 0.5, w: float = 3.0, steps: int = 25) -> Explorer:
+                  classify: Callable[[Tensor], Tensor], name: Callable[[int], str] = str, rho: float = 0.5,
+                  w: float = 3.0, steps: int = 25) -> Explorer:
     """The size of a student's gap and the scale it is asked for; `student(rho)` makes one, 1 being its teacher.
 
-    Rows: the teacher at w, the student at w, the teacher at w rho.  y (B,) are labels, x_T (B, C, H, W) their noise.
+    Rows: the teacher at w, the student at w, the teacher at w rho.  y (B,) are labels, x_T (B, C, H, W) their noise,
+    and `name(label)` is what to call a class: `Images.class_name`.
     """
     @lru_cache
     def drawn(rho: float, w: float) -> Tensor:
@@ -110,13 +112,13 @@ def size_explorer(student: Callable[[float], Model], schedule: Schedule, y: Tens
     def draw(rho: float, w: float) -> tuple[plt.Figure, str]:
         rows = {f"teacher at w = {w:g}": drawn(1.0, w), f"student at w = {w:g}": drawn(rho, w),
                 f"teacher at w rho = {w * rho:g}": drawn(1.0, w * rho)}
-        right = {name: int((classify(x).argmax(1) == y).sum()) for name, x in rows.items()}
+        right = {row: int((classify(x).argmax(1) == y).sum()) for row, x in rows.items()}
         _, second, third = rows.values()
         apart = (second - third).abs().max().item()
-        listed = ", ".join(f"{n} by {name}" for name, n in right.items())
-        text = (f"Of {len(y)} digits, as asked for: {listed}. The second row and the third differ by "
+        listed = ", ".join(f"{n} by {row}" for row, n in right.items())
+        text = (f"Of {len(y)} images, as asked for: {listed}. The second row and the third differ by "
                 f"{'nothing' if apart < 1e-3 else f'up to {apart:.2g}'}.")
-        title = f"A student with rho = {rho:g}, asked for {', '.join(map(str, y.tolist()))}"
+        title = f"A student with rho = {rho:g}, asked for {', '.join(map(name, y.tolist()))}"
         return plots.plot_image_rows(rows, title=title), text
 
     size, size_box = number("size of the gap, rho", rho, 0.0, 2.0, step=0.05)

@@ -15,7 +15,7 @@ from dashkit.method.sampling import sample
 
 SHOWN = {"teacher": "teacher", "dash": "DASH", "kd_drop": "label dropout", "cond_only": "c branch only"}
 SCALES = (1.0, 2.0, 4.0)
-CLASSES = {0: "plane", 1: "car", 5: "dog", 7: "horse", 9: "truck"}
+CLASSES = (0, 1, 5, 7, 9)
 
 
 def sampled(run: Run, arms: Sequence[str], scales: Sequence[float], labels: Sequence[int], *, seed: int = 3,
@@ -39,7 +39,7 @@ def plot_guidance(images: Mapping[str, Sequence[Tensor]], *, titles: Mapping[str
         ax.set_axis_on()
         ax.grid(False)
         ax.set_title(titles[arm], fontsize="large")
-        ax.set_xticks([height * (i + 0.5) - 1 for i in range(n)], columns, fontsize=8)
+        ax.set_xticks([height * (i + 0.5) - 1 for i in range(n)], columns, fontsize=7)
         ax.set_yticks([height * (i + 0.5) - 1 for i in range(len(scales))], [f"w = {w:g}" for w in scales], fontsize=9)
         ax.tick_params(length=0)
         for spine in ax.spines.values():

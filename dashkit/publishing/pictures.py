@@ -13,9 +13,9 @@ def main() -> None:
     """Draw and write the pictures."""
     plots.use_style()
     run = start_run("cifar16", device="cpu")
-    images = photos.sampled(run, list(photos.SHOWN), photos.SCALES, list(photos.CLASSES))
+    images = photos.sampled(run, list(photos.SHOWN), photos.SCALES, photos.CLASSES)
     sheet = photos.plot_guidance(images, titles=photos.SHOWN, scales=photos.SCALES,
-                                 columns=list(photos.CLASSES.values()))
+                                 columns=[run.images.class_name(k) for k in photos.CLASSES])
     store.write_bytes(RESULTS / "cifar16" / "guidance.png", plots.png(sheet))
     if (RESULTS / "cifar16" / "results.csv").is_file():
         curve = plots.plot_w_curve(published_results("cifar16").table, arms=["composite", *photos.SHOWN, "scratch"])

@@ -199,6 +199,16 @@ def test_a_student_samples_as_its_teacher_at_the_product_of_scale_and_size():
         assert "differ by nothing" in explorer.readout.value
 
 
+def test_the_size_explorer_calls_classes_by_their_names(monkeypatch):
+    titles, plot = [], explorers.plots.plot_image_rows
+    monkeypatch.setattr(explorers.plots, "plot_image_rows", lambda *a, title: titles.append(title) or plot(*a))
+    y, call = torch.tensor([1, 0]), ("cat", "hare").__getitem__
+    named = explorers.size_explorer(Resized, SCHEDULE, y, x_T=noise(2), classify=judge, name=call, steps=2)
+    explorers.size_explorer(Resized, SCHEDULE, y, x_T=noise(2), classify=judge, steps=2)
+    assert titles[0].endswith("asked for hare, cat") and titles[1].endswith("asked for 1, 0")
+    assert "Of 2 images" in named.readout.value
+
+
 def test_schedules_have_the_scale_as_their_largest():
     tables = guidance.tables_at(1000, 4.0)
     assert torch.equal(tables["TAG"], tag(1000, 4.0)) and torch.equal(tables["interval"], interval(1000, 4.0))

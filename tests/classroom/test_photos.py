@@ -6,6 +6,7 @@ import torch
 
 from dashkit.classroom import photos
 from dashkit.experiments import start_run
+from dashkit.publishing import pictures
 
 
 def test_a_sheet_an_arm_with_a_row_a_scale_and_a_column_a_class():
@@ -18,6 +19,17 @@ def test_a_sheet_an_arm_with_a_row_a_scale_and_a_column_a_class():
         sheet = np.asarray(ax.images[0].get_array())
         assert sheet[0, 0].tolist() == [0, 0, 0] and sheet[-1, -1].tolist() == [1, 1, 1]      # dark above, light below
     plt.close(figure)
+
+
+def test_columns_of_the_shipped_pictures_are_the_names_that_their_images_carry(monkeypatch):
+    drawn = {arm: [torch.zeros(len(photos.CLASSES), 3, 4, 4)] * len(photos.SCALES) for arm in photos.SHOWN}
+    columns, plot = [], photos.plot_guidance
+    monkeypatch.setattr(photos, "sampled", lambda *a, **k: drawn)
+    monkeypatch.setattr(photos, "plot_guidance", lambda *a, **k: columns.extend(k["columns"]) or plot(*a, **k))
+    monkeypatch.setattr(pictures.store, "write_bytes", lambda *a: None)
+    pictures.main()
+    names = start_run("cifar16", device="cpu").images.names
+    assert columns == [names[k] for k in photos.CLASSES] and columns[:2] == ["airplane", "automobile"]
 
 
 def test_the_distance_from_the_teacher_is_told_for_each_scale():

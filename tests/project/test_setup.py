@@ -401,7 +401,8 @@ def test_make_is_a_layer_over_run_py():
     assert set(tasks.replace("\\", " ").split()) == set(launch.TASKS) - set(launch.VERBATIM)
     [variables] = re.findall(r"^VARIABLES := (.*)", text, re.M)
     assert {v.lower().replace("_", "-") for v in variables.split()} == set(launch.OPTIONS)
-    outside = {k: v for k, v in os.environ.items() if not k.startswith("MAKE")}      # the test may run under make itself
+    # the test may run under make itself
+    outside = {k: v for k, v in os.environ.items() if not k.startswith("MAKE")}
     said = subprocess.run(["make", "-n", "series", "PROFILE=smoke", "SET=a=1 b=2"], cwd=ROOT, capture_output=True,
                           text=True, env=outside | {"SEED": "7"}).stdout
     words = shlex.split(said)
