@@ -2,7 +2,7 @@
 
 import os
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -53,36 +53,52 @@ def _one_seed(run: Run, seed: int, threads: int) -> int:
 
 
 LR_FACTORS = (0.5, 1.0, 2.0)
+"""The learning rates that every arm is tried with first, over its own; twice or half as far where the best is last."""
+MOST_LR_FACTORS = 8
 
 
 def tune(run: Run) -> pd.DataFrame:
     """The Fréchet distance of every arm at its best scale for several learning rates, as a tidy table; resumable.
 
-    A metric is called frechet@lr=0.008.  Use a profile whose held-out images are not those of the results (`tuning`).
+    The rates are doubled (halved) until the best mean over the run's seeds has a worse one on either side, at most
+    `MOST_LR_FACTORS` rates.  A metric is called frechet@lr=0.008.  Use a profile whose held-out images are not those of
+    the results (`tuning`).
     """
     check_run(run)
     p, teacher = run.profile, get_teacher(run)
-    variants = {f: replace(run, profile=replace(p, student_lr=p.student_lr * f)) for f in LR_FACTORS}
-    arms = [a for a in p.arms if not objective(a).reuses]
-    jobs = {f"{f:g} {i}": partial(distil, v, teacher, arms[i::2], run.seed)
-            for f, v in variants.items() for i in (0, 1)}
-    side_by_side(run, jobs, at_once=len(jobs), ticks=len(jobs) * p.student_steps, title="students")
-
-    def path(f: float, arm: str) -> Path:
-        variant = variants[f]
-        return variant.folder(arm, run.seed) / f"tuning-{_evaluation_key(variant, arm, run.seed)}.csv"
-
-    def score(f: float, arm: str) -> Iterator[None]:
-        if not path(f, arm).is_file():
-            student = load_student(variants[f], arm, run.seed)
-            best = min(measure(run, student, w).frechet for w in p.ws)
-            lr = p.student_lr * f * objective(arm).lr
-            found = [{"metric": f"frechet@lr={lr:g}", "value": best, "n": p.samples}]
-            tables.write_table(path(f, arm), tidy(run, arm, run.seed, found))
-        yield
-
-    pairs = [(f, arm) for arm in arms for f in LR_FACTORS]
     _ = run.image_reference                                                      # trained before the threads ask for it
-    side_by_side(run, {f"{arm} {f:g}": partial(score, f, arm) for f, arm in pairs}, at_once=len(pairs),
-                 ticks=len(pairs), title="scores")
-    return pd.concat([tables.read_table(path(*pair)) for pair in pairs], ignore_index=True)
+    tried = {a: list(LR_FACTORS) for a in p.arms if not objective(a).reuses}
+    found: dict[tuple[str, float, int], pd.DataFrame] = {}
+    while missing := [(a, f, s) for a, fs in tried.items() for f in fs for s in run.seeds if (a, f, s) not in found]:
+        variants = {f: replace(run, profile=replace(p, student_lr=p.student_lr * f)) for _, f, _ in missing}
+        jobs = {f"{f:g} {s}": partial(distil, v, teacher, [a for a, g, _ in missing if g == f], s)
+                for f, v in variants.items() for s in run.seeds}
+        side_by_side(run, jobs, at_once=len(jobs), ticks=len(jobs) * p.student_steps, title="students")
+        scores = {f"{a} {f:g} {s}": partial(_score, variants[f], a, s) for a, f, s in missing}
+        side_by_side(run, scores, at_once=len(scores), ticks=len(scores), title="scores")
+        found |= {(a, f, s): tables.read_table(_score_path(variants[f], a, s)) for a, f, s in missing}
+        for arm, factors in tried.items():
+            factors += _beyond({f: sum(found[arm, f, s].value.item() for s in run.seeds) for f in factors})
+    return pd.concat(found.values(), ignore_index=True)
+
+
+def _beyond(distances: Mapping[float, float]) -> list[float]:
+    """The factor to try next, if the best one is the smallest or the largest so far; else nothing."""
+    best = min(distances, key=distances.__getitem__)
+    if len(distances) >= MOST_LR_FACTORS or min(distances) < best < max(distances):
+        return []
+    return [best / 2 if best == min(distances) else best * 2]
+
+
+def _score_path(run: Run, arm: str, seed: int) -> Path:
+    return run.folder(arm, seed) / f"tuning-{_evaluation_key(run, arm, seed)}.csv"
+
+
+def _score(run: Run, arm: str, seed: int) -> Iterator[None]:
+    if not (path := _score_path(run, arm, seed)).is_file():
+        student = load_student(run, arm, seed)
+        best = min(measure(run, student, w).frechet for w in run.profile.ws)
+        row = {"metric": f"frechet@lr={run.profile.student_lr * objective(arm).lr:g}", "value": best,
+               "n": run.profile.samples}
+        tables.write_table(path, tidy(run, arm, seed, [row]))
+    yield

@@ -1,11 +1,12 @@
 import dataclasses
+import math
 
 import pandas as pd
 import pytest
 import torch
 
 from dashkit.datasets import sources
-from dashkit.experiments import evaluation
+from dashkit.experiments import evaluation, sweeps
 from dashkit.experiments.evaluation import (
     _evaluate,
 )
@@ -71,5 +72,17 @@ def test_learning_rates_are_compared_on_images_that_the_results_never_see(tiny):
     run = tiny(arms=("dash", "composite"))
     table = tune(run)
     lr = run.profile.student_lr
-    assert set(table.metric[table.arm == "dash"]) == {f"frechet@lr={lr * f:g}" for f in LR_FACTORS}
-    assert set(table.metric[table.arm == "composite"]) == {f"frechet@lr={lr * f / 4:g}" for f in LR_FACTORS}
+    for arm, own in (("dash", 1.0), ("composite", 0.25)):
+        part = table[table.arm == arm].groupby("metric").value.mean()
+        assert {f"frechet@lr={lr * f * own:g}" for f in LR_FACTORS} <= set(part.index)
+    pd.testing.assert_frame_equal(tune(run), table)            # nothing is trained or measured twice
+
+
+@pytest.mark.parametrize(("best", "wanted"), [
+    (1.0, [0.5, 1, 2]), (4.0, [0.5, 1, 2, 4, 8]), (0.25, [0.125, 0.25, 0.5, 1, 2]),
+    (1e9, [2.0**i for i in range(-1, 7)])])
+def test_rates_are_widened_until_the_best_is_inside(best, wanted):
+    tried = list(LR_FACTORS)
+    while more := sweeps._beyond({f: abs(math.log(f / best)) for f in tried}):
+        tried += more
+    assert sorted(tried) == wanted
