@@ -75,6 +75,7 @@ def parser() -> argparse.ArgumentParser:
             command.add_argument("--reference", help="real images of FID (default: the training set)")
         if name == "sweep":
             command.add_argument("--seeds", help="training seeds (default: the profile's, at least 8)")
+            command.add_argument("--teachers", default=1, help="teachers, each with students of its own (default 1)")
             command.add_argument("--jobs", default=1, help="worker processes (default 1: none)")
         if name in ("sweep", "tune", "campaign"):
             command.add_argument("--publish", action="store_true", help="write the table to data/results/PROFILE")
@@ -316,7 +317,8 @@ def _sweep(options: argparse.Namespace) -> int:
     seeds = max(profile.seeds, 8) if options.seeds is None else options.seeds
     run = _start(options, seeds=seeds, arms=arms)
     check_run(run, publish=_published(options, run))
-    results = sweep(run, jobs=number("jobs", options.jobs, 1, 1024, whole=True))
+    results = sweep(run, jobs=number("jobs", options.jobs, 1, 1024, whole=True),
+                    teachers=number("teachers", options.teachers, 1, 100, whole=True))
     print(calibration_table(results, w=run.profile.w).to_string(float_format="{:.3g}".format))
     print(results_path(run))
     _publish(options, run, results)

@@ -270,8 +270,9 @@ def nbval_all() -> bool:
 
 
 def other_runs(name: str) -> mock._patch_dict:
-    """An empty folder of runs, whatever other stages have trained."""
+    """A new folder with its own folder of runs, whatever other stages have trained."""
     shutil.rmtree(WORK / name, ignore_errors=True)
+    (WORK / name).mkdir(parents=True)
     return mock.patch.dict(os.environ, DASHKIT_RUNS=str(WORK / name / "runs"))
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from dashkit.experiments import budget
@@ -94,30 +95,42 @@ def source_of(results: pd.DataFrame) -> str:
 def by_seed(results: pd.DataFrame, metric: str) -> pd.DataFrame:
     """One metric as a table: a row a training seed, a column an arm.
 
-    The teacher, trained once, has its value in every row.  `fd@w=1.5` is the Fréchet distance over the real-vs-real
-    floor, `fd@best` the smallest over constant scales.  KeyError for a metric that is not there.
+    A teacher has its value in the row of each of its students.  Where there are several teachers the index is (teacher,
+    seed): a student belongs to the teacher with the largest seed up to its own (see `sweeps.sweep`).  `fd@w=1.5` is the
+    Fréchet distance over the real-vs-real floor, `fd@best` the smallest over constant scales.  KeyError for a metric
+    that is not there.
     """
     if metric.startswith("fd@"):
         name = metric.removeprefix("fd@")
         wanted = results.metric.str.startswith("frechet@w=") if name == "best" else results.metric == f"frechet@{name}"
         part = results[wanted & (results.arm != "real")].groupby(["arm", "seed"], sort=False).value.min().reset_index()
-        part["value"] /= results.query("arm == 'real' and metric == 'frechet'").value.item()
+        part["value"] /= results.query("arm == 'real' and metric == 'frechet'").value.mean()    # one, whoever teaches
     else:
         part = results[(results.metric == metric) & (results.arm != "real")]
     if part.empty:
         raise KeyError(metric)
     table = part.pivot(index="seed", columns="arm", values="value")
-    if "teacher" in table:
-        own = table.pop("teacher").dropna().item()
-        if table.shape[1]:
-            table = table.dropna(how="all").assign(teacher=own)
-        else:
-            table["teacher"] = own
+    own = table.pop("teacher").dropna() if "teacher" in table else None
+    if own is not None:
+        table = table.dropna(how="all") if table.shape[1] else table
+        table["teacher"] = own.to_numpy()[_teachers_of(table.index, own.index)]
+    teachers = results[results.arm == "teacher"].seed.unique()
+    if len(teachers) > 1:
+        seeds = table.index
+        teachers = np.sort(teachers)
+        table.index = pd.MultiIndex.from_arrays([teachers[_teachers_of(seeds, teachers)], seeds],
+                                                names=["teacher", "seed"])
     return table
 
 
+def _teachers_of(seeds: pd.Index, teachers: Sequence[int]) -> np.ndarray:
+    """The place, among the sorted seeds of teachers, of each student's own."""
+    return np.searchsorted(np.asarray(teachers), np.asarray(seeds), side="right") - 1
+
+
 def by_unit(results: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """`by_seed`, with a row a sampling set and seed where the metric was measured on several sets (`set1:...`)."""
+    """`by_seed`, with one more level of the index, `sampling_set`, where the metric was measured on several of them
+    (`set1:...`)."""
     name = metric.removeprefix("fd@")
     stored = metric if name == metric else "frechet@" + ("w=" if name == "best" else name)
     others = results.metric.str.extract("^set([0-9]+):" + re.escape(stored))[0].dropna().unique()
@@ -130,7 +143,7 @@ def by_unit(results: pd.DataFrame, metric: str) -> pd.DataFrame:
         part = results[results.metric.str.startswith(before)]
         part = part.assign(metric=part.metric.str.removeprefix(before))
         found[k] = by_seed(pd.concat([first[first.arm == "real"], part]), metric)
-    return pd.concat(found, names=["sampling_set", "seed"])
+    return pd.concat(found, names=["sampling_set"])
 
 
 def intervals(results: pd.DataFrame, metric: str, arms: Sequence[str] | None = None) -> pd.DataFrame:
@@ -197,8 +210,10 @@ def published_results(profile: str, root: Path = RESULTS) -> Results:
     if table.profile.iloc[0] != profile:
         raise ValueError(f"{path} holds results of {table.profile.iloc[0]}")
     seeds = table[~table.arm.isin(["real", "teacher"])].seed.nunique()
+    teachers = table[table.arm == "teacher"].seed.nunique()
+    of = f" of {teachers} teachers" if teachers > 1 else ""
     return Results(with_beta(table), f"published results of {source_of(table)}: {table.arm.nunique() - 2} students, "
-                          f"{seeds} training seeds, on {devices(table)}")
+                          f"{seeds} training seeds{of}, on {devices(table)}")
 
 
 def results_of(run: Run, *, recompute: bool = False) -> Results:

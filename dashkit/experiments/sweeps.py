@@ -20,13 +20,25 @@ from dashkit.experiments.training import distil, get_students, get_teacher, unfi
 from dashkit.method.arms import objective
 from dashkit.storage import provenance, tables
 
+TEACHERS_APART = 100
+"""The seeds of two teachers differ by this.  The students of a teacher have its seed and those after it."""
 
-def sweep(run: Run, *, jobs: int = 1) -> pd.DataFrame:
+
+def sweep(run: Run, *, jobs: int = 1, teachers: int = 1) -> pd.DataFrame:
     """Train and evaluate every arm and seed of the profile; stop it at any time, it goes on from there.
+
+    With several `teachers` all is done for each: one of the run's seed, and others that are trained with other seeds.
+    Only then does an interval say what another teacher would change.  ValueError for more than `TEACHERS_APART` seeds.
 
     One process by default.  With `jobs` > 1 the seeds are spread over a joblib backend, the current one: processes, or
     whatever `joblib.parallel_config` names, a Dask cluster too; they share the run folder and nothing else.
     """
+    if teachers > 1:
+        if run.profile.seeds > TEACHERS_APART:
+            raise ValueError(f"with several teachers there may be at most {TEACHERS_APART} seeds, "
+                             f"not {run.profile.seeds}")
+        each = [replace(run, seed=run.seed + TEACHERS_APART * k) for k in range(teachers)]
+        return pd.concat([sweep(one, jobs=jobs) for one in each], ignore_index=True)
     check_run(run)
     teacher = get_teacher(run)
     if jobs > 1:

@@ -2,9 +2,20 @@
 import pandas as pd
 import pytest
 
-from dashkit.analysis.tables import RESULTS, by_seed, checked, published_results, source_of, with_beta, write_published
+from dashkit.analysis.tables import (
+    RESULTS,
+    by_seed,
+    by_unit,
+    checked,
+    intervals,
+    published_results,
+    source_of,
+    with_beta,
+    write_published,
+)
 from dashkit.experiments.profiles import PROFILES
 from dashkit.method.arms import FACTORIAL, OBJECTIVES
+from dashkit.method.statistics import bootstrap
 from dashkit.storage import tables
 
 
@@ -59,6 +70,33 @@ def test_by_seed_divides_by_the_floor_and_repeats_the_teacher():
 
 
 
+def of_two_teachers(sets=1):
+    parts = [tidy(seeds=range(t + 1, t + 6)) for t in (0, 100)]
+    parts = [part.assign(seed=part.seed.replace(1, t + 1)) for part, t in zip(parts, (0, 100), strict=True)]
+    table = pd.concat(parts, ignore_index=True)
+    table.loc[(table.arm == "teacher") & (table.seed == 101), "value"] = 1.4
+    more = [table[table.arm != "real"].assign(metric=f"set{k}:frechet@w=1.5", value=lambda d, k=k: d.value + 0.1 * k)
+            for k in range(1, sets)]
+    return pd.concat([table, *more], ignore_index=True)
+
+
+def test_a_student_stands_beside_its_own_teacher():
+    table = by_seed(checked(of_two_teachers()), "fd@w=1.5")
+    assert table.index.names == ["teacher", "seed"] and list(table.index) == [
+        (t, s) for t in (1, 101) for s in range(t, t + 5)]
+    assert list(table.teacher) == [0.5] * 5 + [0.7] * 5 and table.dash[101, 103] == pytest.approx(
+        of_two_teachers().query("arm == 'dash' and seed == 103").value.item() / 2)
+
+
+def test_teachers_and_sampling_sets_widen_an_interval():
+    one, two = (by_unit(of_two_teachers(sets), "fd@w=1.5") for sets in (1, 3))
+    assert set(two.index.names) == {"sampling_set", "teacher", "seed"} and len(two) == 3 * len(one) == 30
+    widths = []
+    for table in (by_seed(tidy(), "fd@w=1.5"), one, two):
+        found = bootstrap(table, lambda m: m.dash - m.teacher)
+        widths.append(found.hi - found.lo)
+    assert widths[0] < widths[1] and found.n == 10
+    assert intervals(of_two_teachers(3), "fd@w=1.5").loc["dash", "n"] == 10
 
 
 def test_published_tables_are_whole_and_have_enough_seeds():

@@ -62,6 +62,18 @@ def test_a_stopped_sweep_repeats_nothing_and_ends_in_the_same_table(tiny, monkey
     assert sorted(done) == ["cond_only", "dash", "label_drop", "teacher"]
 
 
+def test_several_teachers_have_students_of_their_own(tiny):
+    run = tiny(arms=("dash",), seeds=2)
+    table = sweep(run, teachers=2)
+    seeds = [run.seed, run.seed + 1]
+    assert sorted(table[table.arm == "dash"].seed.unique()) == seeds + [s + sweeps.TEACHERS_APART for s in seeds]
+    own = table[(table.arm == "teacher") & (table.metric == f"frechet@w={run.profile.w:g}")].set_index("seed").value
+    assert list(own.index) == [run.seed, run.seed + sweeps.TEACHERS_APART] and own.nunique() == 2
+    same_numbers(table[table.seed < sweeps.TEACHERS_APART], sweep(run))
+    with pytest.raises(ValueError, match="with several teachers there may be at most 100 seeds, not 101"):
+        sweep(dataclasses.replace(run, profile=dataclasses.replace(run.profile, seeds=101)), teachers=2)
+
+
 def test_learning_rates_are_compared_on_images_that_the_results_never_see(tiny):
     held_out = sources.load_images("digits").test_pixels
     split = sources.load_images("digits_validation")
