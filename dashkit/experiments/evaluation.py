@@ -38,7 +38,7 @@ from dashkit.method.unet import n_parameters
 from dashkit.storage import locks, provenance, store
 from dashkit.storage import tables as storage_tables
 
-RULER = 2
+RULER = 3
 """Counts the changes of what is measured: a measurement made before the last one is made again."""
 BY_BETA = "corrected_by_beta"
 """What metrics at w' = 1 + (w - 1) beta are called; older tables have `corrected`, at w' = 1 + (w - 1) / slope."""
@@ -238,6 +238,11 @@ def _qualities(run: Run, arm: str, model: nn.Module, beta: float, reference: Tea
     for name, w in guidances.items():
         drawn = features[f"w={max(p.ws):g}"] if name == BY_BETA else features.get(name)
         found += quality_rows(name, quality(w, drawn), drawn)
+    if arm in ("teacher", "dash"):            # each at its own best strength, chosen from as many of the same means
+        found += [{"metric": f"frechet@{name}", "value": min(values), "n": p.samples} for name, values in {
+            "constant_best": [row["value"] for row in found if row["metric"].startswith("frechet@w=")],
+            "tag_best": [quality(guidance.with_mean(guidance.tag(p.T), w), None).frechet for w in p.ws],
+        }.items()]
     for k in range(1, p.sampling_sets):                      # other labels and noise: how much of a difference is luck
         for w in p.ws:
             drawn = features[f"{_of_set(k)}w={w:g}"]
@@ -247,19 +252,27 @@ def _qualities(run: Run, arm: str, model: nn.Module, beta: float, reference: Tea
 
 
 def _difficulty(run: Run, arm: str, seed: int, own: Branches, reference: TeacherReference) -> list[dict]:
-    """Spearman's correlation of a learned curriculum with the held-out loss that it was learned on."""
+    """Spearman's correlation of a learned curriculum with the held-out loss that it was learned on.
+
+    `spearman_reducible` is that with what a student can still learn: its loss less the teacher's own distance from the
+    true noise, which no student that imitates the teacher gets below.
+    """
+    reducible = None
     if arm == "teacher":
         omega, losses = reference.teacher.omega, per_sample(own.cond, reference.states.eps)
     elif objective(arm).curriculum == "relearned":
         omega, lam = load_curriculum(run, arm, seed), objective(arm).lam
         terms = distil_terms(own, reference.target, eps=reference.states.eps, w=1.0)
         losses = sum(c * terms[k] for k, c in lam.items())
+        anchors = {"an": reference.target.cond, "an_un": reference.target.uncond}
+        reducible = losses - sum(lam.get(k, 0) * per_sample(v, reference.states.eps) for k, v in anchors.items())
     else:
         return []
     if torch.equal(omega, run.base):             # an exact teacher has learned nothing: there is no rank
         return []
-    rank = rank_of_difficulty(omega, run.base, losses, reference.states.t)
-    return [{"metric": "spearman", "value": rank, "n": run.profile.states}]
+    named = {"spearman": losses} | ({} if reducible is None else {"spearman_reducible": reducible})
+    return [{"metric": name, "value": rank_of_difficulty(omega, run.base, values, reference.states.t),
+             "n": run.profile.states} for name, values in named.items()]
 
 
 def _sizes(run: Run, arm: str, model: nn.Module, reference: TeacherReference) -> list[dict]:

@@ -125,10 +125,18 @@ def corrected_w(w: float, beta: float) -> float:
 
 def matched_tables(T: int, w_max: float = 4.0) -> dict[str, Tensor]:
     """Three guidance tables (T,) of equal mean: the published TAG, a constant, and an interval."""
-    adaptive, flat = tag(T, w_max), interval(T, 2.0)
+    adaptive = tag(T, w_max)
     mean = adaptive.mean().item()
-    middle = 1 + (mean - 1) * (flat - 1) / (flat - 1).mean()
-    return {"tag": adaptive, "constant": constant(T, mean), "interval": middle}
+    return {"tag": adaptive, "constant": constant(T, mean), "interval": with_mean(interval(T, 2.0), mean)}
+
+
+def with_mean(table: Tensor, mean: float) -> Tensor:
+    """A guidance table (T,) of the same form whose mean is `mean`: what it adds to 1 is stretched.
+
+    >>> round(with_mean(tag(1000), 1.5).mean().item(), 3)
+    1.5
+    """
+    return 1 + (check_w(mean) - 1) * (table - 1) / (table - 1).mean()
 
 
 def tables_at(T: int, w: float) -> dict[str, Tensor]:

@@ -7,8 +7,11 @@ from steps_helpers import retrained
 
 from dashkit.analysis.tables import calibration_table
 from dashkit.classroom import plots
+from dashkit.experiments import evaluation
 from dashkit.experiments.evaluation import (
     BY_BETA,
+    TeacherReference,
+    _difficulty,
     _evaluation_path,
     _teacher_features,
     evaluate_all,
@@ -25,7 +28,7 @@ from dashkit.experiments.sweeps import sweep
 from dashkit.experiments.training import distil, get_students, get_teacher, train_teacher
 from dashkit.method.calibration import all_branches, held_out_states, measure_calibration, other_null_rows
 from dashkit.method.distillation import seeded
-from dashkit.method.guidance import W_MAX, branches
+from dashkit.method.guidance import W_MAX, Branches, branches
 from dashkit.method.sampling import sample
 from dashkit.method.unet import UNet
 from dashkit.storage import provenance, store
@@ -47,6 +50,21 @@ def test_rank_of_difficulty_is_spearmans_correlation_over_bins(generator):
     assert rank_of_difficulty(rising, base, t.float() ** 2, t) == pytest.approx(1)
     assert rank_of_difficulty(rising, base, -t.float(), t) == pytest.approx(-1)
     assert rank_of_difficulty(rising, rising.flip(0), t.float(), t) == pytest.approx(1)
+
+
+def test_a_student_that_teaches_itself_where_it_can_still_learn_has_rank_one(trained):
+    """`spearman_reducible` does not count the noise that no student predicts."""
+    run, teacher = trained
+    states = held_out_states(run.schedule, run.images, 2000, seed=0)
+    target = all_branches(teacher.model, states)
+    late = (states.t / run.profile.T)[:, None, None, None]
+    own = Branches(target.cond + 0.1 * late, target.uncond)                       # worst where noise is strong
+    rising = run.base * torch.linspace(0.5, 1.5, run.profile.T)
+    reference = TeacherReference(teacher, states, target, {}, {})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(evaluation, "load_curriculum", lambda *a: rising)
+        found = {r["metric"]: r["value"] for r in _difficulty(run, "dash_relearned", 1, own, reference)}
+    assert found["spearman_reducible"] > 0.95 > found["spearman"]
 
 
 def test_results_are_tidy_complete_and_reused(trained):

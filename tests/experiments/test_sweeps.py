@@ -5,12 +5,14 @@ import pandas as pd
 import pytest
 import torch
 
+from dashkit.analysis.rules import _columns, claim_rules
 from dashkit.datasets import sources
 from dashkit.experiments import evaluation, sweeps
 from dashkit.experiments.evaluation import (
     _evaluate,
 )
 from dashkit.experiments.sweeps import LR_FACTORS, sweep, tune
+from dashkit.method.arms import OBJECTIVES
 
 
 def same_numbers(a, b):
@@ -60,6 +62,22 @@ def test_a_stopped_sweep_repeats_nothing_and_ends_in_the_same_table(tiny, monkey
     monkeypatch.setattr(evaluation, "_evaluate", lambda *a: done.append(a[1]) or real(*a))
     same_numbers(table, sweep(broken))
     assert sorted(done) == ["cond_only", "dash", "label_drop", "teacher"]
+
+
+def test_every_metric_that_a_rule_names_is_measured(tiny):
+    """Of the arms that are trained here; else a claim stays "not measured" whatever one computes."""
+    run = tiny(arms=("dash", "dash_relearned", "cond_only", "composite", "scratch"))
+    table, missing = sweep(run), {}
+    for rule in claim_rules(w=run.profile.w, w_max=max(run.profile.ws)):
+        try:
+            _columns(table, rule.metric, rule.expression)
+        except KeyError as error:
+            missing[rule.measure] = error.args[0].rpartition(" of ")[2]
+    old = {name for name, what in missing.items() if what.endswith("@corrected")}
+    assert len(old) == 1 and {w for n, w in missing.items() if n not in old} <= set(OBJECTIVES) - set(run.profile.arms)
+    best = table[(table.arm == "dash") & table.metric.str.fullmatch("frechet@(w=.*|constant_best|tag_best)")]
+    values = best.set_index("metric").value
+    assert values.pop("frechet@constant_best") == values.drop("frechet@tag_best").min()
 
 
 def test_several_teachers_have_students_of_their_own(tiny):
