@@ -34,6 +34,8 @@ def parser() -> argparse.ArgumentParser:
         "distil": "train the students in lockstep",
         "evaluate": "measure the teacher and every student; write results.csv",
         "sweep": "train and measure every arm there is over many training seeds; goes on where it was stopped",
+        "study": "an experiment beyond the paper's, with rules that were registered before it: gap_loss, null_row or "
+                 "correction; goes on where it was stopped",
         "tune": "compare learning rates for every arm on a validation split (profile tuning)",
         "campaign": "the paper's experiment within some hours, FID included; goes on where it was stopped",
         "export": "write the trained teacher, or the student of one arm, as a pipeline from which diffusers samples",
@@ -77,7 +79,9 @@ def parser() -> argparse.ArgumentParser:
             command.add_argument("--seeds", help="training seeds (default: the profile's, at least 8)")
             command.add_argument("--teachers", default=1, help="teachers, each with students of its own (default 1)")
             command.add_argument("--jobs", default=1, help="worker processes (default 1: none)")
-        if name in ("sweep", "tune", "campaign"):
+        if name == "study":
+            command.add_argument("name", metavar="STUDY", help="gap_loss, null_row or correction")
+        if name in ("sweep", "study", "tune", "campaign"):
             command.add_argument("--publish", action="store_true", help="write the table to data/results/PROFILE")
         if name == "series":
             command.add_argument("--only", default="", help="numbers of notebooks, e.g. 02,04")
@@ -112,7 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if several and options.command not in TOGETHER:
             raise ValueError(f"{options.command} is for one process; several can share {', '.join(TOGETHER)}")
-        tasks = {"series": _series, "doctor": _doctor, "sweep": _sweep, "tune": _tune,
+        tasks = {"series": _series, "doctor": _doctor, "sweep": _sweep, "study": _study, "tune": _tune,
                  "fetch": _fetch, **dict.fromkeys(CARRYING, _carry), "campaign": _campaign, "export": _export}
         quiet = os.environ.get("RANK", "0") != "0"                # of several processes only the first one speaks
         with contextlib.redirect_stdout(io.StringIO() if quiet else sys.stdout), _ended_as_interrupted(not several):
@@ -325,6 +329,21 @@ def _sweep(options: argparse.Namespace) -> int:
     return 0
 
 
+def _study(options: argparse.Namespace) -> int:
+    from dashkit.analysis.rules import study_rows
+    from dashkit.analysis.tables import RESULTS
+    from dashkit.experiments.ready import check_run
+    from dashkit.experiments.studies import study
+
+    run, folder = _start(options), RESULTS / "studies" / options.name
+    check_run(run, publish=folder if options.publish else None)
+    table = study(run, options.name)
+    print(study_rows(table)[["claim", "rank", "measure", "ours", "lo", "hi", "verdict"]].to_string(index=False))
+    if options.publish:
+        _write(run, table, folder, study=options.name)
+    return 0
+
+
 def _published(options: argparse.Namespace, run: "Run") -> "Path | None":
     """The folder that the results will be published in, if that was asked for."""
     if not options.publish:
@@ -336,13 +355,16 @@ def _published(options: argparse.Namespace, run: "Run") -> "Path | None":
 
 def _publish(options: argparse.Namespace, run: "Run", table: "pd.DataFrame", **facts: object) -> None:
     if options.publish:
-        from dashkit.analysis.tables import devices, write_published
-        from dashkit.storage import provenance
+        _write(run, table, _published(options, run), **facts)
 
-        folder = _published(options, run)
-        write_published(table, provenance.manifest(settings=run.profile.asdict(), seed=run.seed,
-                                           device=devices(table), **facts), folder)
-        print(folder / "results.csv")
+
+def _write(run: "Run", table: "pd.DataFrame", folder: Path, **facts: object) -> None:
+    from dashkit.analysis.tables import devices, write_published
+    from dashkit.storage import provenance
+
+    write_published(table, provenance.manifest(settings=run.profile.asdict(), seed=run.seed, device=devices(table),
+                                               **facts), folder)
+    print(folder / "results.csv")
 
 
 def _tune(options: argparse.Namespace) -> int:

@@ -7,13 +7,14 @@ import re
 from collections.abc import Sequence
 from functools import reduce
 from math import isfinite, isnan
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
 
-from dashkit.analysis.tables import RULES, by_unit
+from dashkit.analysis.tables import RULES, STUDY_RULES, by_unit
 from dashkit.experiments.profiles import PROFILES
 from dashkit.method.statistics import MIN_SEEDS, Interval, Statistic, bootstrap, holm, p_value
 
@@ -80,9 +81,9 @@ class Rule(NamedTuple):
     figure: str            # where it is drawn: notebook and heading
 
 
-def claim_rules(*, w: float, w_max: float) -> list[Rule]:
+def claim_rules(*, w: float, w_max: float, path: Path = RULES) -> list[Rule]:
     """Every rule that training seeds decide; w is the fixed scale, w_max the strongest one."""
-    table = pd.read_csv(RULES, dtype=str, keep_default_na=False)
+    table = pd.read_csv(path, dtype=str, keep_default_na=False)
     return [Rule(*(cell.replace("{w}", f"{w:g}").replace("{w_max}", f"{w_max:g}") for cell in row))
             for row in table[list(Rule._fields)].itertuples(index=False)]
 
@@ -97,21 +98,27 @@ def _names(expression: str) -> list[str]:
     return [n for n in dict.fromkeys(re.findall(r"[a-z_][a-z_0-9]*", expression)) if n != "abs"]
 
 
-def _columns(results: pd.DataFrame, metric: str, expression: str) -> pd.DataFrame:
-    """What an expression is about: a row a training seed (or a sampling set and seed), a column a name."""
+def asked_for(metric: str, expression: str) -> dict[str, tuple[str, str]]:
+    """The arm and the metric of `by_unit` that each name of an expression stands for."""
     wanted = _names(expression)
-    if "=" in metric.partition(";")[0].partition("@")[0]:
-        pairs = [part.strip().partition(" = ") for part in metric.split(";")]
-        sources = {name: source.split(" ", 1) for name, _, source in pairs}
-        return pd.DataFrame({n: by_unit(results, sources[n][1])[sources[n][0]] for n in wanted})
-    if wanted == ["real"]:
+    if " = " not in metric:
+        return {name: (name, metric) for name in wanted}
+    pairs = [part.strip().partition(" = ") for part in metric.split(";")]
+    sources = {name: source.split(" ", 1) for name, _, source in pairs}
+    return {name: (sources[name][0], sources[name][1]) for name in wanted}
+
+
+def _columns(results: pd.DataFrame, metric: str, expression: str) -> pd.DataFrame:
+    """What an expression is about: a row a training seed (or a teacher, sampling set and seed), a column a name."""
+    wanted = asked_for(metric, expression)
+    if set(wanted) == {"real"}:
         return results[(results.arm == "real") & (results.metric == metric)].set_index("seed")[["value"]].set_axis(
-            wanted, axis=1)
-    table = by_unit(results, metric)
-    for arm in wanted:
-        if arm not in table:
-            raise KeyError(f"{metric} of {arm}")
-    return table[wanted]
+            list(wanted), axis=1)
+    tables = {source: by_unit(results, source) for source in dict.fromkeys(source for _, source in wanted.values())}
+    for arm, source in wanted.values():
+        if arm not in tables[source]:
+            raise KeyError(f"{source} of {arm}")
+    return pd.DataFrame({name: tables[source][arm] for name, (arm, source) in wanted.items()})
 
 
 def unmet(results: pd.DataFrame, needs: str) -> str:
@@ -182,6 +189,15 @@ def shifts_of(spread: pd.DataFrame | None, metric: str, results: pd.DataFrame,
     common = rng.normal(0, part["students"], 10_000)
     return pd.DataFrame({a: 0 * common if a in ("teacher", "real") else common + rng.normal(0, part["arm"], 10_000)
                          for a in table})
+
+
+def study_rows(results: pd.DataFrame) -> pd.DataFrame:
+    """The ledger of a study: its registered rules applied to its table, Holm's correction over their primary rows.
+
+    Rules of other studies are left out: those whose arms this one does not have.
+    """
+    rows = [apply_rule(results, rule) for rule in claim_rules(w=1.5, w_max=4.0, path=STUDY_RULES)]
+    return pd.DataFrame(with_holm([row for row in rows if not row["note"].startswith("not measured")]))
 
 
 def with_holm(rows: Sequence[dict]) -> list[dict]:

@@ -21,6 +21,7 @@ from dashkit.storage.tables import COLUMNS
 
 RESULTS = ROOT / "data" / "results"
 RULES = ROOT / "data" / "reference" / "rules.csv"
+STUDY_RULES = RULES.with_name("study_rules.csv")
 
 
 def calibration_table(results: pd.DataFrame, *, w: float) -> pd.DataFrame:
@@ -175,8 +176,9 @@ def write_published(table: pd.DataFrame, manifest: dict, folder: Path) -> None:
     It also holds the SHA-256 of the rules of the ledger: they were registered if those of the manifest's commit, from
     before the sweep, have the same.
     """
-    rules = {"rules": hashlib.sha256(RULES.read_bytes()).hexdigest()}
-    write_published_text(published_text(table), rules | manifest, folder)
+    rules = {"rules": RULES, "study_rules": STUDY_RULES}
+    hashes = {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in rules.items()}
+    write_published_text(published_text(table), hashes | manifest, folder)
 
 
 def published_text(table: pd.DataFrame) -> str:

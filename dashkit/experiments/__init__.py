@@ -11,12 +11,13 @@ from dashkit.experiments.networks import load_curriculum, load_losses, load_stud
 from dashkit.experiments.profiles import PROFILES, Profile, parse_settings, resolve, typed
 from dashkit.experiments.progress import progress_bar
 from dashkit.experiments.run import Run, Teacher, pick_device, start_run
+from dashkit.experiments.studies import STUDIES, study
 from dashkit.experiments.sweeps import sweep, tune
 from dashkit.experiments.training import distil, get_students, get_teacher, train_teacher
 
 __all__ = [
-    "PROFILES", "Profile", "Run", "Teacher", "distil", "evaluate_all", "format_seconds", "get_results",
+    "PROFILES", "STUDIES", "Profile", "Run", "Teacher", "distil", "evaluate_all", "format_seconds", "get_results",
     "get_students", "get_teacher", "load_curriculum", "load_losses", "load_student", "load_teacher", "measure",
-    "parse_settings", "pick_device", "progress_bar", "read_results", "resolve", "start_run", "sweep",
+    "parse_settings", "pick_device", "progress_bar", "read_results", "resolve", "start_run", "study", "sweep",
     "train_teacher", "tune", "typed",
 ]

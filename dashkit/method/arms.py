@@ -1,10 +1,13 @@
 """The arms: objectives as rows of coefficients."""
 
+import re
 from functools import lru_cache
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from dashkit.method.guidance import check_w
 
 
 class Objective(NamedTuple):
@@ -72,10 +75,31 @@ FACTORIAL = {
 """The 2^3 design: unconditional loss U, anchor A, transferred curriculum T; all imitate the conditional branch."""
 
 
+def quadratic(w: float, kappa: float) -> Objective:
+    """The quadratic loss of the two branches with the scale w and the weight kappa of the gap (`losses.gap_loss`).
+
+    Its matrix has trace 2, like that of L_im + L_un.
+    """
+    share = 2 / (check_w(w)**2 + (1 - w) ** 2 + 2 * kappa)
+    return Objective({"comp": share} | ({"gap": share * kappa} if kappa else {}), w=(w,))
+
+
+def quadratic_name(w: float, kappa: float) -> str:
+    """What the arm of a quadratic loss is called: its two numbers in hundredths.
+
+    >>> quadratic_name(1.5, 0.25), objective("quadratic_150_25") == quadratic(1.5, 0.25)
+    ('quadratic_150_25', True)
+    """
+    return f"quadratic_{round(100 * w)}_{round(100 * kappa)}"
+
+
 def objective(name: str) -> Objective:
-    """The row called `name`; ValueError names the rows there are."""
+    """The row called `name`, or a quadratic loss by its name, as quadratic_150_25; ValueError names what there is."""
+    if found := re.fullmatch(r"quadratic_(\d{1,4})_(\d{1,4})", str(name)):
+        return quadratic(*(int(v) / 100 for v in found.groups()))
     if name not in OBJECTIVES:
-        raise ValueError(f"unknown arm {name!r}; choose from {', '.join(OBJECTIVES)}")
+        raise ValueError(f"unknown arm {name!r}; choose from {', '.join(OBJECTIVES)}, or quadratic_150_25 for the "
+                         "quadratic loss with w = 1.5 and kappa = 0.25")
     return OBJECTIVES[name]
 
 

@@ -1,0 +1,136 @@
+"""Three experiments beyond the paper's: which gap loss, who trains the null row, correction after the fact.
+
+What each is expected to show is registered in `data/reference/study_rules.csv`, before it is run.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import product
+from pathlib import Path
+
+import pandas as pd
+import torch
+from torch import nn
+
+from dashkit.experiments.evaluation import calibration_rows, floor_rows, measure, quality_rows, tidy
+from dashkit.experiments.networks import load_student
+from dashkit.experiments.ready import check_run
+from dashkit.experiments.run import SAMPLING_SEED, Run, Teacher
+from dashkit.experiments.sweeps import TEACHERS_APART
+from dashkit.experiments.threads import side_by_side
+from dashkit.experiments.training import get_students, get_teacher
+from dashkit.method.arms import quadratic_name
+from dashkit.method.calibration import all_branches, held_out_states, measure_calibration, visited_states
+from dashkit.method.correction import CORRECTIONS, Corrected, fit_correction
+from dashkit.method.quality import balanced_labels
+from dashkit.method.schedule import noised
+from dashkit.storage import store, tables
+
+STUDY_RULER = 1
+"""Counts the changes of what a study measures."""
+
+
+@dataclass(frozen=True)
+class Study:
+    """Which students are trained, of how many teachers, and how each is measured."""
+
+    arms: tuple[str, ...]
+    widths: tuple[int, ...]          # of the student's first level; ch in its config
+    teachers: int
+    seeds: int                       # students of each teacher
+    ws: tuple[float, ...]
+    corrected: bool = False          # measure corrections of trained students, and not the students themselves
+
+
+STUDIES = {
+    "gap_loss": Study(tuple(quadratic_name(w, k) for w, k in product((0.5, 1.0, 1.5, 2.5, 4.0), (0.0, 0.1, 0.5, 1.25))),
+                      widths=(8, 16, 24), teachers=1, seeds=5, ws=(1.0, 1.5, 4.0)),
+    "null_row": Study(("cond_only", "no_un_noise", "label_drop", "kd_drop", "dash"),
+                      widths=(8, 12, 16, 24), teachers=3, seeds=3, ws=(1.0, 1.5, 4.0)),
+    "correction": Study(("dash", "gap_match", "multi_w", "composite", "cond_only", "kd_drop", "scratch"),
+                        widths=(16,), teachers=1, seeds=5, ws=(1.5, 2.0, 4.0), corrected=True),
+}
+
+
+def study(run: Run, name: str, **changes: object) -> pd.DataFrame:
+    """Carry out a study, as a tidy table of the profile `name`; stop it at any time, it goes on from there.
+
+    `changes` replace fields of the study.  What was measured of the student of width 16 is called e.g. r2@ch=16.
+    ValueError for another name.
+    """
+    if name not in STUDIES:
+        raise ValueError(f"a study is one of {', '.join(STUDIES)}, not {name!r}")
+    plan = dataclasses.replace(STUDIES[name], **changes)
+    parts = []
+    for k in range(plan.teachers):
+        own = replace(run, seed=run.seed + TEACHERS_APART * k, profile=replace(run.profile, ws=plan.ws,
+                      w=min(plan.ws, key=lambda w: abs(w - run.profile.w)), arms=plan.arms, seeds=plan.seeds))
+        check_run(own)
+        teacher = get_teacher(own)
+        parts += [floor_rows(own), *_of_teacher(own, teacher, plan)]
+    return pd.concat(parts, ignore_index=True).assign(profile=name)
+
+
+def _of_teacher(run: Run, teacher: Teacher, plan: Study) -> Iterator[pd.DataFrame]:
+    """The tables of a teacher and of its students."""
+    _ = run.image_reference                                                      # trained before the threads ask for it
+    for width in plan.widths:
+        narrow = replace(run, profile=replace(run.profile, student=replace(run.profile.student, ch=width)))
+        get_students(narrow, teacher)
+        keys = [("teacher", run.seed), *((a, s) for s in run.seeds for a in plan.arms)]
+        if plan.corrected or width != plan.widths[0]:
+            keys = keys[1:]                                          # a teacher is the same beside every width
+        paths = {key: _path(narrow, *key, plan) for key in keys}
+        jobs = {f"{arm} {seed}": partial(_measure, narrow, teacher, arm, seed, plan) for arm, seed in keys
+                if not paths[arm, seed].is_file()}
+        if jobs:
+            side_by_side(run, jobs, at_once=len(keys), ticks=len(jobs), title=f"students of width {width}")
+        for (arm, _), path in paths.items():
+            table = tables.read_table(path)
+            yield table if arm == "teacher" else table.assign(metric=table.metric + f"@ch={width}")
+
+
+def _path(run: Run, arm: str, seed: int, plan: Study) -> Path:
+    p = run.profile
+    key = store.fingerprint([STUDY_RULER, plan.ws, plan.corrected, p.samples, p.sample_steps, p.states,
+                             run.weights("teacher", run.seed), run.weights(arm, seed)])
+    return run.folder(arm, seed) / f"study-{key}.csv"
+
+
+def _measure(run: Run, teacher: Teacher, arm: str, seed: int, plan: Study) -> Iterator[None]:
+    model = teacher.model if arm == "teacher" else load_student(run, arm, seed)
+    rows = list((_corrections if plan.corrected else _plain)(run, teacher, model))
+    tables.write_table(_path(run, arm, seed, plan), tidy(run, arm, seed, rows))
+    yield
+
+
+def _plain(run: Run, teacher: Teacher, model: nn.Module) -> Iterator[dict]:
+    """The gap, both branches' errors, and pictures at each scale."""
+    states = held_out_states(run.schedule, run.images, run.profile.states, seed=SAMPLING_SEED)
+    pairs = all_branches(model, states), all_branches(teacher.model, states)
+    found = measure_calibration(*pairs, states, T=run.profile.T)
+    yield from (row for row in calibration_rows(found, run.profile.states) if "@t=" not in row["metric"])
+    for w in run.profile.ws:
+        yield from quality_rows(f"w={w:g}", measure(run, model, w))
+
+
+def _corrections(run: Run, teacher: Teacher, model: nn.Module) -> Iterator[dict]:
+    """Pictures under every correction: fitted on noised training images, and on states that the student visits."""
+    p, device, generator = run.profile, run.device, torch.Generator().manual_seed(SAMPLING_SEED + 1)
+    i = torch.randint(len(run.images.labels), (p.states // 4,), generator=generator).to(device)
+    noisy = noised(run.schedule, run.images.x0[i], run.images.labels[i],
+                   generator=torch.Generator(device).manual_seed(SAMPLING_SEED + 1))
+    y = balanced_labels(max(len(i) // p.sample_steps, run.images.num_classes), run.images.num_classes).to(device)
+    x_T = torch.randn((len(y), *run.images.shape), generator=generator).to(device)     # not the noise that is measured
+    for w in p.ws:
+        of_teacher = measure(run, teacher.model, w).features
+        visited = visited_states(model, run.schedule, y, x_T=x_T, w=w, steps=p.sample_steps)
+        for kind, (where, states) in product(CORRECTIONS, {"noised": noisy, "path": visited}.items()):
+            if kind in ("none", "projected") and where == "path":
+                continue                                             # these are not fitted
+            pairs = all_branches(model, states), all_branches(teacher.model, states)
+            corrected = Corrected(model, fit_correction(kind, *pairs, states.t, T=p.T, w=w)).to(run.device)
+            name = kind if kind in ("none", "projected") else f"{kind}:{where}"
+            yield from quality_rows(f"{name},w={w:g}", measure(run, corrected, w), of_teacher)
