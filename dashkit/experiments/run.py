@@ -239,24 +239,27 @@ def _colour_reference(run: Run) -> ImageReference:
         with FileLock(path.with_suffix(".lock")):
             if not path.is_file():
                 images = run.images
+                print(f"{run.profile.dataset}: a classifier whose features measure samples is trained now, once; "
+                      "minutes on a CPU")
                 trained = train_colour_classifier(images.pixels, images.labels, num_classes=images.num_classes, seed=0)
                 weights = {f"classifier.{k}": v.half() if v.is_floating_point() else v
                            for k, v in trained.state_dict().items()}
                 trained.load_state_dict({k.removeprefix("classifier."): v for k, v in weights.items()})
                 made = make_image_reference(images, n=n, seed=0, classifier=trained)
                 store.save_tensors(path, {"reference": moment_points(made.reference), "floor": made.floor, **weights},
-                                   {"accuracy": made.accuracy, "dataset": run.profile.dataset, "samples": n,
+                                   {"accuracy": made.accuracy, "dataset": run.profile.dataset, "samples": made.n,
                                     "commit": provenance.commit()})
     saved = store.load_tensors(path)
     weights = {k.removeprefix("classifier."): v for k, v in saved.tensors.items() if k.startswith("classifier.")}
     try:
         store.check_weights(model.state_dict(), weights)
-        reference, floor, accuracy = saved.tensors["reference"], saved.tensors["floor"], float(saved.meta["accuracy"])
+        reference, floor = saved.tensors["reference"], saved.tensors["floor"]
+        accuracy, n = float(saved.meta["accuracy"]), int(saved.meta["samples"])
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} holds no reference of these images ({error}); delete it to make it again") from error
     model.load_state_dict(weights)
     model = model.to(run.device, memory_format=torch.channels_last).eval().requires_grad_(False)
-    return ImageReference(model, reference.to(run.device), floor, accuracy)
+    return ImageReference(model, reference.to(run.device), floor, accuracy, n)
 
 
 @lru_cache(maxsize=16)

@@ -2,13 +2,17 @@ import dataclasses
 
 import numpy as np
 import pytest
+import torch
 
-from dashkit.datasets import sources
+from dashkit.datasets import files, sources
+from dashkit.experiments import run as run_module
 from dashkit.experiments.networks import stale
 from dashkit.experiments.profiles import PROFILES
 from dashkit.experiments.run import Run
 from dashkit.experiments.training import get_teacher
-from dashkit.storage import paths
+from dashkit.method.quality import frechet_distance
+from dashkit.method.unet import UNetConfig
+from dashkit.storage import paths, store
 
 
 def test_data_that_does_not_fit_the_networks_is_refused(tiny):
@@ -59,3 +63,25 @@ def test_a_run_belongs_to_the_images_that_it_has_read(tiny, tmp_path, monkeypatc
 def test_what_cannot_be_compiled_is_refused(tiny):
     with pytest.raises(ValueError, match="fitnets looks inside its networks, and cannot be compiled"):
         dataclasses.replace(tiny(arms=("dash", "fitnets")), compile=True)
+
+
+def test_the_reference_of_colour_images_is_made_once_and_read_again_as_it_was(tiny, monkeypatch):
+    """Trained with random labels by few steps: only that nothing is lost on the way through the file counts here."""
+    rng = np.random.default_rng(0)
+    found = files.from_arrays(*(part for n in (60, 30) for part in (
+        rng.integers(0, 256, (n, 3, 8, 8), dtype=np.uint8), np.arange(n) % 10)))
+    monkeypatch.setattr(sources, "load_images", lambda *a, **k: found)
+    net = UNetConfig(8, 3, 10, ch=8, ch_mult=(1,), blocks=1, groups=2, attention=())
+    run = tiny(classifier="colour", samples=50)
+    run = dataclasses.replace(run, profile=dataclasses.replace(run.profile, teacher=net, student=net))
+    made, read = run.image_reference, dataclasses.replace(run).image_reference
+    assert made.n == read.n == 50 and made.accuracy == read.accuracy and torch.equal(made.floor, read.floor)
+    features = made.classifier.features(run.images.test_x0)
+    torch.testing.assert_close(read.classifier.features(run.images.test_x0), features)
+    assert frechet_distance(features, read.reference) == pytest.approx(0, abs=1e-3)     # its points stand for all
+    monkeypatch.setattr(run_module, "train_colour_classifier", lambda *a, **k: pytest.fail("trained again"))
+    _ = dataclasses.replace(run).image_reference
+    [path] = (run.root / run.profile.name).glob("reference-*.safetensors")
+    store.save_tensors(path, {"reference": made.reference}, {"accuracy": 1.0})
+    with pytest.raises(ValueError, match="holds no reference of these images"):
+        _ = dataclasses.replace(run).image_reference
