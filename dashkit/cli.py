@@ -38,6 +38,9 @@ def parser() -> argparse.ArgumentParser:
                  "correction; goes on where it was stopped",
         "tune": "compare learning rates for every arm on a validation split (profile tuning)",
         "campaign": "the paper's experiment within some hours, FID included; goes on where it was stopped",
+        "new": "look at pictures and a teacher of your own, and write a profile for them",
+        "shrink": "train students of a profile of your own; write the best as a pipeline, and a report",
+        "measure": "compare any student with its teacher on pictures of your own; write a report",
         "export": "write the trained teacher, or the student of one arm, as a pipeline from which diffusers samples",
         "fetch": "get a data set, or the weights of FID, into the cache",
         "doctor": "check this set-up; with --device cuda or --self-test also what it computes",
@@ -57,6 +60,9 @@ def parser() -> argparse.ArgumentParser:
             continue
         if name in CARRYING:
             _carrying_options(command, name)
+            continue
+        if name == "measure":
+            _measuring_options(command)
             continue
         command.add_argument("--profile", default="auto", help="smoke, digits (default), cifar10, … or my.toml")
         command.add_argument("--seed", default="42")
@@ -88,6 +94,22 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+_NETWORK = "a folder (of diffusers, or of this kit), or package.module:function"
+_PICTURES = "a folder with one subfolder a class, or an .npz"
+
+
+def _measuring_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--teacher", required=True, metavar="T", help=_NETWORK)
+    command.add_argument("--student", required=True, metavar="S", help=_NETWORK)
+    command.add_argument("--images", required=True, metavar="I", help=_PICTURES)
+    command.add_argument("--null", metavar="NUMBER", help="what the teacher takes for no class, if it does not say; or "
+                                                          "random, a random class in its place")
+    command.add_argument("--out", default="report.html", metavar="FILE", help="the report (report.html)")
+    command.add_argument("--device", default="auto", help="auto (default), cpu or cuda")
+    command.add_argument("--set", dest="settings", action="append", default=[], metavar="NAME=VALUE",
+                         help="states, samples, sample_steps, w, ws, …")
+
+
 def _carrying_options(command: argparse.ArgumentParser, name: str) -> None:
     if name == "pack":
         command.add_argument("names", nargs="+", metavar="NAME", help="cifar10, cifar16, inception, … (see fetch)")
@@ -117,7 +139,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if several and options.command not in TOGETHER:
             raise ValueError(f"{options.command} is for one process; several can share {', '.join(TOGETHER)}")
         tasks = {"series": _series, "doctor": _doctor, "sweep": _sweep, "study": _study, "tune": _tune,
-                 "fetch": _fetch, **dict.fromkeys(CARRYING, _carry), "campaign": _campaign, "export": _export}
+                 "fetch": _fetch, **dict.fromkeys(CARRYING, _carry), "campaign": _campaign, "export": _export,
+                 "measure": _measure}
         quiet = os.environ.get("RANK", "0") != "0"                # of several processes only the first one speaks
         with contextlib.redirect_stdout(io.StringIO() if quiet else sys.stdout), _ended_as_interrupted(not several):
             return tasks.get(options.command, _recipe)(options)
@@ -152,7 +175,7 @@ def _ended_as_interrupted(wanted: bool) -> Iterator[None]:
 
 def _outlook(options: argparse.Namespace) -> str:
     """What the same command will do after it was stopped."""
-    if options.command in ("doctor", "export"):
+    if options.command in ("doctor", "export", "measure", "new"):
         return ""
     if options.command == "fetch":
         return "; the same command goes on from here"
@@ -233,6 +256,35 @@ def _export(options: argparse.Namespace) -> int:
     export.write_pipeline(model, Path(options.folder), T=run.profile.T, names=run.images.names)
     print(options.folder)
     return 0
+
+
+def _measure(options: argparse.Namespace) -> int:
+    from dashkit.experiments import own
+    from dashkit.experiments.evaluation import evaluate_others
+    from dashkit.experiments.profiles import parse_settings
+    from dashkit.publishing import student_report
+    from dashkit.storage import store
+
+    store.check_writable(Path(options.out).absolute().parent)
+    run, teacher, students = own.comparison(
+        options.teacher, {"student": options.student}, options.images, null_label=_null(options.null),
+        device=options.device, **parse_settings(options.settings))
+    results = evaluate_others(run, teacher, students)
+    command = student_report.command_line("measure", "--teacher", options.teacher, "--student", options.student,
+                                          "--images", options.images)
+    student_report.write_student_report(
+        Path(options.out), run, {"teacher": teacher.model, **students}, results, command=command,
+        title=f"Guidance of {Path(options.student).name} beside {Path(options.teacher).name}")
+    print(Path(options.out).absolute())
+    return 0
+
+
+def _null(text: str | None) -> int | str | None:
+    """The null label that was typed: a number, random, or nothing."""
+    from dashkit.experiments.profiles import number
+    from dashkit.interop.networks import RANDOM
+
+    return text if text in (None, RANDOM) else number("null", text, 0, 65_536, whole=True)
 
 
 def _campaign(options: argparse.Namespace) -> int:

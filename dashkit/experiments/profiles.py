@@ -23,6 +23,8 @@ import numpy as np
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic import create_model as make_model
 
+from dashkit.datasets.sources import DATASETS
+from dashkit.interop.networks import RANDOM, TEACHER, Source
 from dashkit.method.arms import OBJECTIVES, objective
 from dashkit.method.unet import UNetConfig
 from dashkit.storage.store import parse_json
@@ -46,9 +48,9 @@ class Profile:
     """The settings of one run.  `resolve` makes one; a bad value is refused there with the allowed ones named."""
 
     name: str
-    dataset: str
-    teacher: UNetConfig
-    student: UNetConfig
+    dataset: str              # a name, or the path of a folder of pictures or of an .npz
+    teacher: UNetConfig | Source
+    student: UNetConfig | Source
     T: int
     base: str                 # the curriculum TIRT starts from, one of BASES
     gamma: float              # where that curriculum caps the snr
@@ -79,9 +81,9 @@ class Profile:
     def __post_init__(self) -> None:
         """Type every setting, so that `dataclasses.replace` is checked as a file is."""
         given = {name: getattr(self, name) for name in _Settings.model_fields}
-        settings = _typed({k: v.asdict() if isinstance(v, UNetConfig) else v for k, v in given.items()})
+        settings = _typed({k: v.asdict() if isinstance(v, UNetConfig | Source) else v for k, v in given.items()})
         _refuse([wrong for name in NETWORKS for wrong in _mistakes(name, settings[name])])
-        settings |= {name: UNetConfig(**settings[name]) for name in NETWORKS}
+        settings |= {name: _network(settings[name])(**settings[name]) for name in NETWORKS}
         for name, value in settings.items():
             object.__setattr__(self, name, value)
         _refuse(_contradictions(self))
@@ -91,7 +93,7 @@ class Profile:
 
         So what was made before them keeps its fingerprint.
         """
-        settings = dataclasses.asdict(self)
+        settings = dataclasses.asdict(self) | {name: getattr(self, name).asdict() for name in NETWORKS}
         for name, default in (("stored", "float32"), ("classifier", "small"), ("pace", "fixed"), ("sampling_sets", 1)):
             if settings[name] == default:
                 del settings[name]
@@ -135,6 +137,10 @@ def _to_text(value: object) -> str:
     if not isinstance(value, str) or not value.strip():
         raise ValueError("no text")
     return str(value.strip())                    # numpy's texts are a type of their own
+
+
+def _to_null(value: object) -> int | str:
+    return RANDOM if value == RANDOM else _to_number(value, whole=True)
 
 
 def _to_arms(value: object) -> tuple[str, ...]:
@@ -185,7 +191,9 @@ def _table(name: str, rules: Mapping[str, object]) -> type[BaseModel]:
 _SIZE, _STEPS = _number(1, 65_536, whole=True), _number(1, 10**8, whole=True)
 _Network = _table("Network", {f.name: _SIZE for f in dataclasses.fields(UNetConfig)} | {
     "ch_mult": _numbers(1, 64, whole=True), "dropout": _number(0, 0.99),
-    "attention": _numbers(1, 65_536, least=0, whole=True)})
+    "attention": _numbers(1, 65_536, least=0, whole=True), "source": _TEXT,
+    "null_label": Annotated[int | str, BeforeValidator(_to_null), Field(description=f"an integer, or {RANDOM}")],
+    "config": Annotated[dict, Field(description="a table of the config of the network's class")]})
 _Settings = _table("Settings", {
     "dataset": _TEXT, "teacher": _Network, "student": _Network, "T": _number(10, 10_000, whole=True),
     "base": _choice(BASES), "gamma": _number(1e-6, 1e6), "label_dropout": _number(0, 0.9),
@@ -271,12 +279,24 @@ def _contradictions(p: Profile) -> list[str]:
     return found
 
 
+def _network(settings: Mapping[str, object]) -> type[UNetConfig] | type[Source]:
+    """What a table of settings describes: a network of ours, or one that is elsewhere."""
+    return Source if "source" in settings else UNetConfig
+
+
 def _mistakes(name: str, settings: Mapping[str, object]) -> list[str]:
     """Why a table of typed settings is no network."""
-    missing = [f"{name}.{f.name} is missing" for f in dataclasses.fields(UNetConfig)
-               if f.default is dataclasses.MISSING and f.name not in settings]
+    kind = _network(settings)
+    fields = [f for f in dataclasses.fields(kind) if f.name != "dropout" or kind is UNetConfig]
+    missing = [f"{name}.{f.name} is missing" for f in fields if f.default is dataclasses.MISSING
+               and f.default_factory is dataclasses.MISSING and f.name not in settings]
+    if more := sorted(settings.keys() - {f.name for f in fields}):
+        beside = "beside source" if kind is Source else "without source"
+        return [f"{', '.join(f'{name}.{k}' for k in more)} says nothing {beside}; leave it out"]
+    if name == "teacher" and settings.get("source") == TEACHER:
+        return [f"teacher.source must be a folder or package.module:function, not {TEACHER}"]
     try:
-        _ = missing or UNetConfig(**settings)
+        _ = missing or kind(**settings)
     except ValueError as error:
         return [f"{name}: {error}"]
     return missing
@@ -403,7 +423,25 @@ def _read(path: Path, above: tuple[str, ...] = ()) -> dict[str, object]:
     if base is not None:
         found = _read_base(path, base, (*above, str(path)))
     for name, value in _typed(table, file=str(path)).items():
-        found[name] = {**found.get(name, {}), **value} if name in NETWORKS else value
+        found[name] = _merged(found.get(name, {}), value) if name in NETWORKS else value
+    return _from_here(path, found, table)
+
+
+def _merged(base: Mapping[str, object], value: Mapping[str, object]) -> dict[str, object]:
+    """A network's table over the one that it extends, of which a network from elsewhere keeps what pictures are."""
+    if "source" in value and "source" not in base:
+        base = {k: v for k, v in base.items() if k in ("size", "channels", "num_classes")}
+    return {**base, **value}
+
+
+def _from_here(path: Path, found: dict[str, object], table: Mapping[str, object]) -> dict[str, object]:
+    """The settings with the paths that this file says made absolute: they start in its folder."""
+    if "dataset" in table and found["dataset"] not in DATASETS:
+        found["dataset"] = str((path.parent / Path(found["dataset"]).expanduser()).resolve())
+    for name in NETWORKS:
+        source = table.get(name, {}).get("source", TEACHER)
+        if source != TEACHER and ":" not in Path(source).name:
+            found[name]["source"] = str((path.parent / Path(source).expanduser()).resolve())
     return found
 
 

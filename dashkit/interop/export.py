@@ -3,7 +3,7 @@
 `write_pipeline` writes a whole pipeline, which samples; `write` the network alone, a part of it.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -11,6 +11,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from dashkit.interop.schedules import scheduler_config
+from dashkit.method.schedule import cosine_schedule
 from dashkit.method.unet import Attention, Stage, UNet, UNetConfig
 from dashkit.storage import store
 
@@ -37,19 +39,27 @@ def write_pipeline(model: UNet, folder: Path | str, *, T: int, names: Sequence[s
     written last, so that a folder with an index is whole.  ValueError for anything that is not a plain UNet, and for
     another number of names than of classes.
     """
-    folder, count = Path(folder), _plain(model).config.num_classes
-    if names and len(names) != count:
-        raise ValueError(f"{count} classes need as many names, not {len(names)}")
-    write(model, folder / NETWORK)
-    store.write_json(folder / SCHEDULER, {
-        "_class_name": "DDIMScheduler", "num_train_timesteps": T, "beta_schedule": "squaredcos_cap_v2",
-        "prediction_type": "epsilon", "clip_sample": True, "clip_sample_range": 1.0, "set_alpha_to_one": True,
-        "steps_offset": 0, "timestep_spacing": "leading", "rescale_betas_zero_snr": False, "thresholding": False})
+    write(_plain(model), Path(folder) / NETWORK)
+    write_around(Path(folder), scheduler_config(cosine_schedule(T), "epsilon"), tuple(range(model.config.num_classes + 1)),
+                 names=names)
+
+
+def write_around(folder: Path, scheduler: Mapping[str, object], rows: Sequence[int], *, names: Sequence[str] = (),
+                 kind: str = "UNet2DModel") -> None:
+    """Make a pipeline of a folder that holds a network of a class of diffusers in `NETWORK`.
+
+    `rows` are what the network takes for each class, and at last for "no class"; `scheduler` is a DDIMScheduler's config.
+    """
+    *classes, null = rows
+    if names and len(names) != len(classes):
+        raise ValueError(f"{len(classes)} classes need as many names, not {len(names)}")
+    store.write_json(folder / SCHEDULER, dict(scheduler))
     store.write_bytes(folder / PIPELINE.name, PIPELINE.read_bytes())
-    store.write_json(folder / INDEX, {
+    index = {
         "_class_name": [PIPELINE.stem, "GuidedPipeline"], "_diffusers_version": "0.35.0",
-        "id2label": {str(i): names[i] if names else str(i) for i in range(count)},
-        "scheduler": ["diffusers", "DDIMScheduler"], "unet": ["diffusers", "UNet2DModel"]})
+        "id2label": {str(k): names[i] if names else str(i) for i, k in enumerate(classes)},
+        "scheduler": ["diffusers", "DDIMScheduler"], "unet": ["diffusers", kind]}
+    store.write_json(folder / INDEX, index | ({"null_label": null} if null != len(classes) else {}))
 
 
 def write(model: UNet, folder: Path | str) -> None:

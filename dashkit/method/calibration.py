@@ -3,6 +3,7 @@
 import copy
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -10,6 +11,7 @@ from dashkit.method.guidance import Branches, Model, branches, check_eval, check
 from dashkit.method.images import Images
 from dashkit.method.sampling import ddim
 from dashkit.method.schedule import Noised, Schedule, noised
+from dashkit.method.statistics import Interval
 from dashkit.method.unet import UNet
 
 
@@ -66,6 +68,35 @@ def gap_stats_by_timestep(
     }
 
 
+def gap_intervals(student: Branches, teacher: Branches, groups: Tensor, *, draws: int = 1000,
+                  seed: int = 0) -> dict[str, Interval]:
+    """`gap_stats` with 95% intervals over the pictures that the states are made of, by name of the statistic.
+
+    `groups` (B,) is the number of each state's picture: states of one picture are drawn together (bootstrap,
+    percentile).  The intervals are those of these two networks.  Another training seed is not in them.
+    """
+    s, t = student.gap.flatten(1).double(), teacher.gap.flatten(1).double()
+    dot, s_norm, t_norm = (s * t).sum(1), s.norm(dim=1), t.norm(dim=1)
+    has_gap = (t_norm > 1e-6 * t_norm.mean()).double()
+    cos = has_gap * dot / (s_norm * t_norm).clamp(min=1e-30)
+    parts = torch.stack([s_norm, t_norm, s_norm**2, t_norm**2, dot, (s - t).square().sum(1), cos, has_gap,
+                         torch.full_like(dot, s.shape[1])], 1).cpu()
+    _, place = groups.cpu().unique(return_inverse=True)
+    n = int(place.max()) + 1
+    sums = parts.new_zeros(n, parts.shape[1]).index_add_(0, place, parts)
+    index = torch.from_numpy(np.random.default_rng(seed).integers(n, size=(draws, n)))
+    counts = parts.new_zeros(draws, n).scatter_add_(1, index, parts.new_ones(draws, n))
+
+    def statistics(x: Tensor) -> dict[str, Tensor]:
+        a, b, aa, bb, ab, error, angle, known, size = x.unbind(-1)
+        return {"rho": a / b, "slope": ab / bb, "beta": ab / aa, "cos": angle / known, "r2": 1 - error / bb,
+                "mse": error / size}
+
+    drawn, value = statistics(counts @ sums), statistics(sums.sum(0))
+    return {name: Interval(value[name].item(), *drawn[name].quantile(torch.tensor([0.025, 0.975]).double()).tolist(), n)
+            for name in value}
+
+
 def _take(pair: Branches, mask: Tensor) -> Branches:
     return Branches(pair.cond[mask], pair.uncond[mask])
 
@@ -98,8 +129,8 @@ def visited_states(model: Model, schedule: Schedule, y: Tensor, *, x_T: Tensor, 
 
 
 def x0_branches(pair: Branches, schedule: Schedule, states: States | Noised) -> Branches:
-    """The two branches as predictions of x0, clamped to [-1, 1] as in sampling."""
-    return Branches(*(schedule.predict_x0(states.x_t, states.t, eps).clamp(-1, 1) for eps in pair))
+    """The two branches as predictions of x0, clamped as in sampling: to [-1, 1] for images."""
+    return Branches(*(schedule.clamped(schedule.predict_x0(states.x_t, states.t, eps)) for eps in pair))
 
 
 @torch.no_grad()

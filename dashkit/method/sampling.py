@@ -35,16 +35,17 @@ def ddim(
     x_T: Tensor | None = None,
     w: float | Tensor = 1.0,
     steps: int = 50,
-    x0_clip: float | None = 1.0,
+    x0_clip: float | str | None = "schedule",
     recompute_eps: bool = True,
     generator: torch.Generator | None = None,
 ) -> Iterator[Tensor]:
     """DDIM with eta = 0 (Song et al., 2021, eq. 12), yielding x (B, ...) after each of exactly `steps` steps.
 
     y (B,) are labels; start from `x_T` (B, ...), or from noise of `shape` (...) drawn with `generator`.  w is a number
-    or a guidance table (T,).  The prediction of x0 is clamped to [-x0_clip, x0_clip], unless x0_clip is None.  Then eps
-    is recomputed, so that x_t is again made of x0 and eps.  `recompute_eps=False` keeps the original eps; with strong
-    guidance the samples then get worse, as notebook 01 shows.  Gradients are off.
+    or a guidance table (T,).  The prediction of x0 is clamped to [-x0_clip, x0_clip], unless x0_clip is None; the value
+    "schedule" means the schedule's own `clip`, which is 1 for images.  Then eps is recomputed, so that x_t is again
+    made of x0 and eps.  `recompute_eps=False` keeps the original eps; with strong guidance the samples then get worse,
+    as notebook 01 shows.  Gradients are off.
     """
     if x_T is None:
         if shape is None or generator is None:
@@ -52,6 +53,8 @@ def ddim(
         x_T = torch.randn((len(y), *shape), generator=generator, device=generator.device).to(y.device)
     if len(x_T) != len(y):
         raise ValueError(f"x_T and y need the same length, not {len(x_T)} and {len(y)}")
+    if x0_clip == "schedule":
+        x0_clip = schedule.clip
     if x0_clip is not None and not x0_clip > 0:
         raise ValueError(f"x0_clip must be positive or None, not {x0_clip!r}")
     check_eval(model), check_labels(y, model)
