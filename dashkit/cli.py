@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from dashkit.experiments.run import Run
 
-TOGETHER = ("train", "distil", "evaluate", "campaign")
+TOGETHER = ("train", "distil", "evaluate", "campaign", "shrink")
 """Commands that several processes can share, started by `accelerate launch -m dashkit COMMAND ...`."""
 CARRYING = ("pack", "unpack", "bring")
 EPILOG = ("A profile is a name, or the path of a .toml file of your own.  Its settings are changed with --set "
@@ -61,10 +61,15 @@ def parser() -> argparse.ArgumentParser:
         if name in CARRYING:
             _carrying_options(command, name)
             continue
-        if name == "measure":
-            _measuring_options(command)
+        if name in ("measure", "new"):
+            _measuring_options(command) if name == "measure" else _new_options(command)
             continue
-        command.add_argument("--profile", default="auto", help="smoke, digits (default), cifar10, … or my.toml")
+        if name == "shrink":
+            command.add_argument("profile", metavar="my.toml", help="as `dashkit new` writes it")
+            command.add_argument("--out", metavar="FOLDER", help="the student and its report (my_student beside "
+                                                                 "my.toml)")
+        else:
+            command.add_argument("--profile", default="auto", help="smoke, digits (default), cifar10, … or my.toml")
         command.add_argument("--seed", default="42")
         command.add_argument("--device", default="auto", help="auto (default), cpu or cuda")
         command.add_argument("--set", dest="settings", action="append", default=[], metavar="NAME=VALUE")
@@ -96,6 +101,18 @@ def parser() -> argparse.ArgumentParser:
 
 _NETWORK = "a folder (of diffusers, or of this kit), or package.module:function"
 _PICTURES = "a folder with one subfolder a class, or an .npz"
+
+
+def _new_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("profile", metavar="my.toml", help="the file to write")
+    command.add_argument("--images", required=True, metavar="I", help=_PICTURES)
+    command.add_argument("--teacher", metavar="T", help=f"{_NETWORK} (default: train one here)")
+    command.add_argument("--student", metavar="S", help="teacher (its own class, smaller; the default for a network of "
+                                                        "diffusers), ours, or package.module:function")
+    command.add_argument("--factor", default=6, help="how many times fewer parameters the student has (6)")
+    command.add_argument("--hours", default=2, help="what training and measuring may take here (2)")
+    command.add_argument("--null", metavar="NUMBER", help="what the teacher takes for no class, or random")
+    command.add_argument("--device", default="auto", help="auto (default), cpu or cuda")
 
 
 def _measuring_options(command: argparse.ArgumentParser) -> None:
@@ -140,7 +157,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise ValueError(f"{options.command} is for one process; several can share {', '.join(TOGETHER)}")
         tasks = {"series": _series, "doctor": _doctor, "sweep": _sweep, "study": _study, "tune": _tune,
                  "fetch": _fetch, **dict.fromkeys(CARRYING, _carry), "campaign": _campaign, "export": _export,
-                 "measure": _measure}
+                 "measure": _measure, "new": _new, "shrink": _shrink}
         quiet = os.environ.get("RANK", "0") != "0"                # of several processes only the first one speaks
         with contextlib.redirect_stdout(io.StringIO() if quiet else sys.stdout), _ended_as_interrupted(not several):
             return tasks.get(options.command, _recipe)(options)
@@ -255,6 +272,44 @@ def _export(options: argparse.Namespace) -> int:
     model = load_teacher(run).model if teacher else load_student(run, options.arm, run.seed)
     export.write_pipeline(model, Path(options.folder), T=run.profile.T, names=run.images.names)
     print(options.folder)
+    return 0
+
+
+def _new(options: argparse.Namespace) -> int:
+    from dashkit.experiments.new import Wish, write_profile
+
+    wish = Wish(options.images, options.teacher, options.student, options.factor, options.hours, _null(options.null))
+    written = write_profile(options.profile, wish, device=options.device)
+    print(*written.said, written.path, sep="\n")
+    return 0
+
+
+def _shrink(options: argparse.Namespace) -> int:
+    from dashkit.experiments import budget, processes
+    from dashkit.experiments.evaluation import get_results
+    from dashkit.experiments.ready import check_run
+    from dashkit.experiments.training import get_students, get_teacher
+    from dashkit.publishing import student_report
+    from dashkit.storage import store
+
+    run = _start(options)
+    name = run.profile.name
+    out = Path(options.out or Path(options.profile).expanduser().absolute().parent / f"{name}_student")
+    store.check_writable(out)
+    check_run(run)
+    print(budget.remaining(run))
+    teacher = get_teacher(run)
+    students = get_students(run, teacher)
+    if not processes.is_main():
+        return 0
+    results = get_results(run, teacher, students)
+    arm = run.profile.arms[0]
+    student_report.write_student(out, run, students[arm, run.seed])
+    models = {"teacher": teacher.model} | {a: students[a, run.seed] for a in run.profile.arms}
+    student_report.write_student_report(
+        out / "report.html", run, models, results, title=f"{name}: {arm} beside its teacher",
+        command=student_report.command_line("shrink", Path(options.profile).name))
+    print(f"{arm}: {out}\n{out / 'report.html'}")
     return 0
 
 

@@ -87,12 +87,13 @@ def from_arrays(pixels: np.ndarray, labels: np.ndarray, test_pixels: np.ndarray,
     """
     pixels, labels, test_pixels, test_labels = map(np.asarray, (pixels, labels, test_pixels, test_labels))
     for part, p, y in (("training", pixels, labels), ("test", test_pixels, test_labels)):
-        if p.ndim != 4 or p.dtype not in (np.uint8, np.float16, np.float32) or 0 in p.shape:
-            raise ValueError(f"{part} pixels must be non-empty uint8 (N, C, H, W), or float32 for latents, not "
-                             f"{p.dtype} "
-                             f"{p.shape}")
-        if p.dtype != np.uint8 and not np.isfinite(p).all():
-            raise ValueError(f"{part} latents hold NaN or infinity")
+        if p.ndim != 4 or p.dtype not in ((np.float16, np.float32) if latent else (np.uint8,)) or 0 in p.shape:
+            kind = "float32" if latent else "uint8"
+            raise ValueError(f"{part} pixels must be non-empty {kind} (N, C, H, W), not {p.dtype} {p.shape}")
+        if latent and not (np.isfinite(p).all() and np.abs(p).max() > 1):
+            raise ValueError(f"{part} pixels are floats, which are latents, but none is above 1, or some are no "
+                             "numbers; "
+                             "pictures that were scaled belong into uint8, 0 to 255")
         if y.shape != (len(p),) or not np.issubdtype(y.dtype, np.integer) or y.min() < 0:
             raise ValueError(f"{part} labels must be {len(p)} integers from 0, not {y.dtype} {y.shape}")
     there = np.zeros(len(labels) + 1, dtype=bool)          # not labels.max(): a stray label may be huge
@@ -101,11 +102,11 @@ def from_arrays(pixels: np.ndarray, labels: np.ndarray, test_pixels: np.ndarray,
         raise ValueError(f"no training image has label {gap}")
     if pixels.shape[1:] != test_pixels.shape[1:] or test_labels.max() > labels.max():
         raise ValueError("training and test images must have the same shape and the same classes")
-    if np.uint8 not in (pixels.dtype, test_pixels.dtype):
+    if latent:
         pixels, test_pixels = pixels.astype(np.float32), test_pixels.astype(np.float32)
     return Images(*(torch.from_numpy(np.ascontiguousarray(a)) for a in
                     (pixels, labels.astype(np.int64), test_pixels, test_labels.astype(np.int64))),
-                  _class_names(names, int(labels.max()) + 1))
+                  _class_names(names, int(labels.max()) + 1), latent)
 
 
 def _class_names(names: Sequence[str], count: int) -> tuple[str, ...]:
@@ -187,7 +188,7 @@ def from_npz(path: Path | str, *, held_out: float = 0.1) -> Images:
     try:
         if not there[2]:
             arrays = _split(*arrays, held_out)
-        return from_arrays(*arrays, names=names)
+        return from_arrays(*arrays, names=names, latent=np.issubdtype(arrays[0].dtype, np.floating))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 

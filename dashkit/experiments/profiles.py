@@ -40,6 +40,8 @@ PACES = ("fixed", "ramped")
 CLASSIFIERS = ("small", "colour")
 """The classifier whose features measure samples: seconds on a CPU, or minutes and meant for photographs."""
 NETWORKS = ("teacher", "student")
+UNUSED = {"teacher_steps": 1, "teacher_lr": 1e-3, "teacher_ema": 0.99, "label_dropout": 0.1}
+"""What a profile need not say if its teacher is from elsewhere, and so is not trained."""
 MAX_BYTES, MAX_ITEMS = 2**20, 1000       # of a profile's file, and of a list in it
 
 
@@ -463,6 +465,8 @@ def _read_base(path: Path, base: object, above: tuple[str, ...]) -> dict[str, ob
 
 def _profile(name: str, path: Path) -> Profile:
     settings = _read(path)
+    if "source" in settings.get("teacher", {}):
+        settings = UNUSED | settings
     missing = [f.name for f in dataclasses.fields(Profile)
                if f.default is dataclasses.MISSING and f.name not in ("name", *settings)]
     if missing:

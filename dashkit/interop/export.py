@@ -39,20 +39,21 @@ def write_pipeline(model: UNet, folder: Path | str, *, T: int, names: Sequence[s
     written last, so that a folder with an index is whole.  ValueError for anything that is not a plain UNet, and for
     another number of names than of classes.
     """
-    write(_plain(model), Path(folder) / NETWORK)
-    write_around(Path(folder), scheduler_config(cosine_schedule(T), "epsilon"), tuple(range(model.config.num_classes + 1)),
-                 names=names)
+    count = _plain(model).config.num_classes
+    _check_names(names, count)
+    write(model, Path(folder) / NETWORK)
+    write_around(Path(folder), scheduler_config(cosine_schedule(T), "epsilon"), range(count + 1), names=names)
 
 
 def write_around(folder: Path, scheduler: Mapping[str, object], rows: Sequence[int], *, names: Sequence[str] = (),
                  kind: str = "UNet2DModel") -> None:
     """Make a pipeline of a folder that holds a network of a class of diffusers in `NETWORK`.
 
-    `rows` are what the network takes for each class, and at last for "no class"; `scheduler` is a DDIMScheduler's config.
+    `rows` are what the network takes for each class, and at last for "no class"; `scheduler` is the config of a
+    DDIMScheduler.
     """
     *classes, null = rows
-    if names and len(names) != len(classes):
-        raise ValueError(f"{len(classes)} classes need as many names, not {len(names)}")
+    _check_names(names, len(classes))
     store.write_json(folder / SCHEDULER, dict(scheduler))
     store.write_bytes(folder / PIPELINE.name, PIPELINE.read_bytes())
     index = {
@@ -60,6 +61,11 @@ def write_around(folder: Path, scheduler: Mapping[str, object], rows: Sequence[i
         "id2label": {str(k): names[i] if names else str(i) for i, k in enumerate(classes)},
         "scheduler": ["diffusers", "DDIMScheduler"], "unet": ["diffusers", kind]}
     store.write_json(folder / INDEX, index | ({"null_label": null} if null != len(classes) else {}))
+
+
+def _check_names(names: Sequence[str], count: int) -> None:
+    if names and len(names) != count:
+        raise ValueError(f"{count} classes need as many names, not {len(names)}")
 
 
 def write(model: UNet, folder: Path | str) -> None:

@@ -18,11 +18,12 @@ from typing import NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from dashkit import environment
 from dashkit.interop import export
-from dashkit.interop.schedules import PREDICTIONS, Diffusion, read_scheduler, to_eps
+from dashkit.interop.schedules import PREDICTIONS, Diffusion, read_scheduler, scheduler_config, to_eps
 from dashkit.method.schedule import Schedule, cosine_schedule, expand
 from dashkit.method.students import IndependentCondition
 from dashkit.method.unet import UNet, UNetConfig
@@ -157,6 +158,33 @@ def described(source: Source, diffusion: Diffusion) -> Other:
         raise ValueError(f"the module of {source.source} must have {source.num_classes} classes and a null label")
     return Other(config.size, config.channels, config.num_classes, source.source, config.settings, config.rows,
                  found.diffusion)
+
+
+def write(model: nn.Module, folder: Path | str, *, schedule: Schedule, names: Sequence[str] = (),
+          scheduler: Mapping[str, object] | None = None) -> bool:
+    """Write a student as a pipeline folder of diffusers; False for a module of a user's: only its weights go there.
+
+    `schedule` is what it was trained with, `scheduler` the config that the schedule was read from, if it was.
+    """
+    folder = Path(folder)
+    if isinstance(model, UNet):
+        export.write(model, folder / export.NETWORK)
+        config = scheduler_config(schedule, "epsilon", scheduler)
+        export.write_around(folder, config, range(model.config.num_classes + 1), names=names)
+        return True
+    if not isinstance(model, EpsModel):
+        raise ValueError(f"a {type(model).__name__} cannot be written as a pipeline")
+    weights = {k: v.detach().cpu().contiguous().clone() for k, v in model.net.state_dict().items()}
+    if model.config.kind not in KINDS:
+        store.write_bytes(folder / "model.safetensors", save(weights, metadata={"format": "pt"}))
+        store.write_json(folder / "dashkit.json", {"module": model.config.kind, "rows": model.config.rows})
+        return False
+    store.write_bytes(folder / export.NETWORK / WEIGHTS, save(weights, metadata={"format": "pt"}))
+    settings = json.loads(model.config.settings) | {"_class_name": model.config.kind}
+    store.write_json(folder / export.NETWORK / export.CONFIG, settings)
+    config = scheduler_config(schedule, model.prediction, scheduler)
+    export.write_around(folder, config, model.config.rows, names=names, kind=model.config.kind)
+    return True
 
 
 def says_null(source: str | os.PathLike) -> bool:

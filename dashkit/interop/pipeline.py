@@ -25,9 +25,9 @@ class GuidedPipeline(DiffusionPipeline):
         self.register_modules(unet=unet, scheduler=scheduler)
         self.register_to_config(id2label=id2label, null_label=null_label)
         self.labels = {name: int(number) for number, name in (id2label or {}).items()}
-        last = unet.config.num_class_embeds - 1 if "num_class_embeds" in unet.config else unet.config.num_embeds_ada_norm
-        self.null_label = last if null_label is None else null_label
-        self.last = last                                     # row of the network's class table
+        config = unet.config                                 # the last row of the network's class table:
+        self.last = config.num_class_embeds - 1 if "num_class_embeds" in config else config.num_embeds_ada_norm
+        self.null_label = self.last if null_label is None else null_label
 
     def get_label_ids(self, labels: str | int | Sequence[str | int]) -> list[int]:
         """The numbers of classes given by name or by number; ValueError for a class that the network does not have."""

@@ -15,6 +15,7 @@ from dashkit.analysis.readings import BIN_BOUNDS, BOUNDS, Gap, Reading, measure_
 from dashkit.classroom import plots
 from dashkit.experiments.progress import progress_bar
 from dashkit.experiments.run import SAMPLING_SEED, Run
+from dashkit.interop import networks
 from dashkit.interop.networks import Source
 from dashkit.method.sampling import sample
 from dashkit.storage import provenance, store
@@ -55,6 +56,14 @@ def write_student_report(path: Path | str, run: Run, models: Mapping[str, nn.Mod
             index=False, border=0, float_format="{:.4g}".format))
     store.write_bytes(Path(path), page.encode())
     return said
+
+
+def write_student(folder: Path, run: Run, student: nn.Module) -> None:
+    """Write a trained student of a run as a pipeline folder of diffusers; of a user's module only the weights."""
+    scheduler = run.given.diffusion.config if isinstance(run.profile.teacher, Source) else None
+    whole = networks.write(student, folder, schedule=run.schedule, names=run.images.names, scheduler=scheduler or None)
+    if not whole:
+        print("a module of your own is no pipeline of diffusers: its weights are in model.safetensors")
 
 
 def _values(results: pd.DataFrame, arm: str) -> pd.Series:
