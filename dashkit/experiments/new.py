@@ -16,7 +16,7 @@ from dashkit.experiments.profiles import DATASETS, TEACHER, Profile, number, res
 from dashkit.experiments.run import Run, pick_device
 from dashkit.interop import networks
 from dashkit.interop.networks import Other
-from dashkit.interop.shrink import shrunk, shrunk_unet
+from dashkit.interop.shrink import parameters_of, shrunk, shrunk_unet
 from dashkit.method.unet import UNetConfig, n_parameters
 from dashkit.storage import store
 
@@ -158,7 +158,8 @@ def _unet(size: int, channels: int, num_classes: int) -> UNetConfig:
 
 
 def _count(config: UNetConfig | Other) -> int:
-    return n_parameters(config.make())
+    own = isinstance(config, Other) and config.kind not in networks.KINDS       # a user's module may not know how
+    return n_parameters(config.make()) if own else parameters_of(config)
 
 
 # ----------------------------------------------------------------------------------------------------------- steps

@@ -2,6 +2,7 @@
 
 import json
 import math
+from bisect import bisect_left
 from collections.abc import Iterator
 from fractions import Fraction
 from itertools import product
@@ -12,6 +13,7 @@ from dashkit.interop.networks import Other
 from dashkit.method.unet import UNetConfig, n_parameters
 
 RATIOS = [Fraction(k, 16) for k in (16, 14, 12, 10, 8, 7, 6, 5, 4, 3, 2, 1)]     # of the width
+WIDEST = 65              # quarters of the width of the first level
 BALANCE = 0.15           # how much it counts, beside the size, that a transformer's depth and width shrink alike
 
 
@@ -35,8 +37,7 @@ def shrunk(teacher: Other, factor: float) -> dict[str, object]:
 
 
 def _size(teacher: Other, changes: dict[str, object]) -> int:
-    with torch.device("meta"):
-        return n_parameters(teacher.changed(changes).make())
+    return parameters_of(teacher.changed(changes))
 
 
 def _unets(config: dict) -> Iterator[dict[str, object]]:
@@ -81,12 +82,15 @@ def shrunk_unet(shape: UNetConfig, parameters: float) -> UNetConfig:
     def groups(ch: int) -> int:
         return next(g for g in (16, 8, 4, 2) if (ch % g == 0 and ch // g >= 4) or g == 2)
 
-    found = [UNetConfig(**shape.asdict() | {"ch": ch, "blocks": 1, "groups": groups(ch), "dropout": 0.0})
-             for ch in range(4, 257, 4)]
-    sizes = [_parameters(c) for c in found]
-    return min(zip(sizes, found, strict=True), key=lambda pair: abs(math.log(pair[0] / parameters)))[1]
+    def made(k: int) -> UNetConfig:
+        return UNetConfig(**shape.asdict() | {"ch": 4 * k, "blocks": 1, "groups": groups(4 * k), "dropout": 0.0})
+
+    # the first that is larger, and the one before it
+    k = bisect_left(range(1, WIDEST), parameters, key=lambda k: parameters_of(made(k))) + 1
+    return min((made(max(k - 1, 1)), made(k)), key=lambda c: abs(math.log(parameters_of(c) / parameters)))
 
 
-def _parameters(config: UNetConfig) -> int:
+def parameters_of(config: UNetConfig | Other) -> int:
+    """The parameters that a network of this shape has; it is built without memory for weights."""
     with torch.device("meta"):
         return n_parameters(config.make())
