@@ -25,7 +25,7 @@ WIDGET = "application/vnd.jupyter.widget-view+json"     # a page has no kernel; 
 CHAPTERS = {
     "Learn": ("notebooks/GLOSSARY.md", "docs/method.md", "docs/related.md"),
     "Results": ("docs/results.md", "docs/corrections.md", "docs/performance.md"),
-    "Use": ("docs/setup.md", "docs/export.md", "data/README.md", "docs/reliability.md"),
+    "Use": ("docs/setup.md", "docs/own.md", "docs/export.md", "data/README.md", "docs/reliability.md"),
     "Teach": ("notebooks/INSTRUCTOR.md",),
     "Develop": ("docs/design.md", "CONTRIBUTING.md", "CHANGELOG.md"),
 }

@@ -65,13 +65,17 @@ def readings(run: Run, gap: Gap, results: pd.DataFrame, arm: str) -> list[Readin
     table = results[(results.arm == arm) & (results.seed == results[results.arm == arm].seed.min())]
     values = table.set_index("metric").value
     teacher = results[results.arm == "teacher"].set_index("metric").value
-    found = [_size(gap), _direction(gap), _whole(gap), _timesteps(gap, run.profile.T)]
-    found.append(_knob(gap, max(run.profile.ws)))
+    found = gap_readings(run, gap)
     if "rho_visited" in values:
         found.append(_visited(values))
     found.append(_samples(run, values, teacher))
     found.append(_limits(run, gap, results, arm))
     return found
+
+
+def gap_readings(run: Run, gap: Gap) -> list[Reading]:
+    """The sentences that the gap alone gives: size, direction, the whole, every timestep, and the knob."""
+    return [_size(gap), _direction(gap), _whole(gap), _timesteps(gap, run.profile.T), _knob(gap, max(run.profile.ws))]
 
 
 def summary(found: list[Reading]) -> str:

@@ -13,8 +13,10 @@ from torch import nn
 from dashkit.analysis.costs import guided_latencies
 from dashkit.analysis.readings import BIN_BOUNDS, BOUNDS, Gap, Reading, measure_gap, readings, summary
 from dashkit.classroom import plots
+from dashkit.experiments.budget import format_seconds
 from dashkit.experiments.progress import progress_bar
 from dashkit.experiments.run import SAMPLING_SEED, Run
+from dashkit.experiments.turns import seconds_since_start
 from dashkit.interop import networks
 from dashkit.interop.networks import Source
 from dashkit.method.sampling import sample
@@ -51,7 +53,8 @@ def write_student_report(path: Path | str, run: Run, models: Mapping[str, nn.Mod
                + f"; in a tenth of the timesteps, size {BIN_BOUNDS[0]:g} to {BIN_BOUNDS[1]:g}",
         made=_facts(run) | {"sampling": f"DDIM, {run.profile.sample_steps} steps, "
                             f"{run.profile.samples:,} samples for each scale", "torch": made["versions"]["torch"],
-                            "device": provenance.device_name(run.device), "commit": made["commit"]},
+                            "device": provenance.device_name(run.device), "commit": made["commit"],
+                            "time": f"{format_seconds(seconds_since_start())}, from the start of the command"},
         table=results[["arm", "seed", "metric", "value", "n"]].to_html(
             index=False, border=0, float_format="{:.4g}".format))
     store.write_bytes(Path(path), page.encode())
@@ -115,7 +118,7 @@ def _grids(run: Run, models: Mapping[str, nn.Module]) -> list[tuple[str, str]]:
     for w in progress_bar(scales, total=len(scales), title="grids"):
         rows = {name: _shown(sample(model, run.schedule, y, x_T=x_T, w=w, steps=run.profile.sample_steps).cpu().numpy(),
                              run.images.latent) for name, model in models.items()}
-        sheet = plots.plot_image_rows(rows, title=f"w = {w:g}", asked=[_short(k) for k in names], size=0.85)
+        sheet = plots.plot_image_rows(rows, title=f"w = {w:g}", asked=[_short(k) for k in names], size=1.0)
         latents = " (three channels of the latents, stretched)" if run.images.latent else ""
         found.append(_picture(sheet, f"Guidance scale w = {w:g}: {' and '.join(models)}, one column a class{latents}."))
     return found
