@@ -65,7 +65,7 @@ def parser() -> argparse.ArgumentParser:
             _measuring_options(command) if name == "measure" else _new_options(command)
             continue
         if name == "shrink":
-            command.add_argument("profile", metavar="my.toml", help="as `dashkit new` writes it")
+            command.add_argument("profile", metavar="my.toml", help="as the command new writes it")
             command.add_argument("--out", metavar="FOLDER", help="the student and its report (my_student beside "
                                                                  "my.toml)")
         else:
@@ -276,11 +276,13 @@ def _export(options: argparse.Namespace) -> int:
 
 
 def _new(options: argparse.Namespace) -> int:
+    from dashkit import environment
     from dashkit.experiments.new import Wish, write_profile
 
     wish = Wish(options.images, options.teacher, options.student, options.factor, options.hours, _null(options.null))
     written = write_profile(options.profile, wish, device=options.device)
-    print(*written.said, written.path, sep="\n")
+    print(*written.said, written.path, f"to train the students, type: {environment.kit(f'shrink {options.profile}')}",
+          sep="\n")
     return 0
 
 

@@ -226,8 +226,8 @@ def _round(n: int) -> int:
 
 
 _TEXT = """\
-# Written by `dashkit new` for {images}: {count:,} {things} in {classes} classes.
-# Every line may be changed. Then type:  dashkit shrink {name}
+# A profile for {images}: {count:,} {things} in {classes} classes.
+# Every line may be changed; docs/own.md says what may stand here.
 
 dataset = {dataset}
 T = {T}                       # timesteps of the noise schedule
@@ -273,7 +273,7 @@ def _text(settings: Mapping[str, object], facts: Mapping[str, object], found: Lo
     said = {TEACHER: "the teacher's own class, with a smaller config", None: "a UNet of this kit"}
     return _aligned(_TEXT.format(
         **values, images=Path(str(settings["dataset"])).name, count=sum(found.counts), classes=found.num_classes,
-        things="latents" if found.latent else "pictures", name="this file",
+        things="latents" if found.latent else "pictures",
         teacher_training="" if given else training, teacher=_table("teacher", settings["teacher"]),
         student=_table("student", settings["student"]), student_said=said.get(own, "a module of your own"),
         teacher_said="from elsewhere, as it is" if given else "a UNet of this kit, trained here"))
