@@ -95,7 +95,9 @@ def comparable(cell: dict) -> bool:
 
 
 def lint() -> bool:
-    return python("-m", "ruff", "check", ".") == 0
+    """Style, types of method, storage and interop, and that rooms import one way."""
+    imports = "from importlinter.cli import lint_imports_command; lint_imports_command()"
+    return not any([python("-m", "ruff", "check", "."), python("-m", "mypy"), python("-c", imports)])
 
 
 def unit() -> bool:
@@ -424,7 +426,7 @@ REST: dict[str, Callable[[], bool | None]] = {       # the most telling first: a
 }
 STAGES = QUICK | REST
 SECONDS = {                           # about what the stages take on a quiet machine with two cores; for proportions
-    "unit": 200, "series": 145, "regression": 4, "mutation": 6, "editions": 5, "stable": 11, "nbval": 25,
+    "lint": 20, "unit": 200, "series": 145, "regression": 4, "mutation": 6, "editions": 5, "stable": 11, "nbval": 25,
     "slow": 240, "solved": 145, "browser": 180, "nbval_all": 230, "site": 30, "dependencies": 20, "lowest": 300,
 }
 

@@ -4,6 +4,7 @@ Nothing here trains, unless `results_of` is asked to recompute.  This room impor
 and experiments.
 """
 
+from dashkit.analysis import statistics
 from dashkit.analysis.costs import cost_ratios, cost_rows, published_cost
 from dashkit.analysis.ledger import claim_ledger
 from dashkit.analysis.rules import (
@@ -16,6 +17,7 @@ from dashkit.analysis.rules import (
     apply_rule,
     claim_rules,
 )
+from dashkit.analysis.statistics import Interval, bootstrap, shapley
 from dashkit.analysis.tables import (
     RESULTS,
     Results,
@@ -30,7 +32,8 @@ from dashkit.analysis.tables import (
 )
 
 __all__ = [
-    "CONTRADICTED", "HOLDS", "NOT_TESTABLE", "RESULTS", "UNDECIDED", "Bound", "Results", "Rule", "apply_rule",
-    "by_seed", "by_unit", "calibration_table", "checked", "claim_ledger", "claim_rules", "cost_ratios",
-    "cost_rows", "intervals", "published_cost", "published_results", "results_of", "source_of",
+    "CONTRADICTED", "HOLDS", "NOT_TESTABLE", "RESULTS", "UNDECIDED", "Bound", "Interval", "Results", "Rule",
+    "apply_rule", "bootstrap", "by_seed", "by_unit", "calibration_table", "checked", "claim_ledger", "claim_rules",
+    "cost_ratios", "cost_rows", "intervals", "published_cost", "published_results", "results_of", "shapley",
+    "source_of", "statistics",
 ]

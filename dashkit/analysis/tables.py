@@ -9,12 +9,12 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from dashkit.analysis.statistics import bootstrap
 from dashkit.experiments import budget
 from dashkit.experiments.profiles import truth
 from dashkit.experiments.run import Run
 from dashkit.experiments.sweeps import sweep
 from dashkit.method.calibration import beta_of
-from dashkit.method.statistics import bootstrap
 from dashkit.storage import store, tables
 from dashkit.storage.paths import ROOT
 from dashkit.storage.tables import COLUMNS

@@ -16,6 +16,7 @@ import torch
 from matplotlib import pyplot as plt
 from torch import Tensor
 
+from dashkit.analysis.statistics import Interval, bootstrap
 from dashkit.analysis.tables import by_seed
 from dashkit.classroom import plots
 from dashkit.method import curriculum
@@ -25,8 +26,8 @@ from dashkit.method.guidance import Branches, Model, branches, tables_at
 from dashkit.method.losses import composite_metric
 from dashkit.method.sampling import sample
 from dashkit.method.schedule import Schedule
-from dashkit.method.statistics import Interval, bootstrap
 
+STEPS = 25          # of DDIM, where an explorer samples
 _WIDE = {"style": {"description_width": "11em"}, "layout": ipw.Layout(width="30em")}
 
 
@@ -98,8 +99,7 @@ def _for_arrows(box: ipw.Widget) -> ipw.Widget:
 
 
 def size_explorer(student: Callable[[float], Model], schedule: Schedule, y: Tensor, *, x_T: Tensor,
-                  classify: Callable[[Tensor], Tensor], name: Callable[[int], str] = str, rho: float = 0.5,
-                  w: float = 3.0, steps: int = 25) -> Explorer:
+                  classify: Callable[[Tensor], Tensor], name: Callable[[int], str] = str) -> Explorer:
     """The size of a student's gap and the scale it is asked for; `student(rho)` makes one, 1 being its teacher.
 
     Rows: the teacher at w, the student at w, the teacher at w rho.  y (B,) are labels, x_T (B, C, H, W) their noise,
@@ -107,7 +107,7 @@ def size_explorer(student: Callable[[float], Model], schedule: Schedule, y: Tens
     """
     @lru_cache
     def drawn(rho: float, w: float) -> Tensor:
-        return sample(student(rho), schedule, y, x_T=x_T, w=w, steps=steps)
+        return sample(student(rho), schedule, y, x_T=x_T, w=w, steps=STEPS)
 
     def draw(rho: float, w: float) -> tuple[plt.Figure, str]:
         rows = {f"teacher at w = {w:g}": drawn(1.0, w), f"student at w = {w:g}": drawn(rho, w),
@@ -121,13 +121,13 @@ def size_explorer(student: Callable[[float], Model], schedule: Schedule, y: Tens
         title = f"A student with rho = {rho:g}, asked for {', '.join(map(name, y.tolist()))}"
         return plots.plot_image_rows(rows, title=title), text
 
-    size, size_box = number("size of the gap, rho", rho, 0.0, 2.0, step=0.05)
-    scale, scale_box = number("guidance scale w", w, 0.0, 8.0, step=0.5)
+    size, size_box = number("size of the gap, rho", 0.5, 0.0, 2.0, step=0.05)
+    scale, scale_box = number("guidance scale w", 3.0, 0.0, 8.0, step=0.5)
     return Explorer(draw, {"rho": size, "w": scale}, [size_box, scale_box])
 
 
 def guidance_explorer(teacher: ExactTeacher, x0: Tensor, y: Tensor, classify: Callable[[Tensor], Tensor], *, seed: int,
-                     t: int = 500, w: float = 4.0, steps: int = 25) -> Explorer:
+                     w: float = 4.0) -> Explorer:
     """Noise level, guidance scale, schedule and x0 clipping on an exact teacher; x0 (B, C, H, W) have the classes y.
 
     Rows: the noised images, the guided x0 prediction of one step, and samples from noise under the same settings, whose
@@ -145,16 +145,16 @@ def guidance_explorer(teacher: ExactTeacher, x0: Tensor, y: Tensor, classify: Ca
         outside = (one_step.abs() > 1).double().mean().item()
         if clip != "none":
             one_step = one_step.clamp(-1, 1)
-        x = sample(teacher, schedule, y, x_T=x_T, w=scales, steps=steps, **modes[clip])
+        x = sample(teacher, schedule, y, x_T=x_T, w=scales, steps=STEPS, **modes[clip])
         right = (classify(x).argmax(1) == y).double().mean().item()
         title = f"noise level t = {t}, {table} w = {w:g}, x0 clipping: {clip}"
         figure = plots.plot_image_rows({"x_t": x_t, "x0 from x_t": one_step, "samples": x}, title=title)
         text = (f"At t = {t} the signal-to-noise ratio is {schedule.snr[t].item():.3g} and the scale "
                 f"{scales[t].item():.3g}; {outside:.0%} of the pixels of the guided x0 lie outside [-1, 1]. Of the "
-                f"{steps}-step samples ({table}, w = {w:g}), {right:.0%} show the class they were asked for.")
+                f"{STEPS}-step samples ({table}, w = {w:g}), {right:.0%} show the class they were asked for.")
         return figure, text
 
-    level, level_box = number("noise level t", t, 0, schedule.T - 1)
+    level, level_box = number("noise level t", 500, 0, schedule.T - 1)
     scale, scale_box = number("guidance scale w", w, 0.0, 8.0, step=0.5)
     table = choice("schedule", list(tables_at(schedule.T, w)))
     clip = choice("x0 clipping", [("clip x0, recompute eps", "recompute"), ("clip x0, keep eps", "keep"),

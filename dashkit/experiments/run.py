@@ -3,33 +3,28 @@
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
 import torch
-from filelock import FileLock
 from torch import Tensor, nn
 
 from dashkit import environment
 from dashkit.datasets import sources
 from dashkit.experiments import processes
+from dashkit.experiments.capture import ReplayedModel, captured_steps
 from dashkit.experiments.pretrained import put_in_place
 from dashkit.experiments.profiles import Profile, number, parse_settings, resolve, truth
+from dashkit.experiments.reference import colour_reference
 from dashkit.method import curriculum
 from dashkit.method.arms import objective
-from dashkit.method.capture import ReplayedModel
 from dashkit.method.exact_teacher import ExactTeacher
 from dashkit.method.images import Images
-from dashkit.method.quality import (
-    ColourClassifier,
-    ImageReference,
-    make_image_reference,
-    moment_points,
-    train_colour_classifier,
-)
+from dashkit.method.quality import ImageReference, make_image_reference
 from dashkit.method.schedule import Schedule, cosine_schedule
+from dashkit.method.training import Stepper, plain_steps
 from dashkit.method.unet import UNet
 from dashkit.storage import paths, provenance, store
 from dashkit.storage.arithmetic import choose_arithmetic
@@ -139,9 +134,15 @@ class Run:
 
     @cached_property
     def image_reference(self) -> ImageReference:
-        if self.profile.classifier == "colour":
-            return _colour_reference(self)
-        return make_image_reference(self.images, n=self.profile.samples, seed=0)
+        n, dataset = self.profile.samples, self.profile.dataset
+        if self.profile.classifier != "colour":
+            return make_image_reference(self.images, n=n, seed=0)
+        key = store.fingerprint([dataset, self.data_digest, n])
+        path = self.root / self.profile.name / f"reference-{key}.safetensors"
+        if not path.is_file():
+            self.require_whole_data()
+        return colour_reference(path, self.images, n=n, device=self.device,
+                                facts={"dataset": dataset, "commit": provenance.commit()})
 
     @cached_property
     def base(self) -> Tensor:
@@ -170,6 +171,11 @@ class Run:
         """Whether training steps and sampling are replayed as CUDA graphs: on one GPU, and without dropout."""
         return (self.device.type == "cuda" and processes.size() == 1 and self.profile.teacher.dropout == 0
                 and os.environ.get("DASHKIT_CUDA_GRAPHS") != "0")
+
+    @property
+    def stepper(self) -> Stepper:
+        """How `fit` takes a step: as a CUDA graph, or plainly, with gradients averaged over all processes."""
+        return captured_steps if self.captures else partial(plain_steps, average=processes.average)
 
     @cached_property
     def _samplers(self) -> dict[tuple, ReplayedModel]:
@@ -223,43 +229,6 @@ class Run:
         none, as of an exact teacher."""
         path = self._final(arm, seed)
         return store.checksum(path) if path.is_file() else ""
-
-
-def _colour_reference(run: Run) -> ImageReference:
-    """The reference of colour images, made once and kept beside the networks: on a CPU it takes minutes.
-
-    Of the held-out images it keeps points with the same mean and covariance, all that a Fréchet distance looks at.
-    """
-    n, model = run.profile.samples, ColourClassifier(run.images.shape, run.images.num_classes)
-    key = store.fingerprint([run.profile.dataset, run.data_digest, n])
-    path = run.root / run.profile.name / f"reference-{key}.safetensors"
-    if not path.is_file():
-        run.require_whole_data()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(path.with_suffix(".lock")):
-            if not path.is_file():
-                images = run.images
-                print(f"{run.profile.dataset}: a classifier whose features measure samples is trained now, once; "
-                      "minutes on a CPU")
-                trained = train_colour_classifier(images.pixels, images.labels, num_classes=images.num_classes, seed=0)
-                weights = {f"classifier.{k}": v.half() if v.is_floating_point() else v
-                           for k, v in trained.state_dict().items()}
-                trained.load_state_dict({k.removeprefix("classifier."): v for k, v in weights.items()})
-                made = make_image_reference(images, n=n, seed=0, classifier=trained)
-                store.save_tensors(path, {"reference": moment_points(made.reference), "floor": made.floor, **weights},
-                                   {"accuracy": made.accuracy, "dataset": run.profile.dataset, "samples": made.n,
-                                    "commit": provenance.commit()})
-    saved = store.load_tensors(path)
-    weights = {k.removeprefix("classifier."): v for k, v in saved.tensors.items() if k.startswith("classifier.")}
-    try:
-        store.check_weights(model.state_dict(), weights)
-        reference, floor = saved.tensors["reference"], saved.tensors["floor"]
-        accuracy, n = float(saved.meta["accuracy"]), int(saved.meta["samples"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} holds no reference of these images ({error}); delete it to make it again") from error
-    model.load_state_dict(weights)
-    model = model.to(run.device, memory_format=torch.channels_last).eval().requires_grad_(False)
-    return ImageReference(model, reference.to(run.device), floor, accuracy, n)
 
 
 @lru_cache(maxsize=16)

@@ -154,6 +154,7 @@ def _names(model: UNet) -> Iterator[tuple[str, list[str]]]:
         if block != count:
             raise ValueError(f"the {side} side has {block} blocks, not {count}")
     for i, layer in enumerate(model.mid):
+        assert isinstance(layer, Stage)
         modules |= _stage(layer, f"mid.{i}", "mid_block", i)
     for own, other in modules.items():
         for kind in ("weight", "bias"):

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from dashkit.method.guidance import Branches, Model, branches, check_eval, check_labels
 from dashkit.method.images import Images
-from dashkit.method.sampling import ddim
+from dashkit.method.sampling import Sampling, ddim
 from dashkit.method.schedule import Noised, Schedule, noised
 from dashkit.method.unet import UNet
 
@@ -92,7 +92,7 @@ def visited_states(model: Model, schedule: Schedule, y: Tensor, *, x_T: Tensor, 
     The finished image is not one of them.  A student's errors lead it to states that no noised image reaches.
     """
     times = schedule.grid(steps).tolist()
-    path = [x_T, *ddim(model, schedule, y, x_T=x_T, w=w, steps=steps)][:-1]
+    path = [x_T, *ddim(model, schedule, y, x_T, Sampling(w, steps))][:-1]
     t = torch.tensor(times, device=y.device).repeat_interleave(len(y))
     return States(torch.cat(path), t, y.repeat(steps))
 
@@ -105,7 +105,8 @@ def x0_branches(pair: Branches, schedule: Schedule, states: States | Noised) -> 
 @torch.no_grad()
 def all_branches(model: Model, states: States | Noised, *, batch: int = 250) -> Branches:
     """`branches` of a model on many states, `batch` at a time; ValueError in train mode or for an unknown label."""
-    check_eval(model), check_labels(states.y, model)
+    check_eval(model)
+    check_labels(states.y, model)
     n = len(states.t)
     parts = [
         branches(model, states.x_t[i : i + batch], states.t[i : i + batch], states.y[i : i + batch])

@@ -77,7 +77,7 @@ class IndependentCondition(nn.Module):
     the first timestep of its batch and on its place in the batch, and on nothing else.
     """
 
-    def __init__(self, net: nn.Module, *, seed: int = 0) -> None:
+    def __init__(self, net: UNet, *, seed: int = 0) -> None:
         super().__init__()
         self.net, self.config, self.null_label, self.seed = net, net.config, net.null_label, seed
 

@@ -203,8 +203,9 @@ def test_the_size_explorer_calls_classes_by_their_names(monkeypatch):
     titles, plot = [], explorers.plots.plot_image_rows
     monkeypatch.setattr(explorers.plots, "plot_image_rows", lambda *a, title: titles.append(title) or plot(*a))
     y, call = torch.tensor([1, 0]), ("cat", "hare").__getitem__
-    named = explorers.size_explorer(Resized, SCHEDULE, y, x_T=noise(2), classify=judge, name=call, steps=2)
-    explorers.size_explorer(Resized, SCHEDULE, y, x_T=noise(2), classify=judge, steps=2)
+    monkeypatch.setattr(explorers, "STEPS", 2)
+    named = explorers.size_explorer(Resized, SCHEDULE, y, x_T=noise(2), classify=judge, name=call)
+    explorers.size_explorer(Resized, SCHEDULE, y, x_T=noise(2), classify=judge)
     assert titles[0].endswith("asked for hare, cat") and titles[1].endswith("asked for 1, 0")
     assert "Of 2 images" in named.readout.value
 
