@@ -6,12 +6,12 @@ from pathlib import Path
 import pandas as pd
 import torch
 
+from dashkit.experiments.cost import flops, peak_memory, seconds_of
 from dashkit.experiments.networks import load_losses
 from dashkit.experiments.profiles import PROFILES
 from dashkit.experiments.run import Run, start_run
 from dashkit.experiments.training import get_students, get_teacher
 from dashkit.method import guidance
-from dashkit.method.cost import flops, peak_memory, seconds_of
 from dashkit.method.distillation import seeded
 from dashkit.method.sampling import sample
 from dashkit.method.unet import UNet, n_parameters

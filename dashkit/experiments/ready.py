@@ -8,9 +8,9 @@ import torch
 from dashkit import environment
 from dashkit.datasets import fetch
 from dashkit.experiments.profiles import Profile, number
+from dashkit.experiments.students import STUDENTS
 from dashkit.method.arms import objective
 from dashkit.method.images import Images
-from dashkit.method.students import STUDENTS
 from dashkit.method.unet import UNet
 from dashkit.storage import store
 

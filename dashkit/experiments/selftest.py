@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from dashkit import environment
 from dashkit.experiments import fid
 from dashkit.experiments.capture import Replayed, captured_steps
+from dashkit.experiments.cost import seconds_of
 from dashkit.experiments.evaluation import evaluate_all
 from dashkit.experiments.networks import load_student, load_teacher
 from dashkit.experiments.profiles import PROFILES, Profile, resolve
@@ -29,7 +30,6 @@ from dashkit.experiments.training import distil, train_teacher
 from dashkit.method import distillation, guidance
 from dashkit.method.arms import objective
 from dashkit.method.calibration import gap_stats
-from dashkit.method.cost import seconds_of
 from dashkit.method.distillation import Drawn, State, Targets, seeded
 from dashkit.method.images import to_float
 from dashkit.method.losses import per_sample, total

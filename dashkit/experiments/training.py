@@ -16,10 +16,11 @@ from dashkit.experiments.pace import paced
 from dashkit.experiments.progress import progress_bar
 from dashkit.experiments.ready import check_run
 from dashkit.experiments.run import CHECKPOINT, FINAL, Run, Teacher
+from dashkit.experiments.students import new_student
 from dashkit.experiments.threads import side_by_side
 from dashkit.method import curriculum, distillation
 from dashkit.method.arms import Objective, objective
-from dashkit.method.distillation import Student, Targets, draw_states, new_student, seeded, teacher_targets
+from dashkit.method.distillation import Student, Targets, draw_states, seeded, teacher_targets
 from dashkit.method.guidance import check_eval, drop_labels
 from dashkit.method.images import minibatches
 from dashkit.method.losses import per_sample

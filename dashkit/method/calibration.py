@@ -1,6 +1,5 @@
 """Calibration: compare the guidance gap of a student with its teacher's, and choose the states to compare on."""
 
-import copy
 from typing import NamedTuple
 
 import torch
@@ -10,7 +9,6 @@ from dashkit.method.guidance import Branches, Model, branches, check_eval, check
 from dashkit.method.images import Images
 from dashkit.method.sampling import Sampling, ddim
 from dashkit.method.schedule import Noised, Schedule, noised
-from dashkit.method.unet import UNet
 
 
 class GapStats(NamedTuple):
@@ -44,14 +42,6 @@ def gap_stats(student: Branches, teacher: Branches) -> GapStats:
         r2=(1 - error.sum(1).mean() / power).item(),
         mse=error.mean().item(),
     )
-
-
-def beta_of(slope: float, r2: float) -> float:
-    """The beta of gaps whose slope and R^2 are known: slope / (2 slope - R^2), since E|gS|^2 / E|gT|^2 = 2 slope - R^2.
-
-    Floats or whole columns of them, from tables that were measured before beta was.
-    """
-    return slope / (2 * slope - r2)
 
 
 def gap_stats_by_timestep(
@@ -132,15 +122,3 @@ def measure_calibration(own: Branches, teacher: Branches, states: Noised, *, T: 
         (own.cond - teacher.cond).square().mean().item(),
         (own.uncond - teacher.uncond).square().mean().item(),
     )
-
-
-def other_null_rows(net: UNet) -> dict[str, UNet]:
-    """Copies of a network with another null row: normal numbers of several scales, and the mean of its classes."""
-    table = net.class_table.weight
-    normal = torch.randn(table.shape[1], generator=torch.Generator().manual_seed(0)).to(table)
-    rows = {"0": 0 * normal, "0.5": normal / 2, "1": normal, "2": 2 * normal, "mean": table[:-1].mean(0)}
-    copies = {}
-    for name, row in rows.items():
-        copies[name] = copy.deepcopy(net)
-        copies[name].class_table.weight[net.null_label] = row
-    return copies

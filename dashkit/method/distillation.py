@@ -13,15 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from dashkit.method.arms import Objective, pick_w
-from dashkit.method.curriculum import TIRT
 from dashkit.method.guidance import Branches, branches
 from dashkit.method.images import Images, minibatches
 from dashkit.method.losses import distil_terms, per_sample, total
 from dashkit.method.memory import samples_of
 from dashkit.method.schedule import Noised, Schedule, noised
-from dashkit.method.students import STUDENTS, hint_term, middle_channels, with_hint
+from dashkit.method.students import hint_term, with_hint
 from dashkit.method.training import Learner, Step, Stepper, fit
-from dashkit.method.unet import UNet, UNetConfig
+from dashkit.method.unet import UNet
 
 
 class State(NamedTuple):
@@ -118,19 +117,6 @@ def student_terms(parts: Mapping[str, Any], row: Objective, drawn: Drawn) -> dic
     else:
         student, extra = branches(net, batch.x_t, batch.t, batch.y), {}
     return distil_terms(student, target, eps=batch.eps, w=pick_w(row, u)) | extra
-
-
-def new_student(row: Objective, teacher: UNet, config: UNetConfig, *, base: Tensor, seed: int) -> nn.ModuleDict:
-    """A student before training: `net`, an `adapter` for hints, a `tirt` that learns a curriculum from `base` (T,)."""
-    def make() -> nn.ModuleDict:
-        parts: dict[str, nn.Module] = {"net": STUDENTS[row.student](teacher, config)}
-        if row.curriculum == "relearned":
-            parts["tirt"] = TIRT(base.cpu())
-        if "hint" in row.lam:
-            width, wanted = map(middle_channels, (config, teacher.config))
-            parts["adapter"] = nn.Conv2d(width, wanted, 1)
-        return nn.ModuleDict(parts)
-    return seeded(seed, make)
 
 
 _seeding = threading.Lock()  # all threads share torch's own random state

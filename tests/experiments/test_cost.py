@@ -2,8 +2,8 @@ import os
 
 import torch
 
+from dashkit.experiments.cost import counted_passes, flops, peak_memory
 from dashkit.experiments.profiles import PROFILES
-from dashkit.method.cost import counted_passes, flops, peak_memory
 from dashkit.method.unet import UNet
 
 
