@@ -1,7 +1,7 @@
 """The method: what the notebooks teach.  For a reader who knows diffusion and wants to know how guidance is distilled.
 
 Read in this order: schedule, guidance, sampling, losses, arms, curriculum, distillation, calibration.  The rest is
-called by these.  This room imports torch and numpy (scipy for intervals alone), and nothing else of the kit.
+called by these.  This room imports torch, and nothing else of the kit.
 """
 
 from dashkit.method import curriculum, distillation, guidance
