@@ -16,6 +16,7 @@ from dashkit.analysis.rules import (
     Rule,
     apply_rule,
     claim_rules,
+    verdicts,
 )
 from dashkit.analysis.statistics import Interval, bootstrap, shapley
 from dashkit.analysis.tables import (
@@ -26,6 +27,7 @@ from dashkit.analysis.tables import (
     calibration_table,
     checked,
     intervals,
+    published_figures,
     published_results,
     results_of,
     source_of,
@@ -34,6 +36,6 @@ from dashkit.analysis.tables import (
 __all__ = [
     "CONTRADICTED", "HOLDS", "NOT_TESTABLE", "RESULTS", "UNDECIDED", "Bound", "Interval", "Results", "Rule",
     "apply_rule", "bootstrap", "by_seed", "by_unit", "calibration_table", "checked", "claim_ledger", "claim_rules",
-    "cost_ratios", "cost_rows", "intervals", "published_cost", "published_results", "results_of", "shapley",
-    "source_of", "statistics",
+    "cost_ratios", "cost_rows", "intervals", "published_cost", "published_figures", "published_results", "results_of",
+    "shapley", "source_of", "statistics", "verdicts",
 ]

@@ -69,6 +69,11 @@ def checked(results: pd.DataFrame) -> pd.DataFrame:
     return results
 
 
+def published_figures() -> pd.DataFrame:
+    """The paper's table for CIFAR-10 and CIFAR-100, a row an arm of ours; empty where the paper gives no number."""
+    return pd.read_csv(ROOT / "data" / "reference" / "published.csv").set_index("arm")
+
+
 def beta_of(slope: float, r2: float) -> float:
     """The beta of gaps whose slope and R^2 are known: slope / (2 slope - R^2), since E|gS|^2 / E|gT|^2 = 2 slope - R^2.
 
