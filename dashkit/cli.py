@@ -166,8 +166,8 @@ def _outlook(options: argparse.Namespace) -> str:
 
 def _start(options: argparse.Namespace, **settings: object) -> "Run":
     """The run that the options describe; `settings` are defaults that --set replaces."""
-    from dashkit.experiments.profiles import parse_settings
     from dashkit.experiments.run import start_run
+    from dashkit.experiments.settings import parse_settings
 
     options.run = start_run(options.profile, seed=options.seed, device=options.device,
                                 compile=getattr(options, "compile", False),
@@ -199,7 +199,7 @@ def _fetch(options: argparse.Namespace) -> int:
 
 def _carry(options: argparse.Namespace) -> int:
     from dashkit.datasets import carry
-    from dashkit.experiments.profiles import number
+    from dashkit.experiments.settings import number
     from dashkit.storage import paths, provenance
 
     if options.command == "unpack":
@@ -274,7 +274,7 @@ def _campaign(options: argparse.Namespace) -> int:
 
 def _time_of_a_campaign(options: argparse.Namespace, planned: float | None) -> tuple[float, float]:
     """Minutes of this turn, and hours of the whole: what is typed, what was `planned` before, or the defaults."""
-    from dashkit.experiments.profiles import number
+    from dashkit.experiments.settings import number
 
     minutes = 9.0 if options.minutes is None else number("minutes", options.minutes, 0, 10**6)
     if options.hours is not None:
@@ -312,8 +312,8 @@ def _self_test(options: argparse.Namespace) -> int:
 def _sweep(options: argparse.Namespace) -> int:
     from dashkit.analysis.tables import calibration_table
     from dashkit.experiments.evaluation import results_path
-    from dashkit.experiments.profiles import number
     from dashkit.experiments.ready import check_run
+    from dashkit.experiments.settings import number
     from dashkit.experiments.sweeps import sweep
 
     profile = _start(options).profile

@@ -11,8 +11,8 @@ import pandas as pd
 
 from dashkit.analysis.statistics import bootstrap
 from dashkit.experiments import budget
-from dashkit.experiments.profiles import truth
 from dashkit.experiments.run import Run
+from dashkit.experiments.settings import truth
 from dashkit.experiments.sweeps import sweep
 from dashkit.storage import store, tables
 from dashkit.storage.paths import ROOT

@@ -10,10 +10,11 @@ from dashkit.experiments.budget import format_seconds
 from dashkit.experiments.cost import counted_passes, flops, peak_memory
 from dashkit.experiments.evaluation import evaluate_all, get_results, measure, read_results
 from dashkit.experiments.networks import load_curriculum, load_losses, load_student, load_teacher
-from dashkit.experiments.profiles import PROFILES, Profile, parse_settings, resolve, typed
+from dashkit.experiments.profiles import PROFILES, Profile, resolve
 from dashkit.experiments.progress import progress_bar
 from dashkit.experiments.run import Run, Teacher, pick_device, start_run
 from dashkit.experiments.studies import STUDIES, study
+from dashkit.experiments.settings import parse_settings, typed
 from dashkit.experiments.students import STUDENTS, new_student
 from dashkit.experiments.sweeps import sweep, tune
 from dashkit.experiments.training import distil, get_students, get_teacher, train_teacher

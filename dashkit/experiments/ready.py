@@ -7,7 +7,8 @@ import torch
 
 from dashkit import environment
 from dashkit.datasets import fetch
-from dashkit.experiments.profiles import Profile, number
+from dashkit.experiments.profiles import Profile
+from dashkit.experiments.settings import number
 from dashkit.experiments.students import STUDENTS
 from dashkit.method.arms import objective
 from dashkit.method.images import Images

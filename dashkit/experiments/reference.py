@@ -91,6 +91,7 @@ def train_colour_classifier(
 def moment_points(features: Tensor) -> Tensor:
     """2D points (2D, D) with the mean and the covariance of features (N, D): all that a Fréchet distance knows of them.
 
+    >>> from dashkit.method.quality import frechet_distance
     >>> x = torch.randn(50, 3, generator=torch.Generator().manual_seed(0))
     >>> frechet_distance(moment_points(x), x) < 1e-6
     True

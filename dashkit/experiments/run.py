@@ -16,8 +16,9 @@ from dashkit.datasets import sources
 from dashkit.experiments import processes
 from dashkit.experiments.capture import ReplayedModel, captured_steps
 from dashkit.experiments.pretrained import put_in_place
-from dashkit.experiments.profiles import Profile, number, parse_settings, resolve, truth
+from dashkit.experiments.profiles import Profile, resolve
 from dashkit.experiments.reference import colour_reference
+from dashkit.experiments.settings import number, parse_settings, truth
 from dashkit.method import curriculum
 from dashkit.method.arms import objective
 from dashkit.method.exact_teacher import ExactTeacher
@@ -241,7 +242,7 @@ def start_run(profile: str | os.PathLike = "auto", *, seed: int = 42, device: st
     """Check every parameter of a notebook or a command at once and return its Run.
 
     `profile` is a name, or the path of a file of your own.  `settings` replace some of the profile's: a mapping, JSON,
-    or whatever else `profiles.parse_settings` takes.  So do `overrides`, by name, and before `settings`; None leaves a
+    or whatever else `settings.parse_settings` takes.  So do `overrides`, by name, and before `settings`; None leaves a
     setting alone.  ValueError names what is allowed, or another copy of the project in which this one was started.
     Networks that come with the kit are put in place first; with `pretrained=False` everything is trained here, in a
     folder of its own.
