@@ -13,9 +13,9 @@ from dashkit.experiments.networks import load_curriculum, load_losses, load_stud
 from dashkit.experiments.profiles import PROFILES, Profile, resolve
 from dashkit.experiments.progress import progress_bar
 from dashkit.experiments.run import Run, Teacher, pick_device, start_run
-from dashkit.experiments.studies import STUDIES, study
 from dashkit.experiments.settings import parse_settings, typed
 from dashkit.experiments.students import STUDENTS, new_student
+from dashkit.experiments.studies import STUDIES, study
 from dashkit.experiments.sweeps import sweep, tune
 from dashkit.experiments.training import distil, get_students, get_teacher, train_teacher
 

@@ -22,6 +22,7 @@ def colour_reference(path: Path, images: Images, *, n: int, device: torch.device
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_suffix(".lock")):
             if not path.is_file():
+                print("a classifier whose features measure samples is trained now, once; minutes on a CPU")
                 _make(path, images, n=n, facts=facts)
     saved, model = store.load_tensors(path), ColourClassifier(images.shape, images.num_classes)
     weights = {k.removeprefix("classifier."): v for k, v in saved.tensors.items() if k.startswith("classifier.")}
