@@ -1,6 +1,7 @@
 """Students that are cut out of their teacher: single weights (`pruned`), or whole channels (`sliced`)."""
 
 from collections.abc import Iterator
+from functools import reduce
 
 import torch
 from torch import Tensor, nn
@@ -86,8 +87,8 @@ def sliced(teacher: UNet, config: UNetConfig) -> UNet:
 
 def _strongest(net: UNet, width: int, ratio: int) -> Tensor:
     """The 1/ratio of a width's channels, in whole groups, with the largest L1 norm over all its convolutions."""
-    strength = torch.stack([m.weight.detach().abs().sum((1, 2, 3)) for m in net.modules()
-                            if isinstance(m, nn.Conv2d) and m.out_channels == width]).sum(0)
+    strength = reduce(torch.add, [m.weight.detach().abs().sum((1, 2, 3)) for m in net.modules()
+                                  if isinstance(m, nn.Conv2d) and m.out_channels == width])
     group = width // net.config.groups
     order = strength.reshape(-1, group).sum(1).argsort(descending=True)[: net.config.groups // ratio].sort().values
     return (order[:, None] * group + torch.arange(group, device=order.device)).flatten()
