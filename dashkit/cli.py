@@ -44,6 +44,8 @@ def parser() -> argparse.ArgumentParser:
         "pack": "write data sets, and the weights of FID, as parts for a machine without a network",
         "unpack": "put parts together that pack or bring wrote",
         "bring": "write trained networks and tables as parts to carry home",
+        "site": "write the pages that need no network and no Python, explorers and slides with them",
+        "slides": "write the slides of the 90-minute plan, and the site if there is none",
     }
     for name, text in tasks.items():
         command = commands.add_parser(name, help=text, description=text, epilog=EPILOG)
@@ -54,6 +56,10 @@ def parser() -> argparse.ArgumentParser:
             continue
         if name == "fetch":
             command.add_argument("names", nargs="+", metavar="NAME", help="cifar10, cifar100, fashion_mnist, inception")
+            continue
+        if name in ("site", "slides"):
+            command.add_argument("--profile", default="digits", help="whose executed series the pages show (digits)")
+            command.add_argument("--open", action="store_true", help="and open it in the browser")
             continue
         if name in CARRYING:
             _carrying_options(command, name)
@@ -117,7 +123,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if several and options.command not in TOGETHER:
             raise ValueError(f"{options.command} is for one process; several can share {', '.join(TOGETHER)}")
         tasks = {"series": _series, "doctor": _doctor, "sweep": _sweep, "study": _study, "tune": _tune,
-                 "fetch": _fetch, **dict.fromkeys(CARRYING, _carry), "campaign": _campaign, "export": _export}
+                 "fetch": _fetch, **dict.fromkeys(CARRYING, _carry), "campaign": _campaign, "export": _export,
+                 **dict.fromkeys(("site", "slides"), _site)}
         quiet = os.environ.get("RANK", "0") != "0"                # of several processes only the first one speaks
         with contextlib.redirect_stdout(io.StringIO() if quiet else sys.stdout), _ended_as_interrupted(not several):
             return tasks.get(options.command, _recipe)(options)
@@ -195,6 +202,22 @@ def _fetch(options: argparse.Namespace) -> int:
     for name in options.names:
         print(fetch.fetch(name, cache=paths.CACHE))
     return 0
+
+
+def _site(options: argparse.Namespace) -> int:
+    import importlib.util
+    import webbrowser
+
+    from dashkit import environment
+    from dashkit.publishing import site, slides
+
+    if missing := [name for name in ("sphinx", "myst_nb", "sphinx_revealjs") if not importlib.util.find_spec(name)]:
+        raise ValueError(f"pages need {', '.join(missing)}; type: {environment.task('install site')}")
+    code = site.build(options.profile) if options.command == "site" else slides.main(options.profile)
+    if options.open and code == 0:
+        page = "index.html" if options.command == "site" else "slides_00.html"
+        webbrowser.open((site.SITE / "html" / page).as_uri())
+    return code
 
 
 def _carry(options: argparse.Namespace) -> int:

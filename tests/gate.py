@@ -359,8 +359,14 @@ def solved() -> bool:
 
 
 def site() -> bool:
-    """The committed outputs as a site: no warning, every picture has words, nothing is fetched."""
-    return python("docs/pages.py") == 0
+    """The executed notebooks as a site: no warning, every picture has words, nothing is fetched."""
+    return python("-m", "dashkit.publishing.site", "smoke", str(executed())) == 0
+
+
+def pages() -> bool | None:
+    """Every page of the site in a browser, from its files; None where there is no browser."""
+    code = python("tests/tools/pages.py")
+    return None if code == SKIPPED else code == 0
 
 
 def browser() -> bool | None:
@@ -421,13 +427,19 @@ QUICK: dict[str, Callable[[], bool | None]] = {
     "editions": editions, "stable": stable, "nbval": nbval,
 }
 REST: dict[str, Callable[[], bool | None]] = {       # the most telling first: a slow machine may not reach the last
-    "slow": slow, "solved": solved, "browser": browser, "nbval_all": nbval_all, "site": site,
+    "slow": slow, "solved": solved, "browser": browser, "nbval_all": nbval_all, "site": site, "pages": pages,
     "dependencies": dependencies, "lowest": lowest,
 }
 STAGES = QUICK | REST
 SECONDS = {                           # about what the stages take on a quiet machine with two cores; for proportions
+<<<<<<< HEAD
     "lint": 20, "unit": 200, "series": 145, "regression": 4, "mutation": 6, "editions": 5, "stable": 11, "nbval": 25,
     "slow": 240, "solved": 145, "browser": 180, "nbval_all": 230, "site": 30, "dependencies": 20, "lowest": 300,
+=======
+    "unit": 200, "series": 145, "regression": 4, "mutation": 6, "editions": 5, "stable": 11, "nbval": 25,
+    "slow": 240, "solved": 145, "browser": 180, "nbval_all": 230, "site": 240, "pages": 300, "dependencies": 20,
+    "lowest": 300,
+>>>>>>> ae173db (Explorers on pages: every state drawn at the build; predictions, hints, a start page, a matrix, slides; a browser that tries them all)
 }
 
 # -------------------------------------------------------------------------------------------------------- refresh
