@@ -72,7 +72,8 @@ def write_states(explorer: Explorer, folder: Path) -> dict[str, object]:
     if size > MOST_BYTES:
         raise ValueError(f"the pictures of {folder.name} are {size / 1e6:.1f} MB; a page takes {MOST_BYTES / 1e6:g}")
     page = {"controls": [control(explorer, name) for name in explorer.grid], "plays": explorer.play,
-            "profile": os.environ.get("DASHKIT_PROFILE", ""), "pictures": pictures, "texts": [text.replace(".ipynb#", ".html#") for _, text in drawn]}
+            "profile": os.environ.get("DASHKIT_PROFILE", ""), "pictures": pictures,
+            "texts": [text.replace(".ipynb#", ".html#") for _, text in drawn]}
     store.write_json(folder / "states.json", page)
     return page
 
