@@ -432,14 +432,9 @@ REST: dict[str, Callable[[], bool | None]] = {       # the most telling first: a
 }
 STAGES = QUICK | REST
 SECONDS = {                           # about what the stages take on a quiet machine with two cores; for proportions
-<<<<<<< HEAD
     "lint": 20, "unit": 200, "series": 145, "regression": 4, "mutation": 6, "editions": 5, "stable": 11, "nbval": 25,
-    "slow": 240, "solved": 145, "browser": 180, "nbval_all": 230, "site": 30, "dependencies": 20, "lowest": 300,
-=======
-    "unit": 200, "series": 145, "regression": 4, "mutation": 6, "editions": 5, "stable": 11, "nbval": 25,
     "slow": 240, "solved": 145, "browser": 180, "nbval_all": 230, "site": 240, "pages": 300, "dependencies": 20,
     "lowest": 300,
->>>>>>> ae173db (Explorers on pages: every state drawn at the build; predictions, hints, a start page, a matrix, slides; a browser that tries them all)
 }
 
 # -------------------------------------------------------------------------------------------------------- refresh
