@@ -2,9 +2,9 @@
 # `make` lists the tasks.  PYTHON=python3.12 chooses the Python that a new environment gets.
 
 PYTHON ?= python3
-TASKS := series test test-rest test-all lab doctor install pin sweep tune publish refresh stable browser editions site bench \
+TASKS := series test test-rest test-all lab doctor install pin sweep tune publish refresh stable browser editions site slides bench \
          chaos fuzz mutants lowest clean
-VARIABLES := PROFILE ONLY SEED DEVICE SET JOBS MINUTES KILLS CASES FUZZ_SEED TESTS QUICK PUBLISH
+VARIABLES := PROFILE ONLY SEED DEVICE SET JOBS MINUTES KILLS CASES FUZZ_SEED TESTS QUICK PUBLISH OPEN
 
 .PHONY: help $(TASKS)
 

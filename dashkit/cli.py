@@ -47,6 +47,8 @@ def parser() -> argparse.ArgumentParser:
         "pack": "write data sets, and the weights of FID, as parts for a machine without a network",
         "unpack": "put parts together that pack or bring wrote",
         "bring": "write trained networks and tables as parts to carry home",
+        "site": "write the pages that need no network and no Python, explorers and slides with them",
+        "slides": "write the slides of the 90-minute plan, and the site if there is none",
     }
     for name, text in tasks.items():
         command = commands.add_parser(name, help=text, description=text, epilog=EPILOG)
@@ -57,6 +59,10 @@ def parser() -> argparse.ArgumentParser:
             continue
         if name == "fetch":
             command.add_argument("names", nargs="+", metavar="NAME", help="cifar10, cifar100, fashion_mnist, inception")
+            continue
+        if name in ("site", "slides"):
+            command.add_argument("--profile", default="digits", help="whose executed series the pages show (digits)")
+            command.add_argument("--open", action="store_true", help="and open it in the browser")
             continue
         if name in CARRYING:
             _carrying_options(command, name)
@@ -157,7 +163,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise ValueError(f"{options.command} is for one process; several can share {', '.join(TOGETHER)}")
         tasks = {"series": _series, "doctor": _doctor, "sweep": _sweep, "study": _study, "tune": _tune,
                  "fetch": _fetch, **dict.fromkeys(CARRYING, _carry), "campaign": _campaign, "export": _export,
-                 "measure": _measure, "new": _new, "shrink": _shrink}
+                 "measure": _measure, "new": _new, "shrink": _shrink, **dict.fromkeys(("site", "slides"), _site)}
         quiet = os.environ.get("RANK", "0") != "0"                # of several processes only the first one speaks
         with contextlib.redirect_stdout(io.StringIO() if quiet else sys.stdout), _ended_as_interrupted(not several):
             return tasks.get(options.command, _recipe)(options)
@@ -206,8 +212,8 @@ def _outlook(options: argparse.Namespace) -> str:
 
 def _start(options: argparse.Namespace, **settings: object) -> "Run":
     """The run that the options describe; `settings` are defaults that --set replaces."""
-    from dashkit.experiments.profiles import parse_settings
     from dashkit.experiments.run import start_run
+    from dashkit.experiments.settings import parse_settings
 
     options.run = start_run(options.profile, seed=options.seed, device=options.device,
                                 compile=getattr(options, "compile", False),
@@ -237,9 +243,25 @@ def _fetch(options: argparse.Namespace) -> int:
     return 0
 
 
+def _site(options: argparse.Namespace) -> int:
+    import importlib.util
+    import webbrowser
+
+    from dashkit import environment
+    from dashkit.publishing import site, slides
+
+    if missing := [name for name in ("sphinx", "myst_nb", "sphinx_revealjs") if not importlib.util.find_spec(name)]:
+        raise ValueError(f"pages need {', '.join(missing)}; type: {environment.task('install site')}")
+    code = site.build(options.profile) if options.command == "site" else slides.main(options.profile)
+    if options.open and code == 0:
+        page = "index.html" if options.command == "site" else "slides_00.html"
+        webbrowser.open((site.SITE / "html" / page).as_uri())
+    return code
+
+
 def _carry(options: argparse.Namespace) -> int:
     from dashkit.datasets import carry
-    from dashkit.experiments.profiles import number
+    from dashkit.experiments.settings import number
     from dashkit.storage import paths, provenance
 
     if options.command == "unpack":
@@ -318,7 +340,7 @@ def _shrink(options: argparse.Namespace) -> int:
 def _measure(options: argparse.Namespace) -> int:
     from dashkit.experiments import own
     from dashkit.experiments.evaluation import evaluate_others
-    from dashkit.experiments.profiles import parse_settings
+    from dashkit.experiments.settings import parse_settings
     from dashkit.publishing import student_report
     from dashkit.storage import store
 
@@ -338,7 +360,7 @@ def _measure(options: argparse.Namespace) -> int:
 
 def _null(text: str | None) -> int | str | None:
     """The null label that was typed: a number, random, or nothing."""
-    from dashkit.experiments.profiles import number
+    from dashkit.experiments.settings import number
     from dashkit.interop.networks import RANDOM
 
     return text if text in (None, RANDOM) else number("null", text, 0, 65_536, whole=True)
@@ -383,7 +405,7 @@ def _campaign(options: argparse.Namespace) -> int:
 
 def _time_of_a_campaign(options: argparse.Namespace, planned: float | None) -> tuple[float, float]:
     """Minutes of this turn, and hours of the whole: what is typed, what was `planned` before, or the defaults."""
-    from dashkit.experiments.profiles import number
+    from dashkit.experiments.settings import number
 
     minutes = 9.0 if options.minutes is None else number("minutes", options.minutes, 0, 10**6)
     if options.hours is not None:
@@ -421,8 +443,8 @@ def _self_test(options: argparse.Namespace) -> int:
 def _sweep(options: argparse.Namespace) -> int:
     from dashkit.analysis.tables import calibration_table
     from dashkit.experiments.evaluation import results_path
-    from dashkit.experiments.profiles import number
     from dashkit.experiments.ready import check_run
+    from dashkit.experiments.settings import number
     from dashkit.experiments.sweeps import sweep
 
     profile = _start(options).profile

@@ -33,6 +33,7 @@ OPTIONS = {
     "tests": {"default": "", "help": "files of tests (default: all)"},
     "quick": {"action": "store_true", "help": "two minutes"},
     "publish": {"action": "store_true", "help": "keep the result in data/results"},
+    "open": {"action": "store_true", "help": "open it in the browser"},
 }
 JUPYTERLAB = ["--ServerApp.ip=127.0.0.1", "--LabApp.news_url=None",
               "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
@@ -67,8 +68,7 @@ def _sweep(options: Options) -> list[Command]:
 
 
 def _site(options: Options) -> list[Command]:
-    executed = paths.BUILD / "series" / options.profile
-    return [["docs/pages.py", *([str(executed)] if executed.is_dir() else [])]]
+    return [["-m", "dashkit", options.task, "--profile", options.profile, *(["--open"] if options.open else [])]]
 
 
 def _bench(options: Options) -> list[Command]:
@@ -114,7 +114,9 @@ TASKS = {
                     lambda o: [["tests/tools/browser.py", *_numbers(o)]], ("only",)),
     "editions": Task("notebooks for students (no outputs) and solved ones in build/editions",
                      lambda o: [["-m", "dashkit.classroom.editions", o.profile]], ("profile",), ()),
-    "site": Task("build/site/html: the notebooks as pages that read offline", _site, ("profile",)),
+    "site": Task("build/site/html: pages that need no network and no Python, explorers too", _site,
+                 ("profile", "open")),
+    "slides": Task("build/site/html/slides_00.html, _03, _04: the 90-minute plan", _site, ("profile", "open")),
     "bench": Task("time this kit against diffusers", _bench, ("quick", "publish")),
     "chaos": Task("kill training, sweep, evaluation, fetch and series: is anything lost?",
                   lambda o: [["tests/tools/chaos.py", "--kills", o.kills]], ("kills",)),

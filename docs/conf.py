@@ -13,15 +13,20 @@ language = "en"
 html_theme = "sphinx_book_theme"
 html_title = project
 html_copy_source = False
+exclude_patterns = ["files"]               # what pages link to, and is no page
 html_show_copyright = False
-html_theme_options = {"show_navbar_depth": 1, "navigation_with_keys": True}
+html_theme_options = {"show_navbar_depth": 1, "use_download_button": False, "use_fullscreen_button": False,
+                      "navbar_persistent": []}
+html_static_path = ["site/static"]
+html_css_files = ["pages.css"]
+html_js_files = [("pages.js", {"defer": "defer"})]
+html_show_search_summary = False          # it would fetch the pages that were found
 nb_execution_mode = "off"
 nb_merge_streams = True
 myst_enable_extensions = ["amsmath", "dollarmath"]
 myst_heading_anchors = 3
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
-python_maximum_signature_line_length = 140
 toc_object_entries = False
 
 

@@ -16,13 +16,15 @@ import torch
 
 from dashkit.classroom import journal
 from dashkit.experiments.networks import load_teacher
-from dashkit.experiments.profiles import resolve
+from dashkit.experiments.profiles import PROFILES, resolve
 from dashkit.experiments.run import Run
 from dashkit.experiments.sweeps import sweep
 from dashkit.experiments.training import get_teacher
 from dashkit.method import quality
+from dashkit.method.distillation import seeded
 from dashkit.method.guidance import Branches
 from dashkit.method.schedule import cosine_schedule
+from dashkit.method.unet import UNet
 
 torch.set_num_threads(1)      # small networks: quicker, and kind to a busy machine
 
@@ -37,6 +39,18 @@ def work(tmp_path, monkeypatch):
 @pytest.fixture
 def generator():
     return torch.Generator().manual_seed(0)
+
+
+@pytest.fixture
+def inputs(generator):
+    """What a network of the profile digits takes: x_t (6, 1, 8, 8), t and y."""
+    return torch.randn(6, 1, 8, 8, generator=generator), torch.arange(6) * 150, torch.arange(6)
+
+
+@pytest.fixture(scope="session")
+def untrained():
+    """The teacher of the profile digits before training; no test changes it."""
+    return seeded(0, lambda: UNet(PROFILES["digits"].teacher))
 
 
 @pytest.fixture(scope="session")

@@ -95,7 +95,9 @@ def comparable(cell: dict) -> bool:
 
 
 def lint() -> bool:
-    return python("-m", "ruff", "check", ".") == 0
+    """Style, types of method, storage and interop, and that rooms import one way."""
+    imports = "from importlinter.cli import lint_imports_command; lint_imports_command()"
+    return not any([python("-m", "ruff", "check", "."), python("-m", "mypy"), python("-c", imports)])
 
 
 def unit() -> bool:
@@ -357,8 +359,14 @@ def solved() -> bool:
 
 
 def site() -> bool:
-    """The committed outputs as a site: no warning, every picture has words, nothing is fetched."""
-    return python("docs/pages.py") == 0
+    """The executed notebooks as a site: no warning, every picture has words, nothing is fetched."""
+    return python("-m", "dashkit.publishing.site", "smoke", str(executed())) == 0
+
+
+def pages() -> bool | None:
+    """Every page of the site in a browser, from its files; None where there is no browser."""
+    code = python("tests/tools/pages.py")
+    return None if code == SKIPPED else code == 0
 
 
 def browser() -> bool | None:
@@ -419,13 +427,14 @@ QUICK: dict[str, Callable[[], bool | None]] = {
     "editions": editions, "stable": stable, "nbval": nbval,
 }
 REST: dict[str, Callable[[], bool | None]] = {       # the most telling first: a slow machine may not reach the last
-    "slow": slow, "solved": solved, "browser": browser, "nbval_all": nbval_all, "site": site,
+    "slow": slow, "solved": solved, "browser": browser, "nbval_all": nbval_all, "site": site, "pages": pages,
     "dependencies": dependencies, "lowest": lowest,
 }
 STAGES = QUICK | REST
 SECONDS = {                           # about what the stages take on a quiet machine with two cores; for proportions
-    "unit": 200, "series": 145, "regression": 4, "mutation": 6, "editions": 5, "stable": 11, "nbval": 25,
-    "slow": 240, "solved": 145, "browser": 180, "nbval_all": 230, "site": 30, "dependencies": 20, "lowest": 300,
+    "lint": 20, "unit": 200, "series": 145, "regression": 4, "mutation": 6, "editions": 5, "stable": 11, "nbval": 25,
+    "slow": 240, "solved": 145, "browser": 180, "nbval_all": 230, "site": 240, "pages": 300, "dependencies": 20,
+    "lowest": 300,
 }
 
 # -------------------------------------------------------------------------------------------------------- refresh

@@ -4,6 +4,7 @@ Nothing here trains, unless `results_of` is asked to recompute.  This room impor
 and experiments.
 """
 
+from dashkit.analysis import statistics
 from dashkit.analysis.costs import cost_ratios, cost_rows, published_cost
 from dashkit.analysis.ledger import claim_ledger
 from dashkit.analysis.rules import (
@@ -15,7 +16,9 @@ from dashkit.analysis.rules import (
     Rule,
     apply_rule,
     claim_rules,
+    verdicts,
 )
+from dashkit.analysis.statistics import Interval, bootstrap, shapley
 from dashkit.analysis.tables import (
     RESULTS,
     Results,
@@ -24,13 +27,15 @@ from dashkit.analysis.tables import (
     calibration_table,
     checked,
     intervals,
+    published_figures,
     published_results,
     results_of,
     source_of,
 )
 
 __all__ = [
-    "CONTRADICTED", "HOLDS", "NOT_TESTABLE", "RESULTS", "UNDECIDED", "Bound", "Results", "Rule", "apply_rule",
-    "by_seed", "by_unit", "calibration_table", "checked", "claim_ledger", "claim_rules", "cost_ratios",
-    "cost_rows", "intervals", "published_cost", "published_results", "results_of", "source_of",
+    "CONTRADICTED", "HOLDS", "NOT_TESTABLE", "RESULTS", "UNDECIDED", "Bound", "Interval", "Results", "Rule",
+    "apply_rule", "bootstrap", "by_seed", "by_unit", "calibration_table", "checked", "claim_ledger", "claim_rules",
+    "cost_ratios", "cost_rows", "intervals", "published_cost", "published_figures", "published_results", "results_of",
+    "shapley", "source_of", "statistics", "verdicts",
 ]

@@ -8,13 +8,13 @@ import pandas as pd
 import torch
 from torch import nn
 
+from dashkit.experiments.cost import flops, peak_memory, seconds_of
 from dashkit.experiments.networks import load_losses
 from dashkit.experiments.profiles import PROFILES
 from dashkit.experiments.run import Run, start_run
 from dashkit.experiments.training import get_students, get_teacher
 from dashkit.interop.networks import Other
 from dashkit.method import guidance
-from dashkit.method.cost import flops, peak_memory, seconds_of
 from dashkit.method.distillation import seeded
 from dashkit.method.sampling import sample
 from dashkit.method.unet import UNet, UNetConfig, n_parameters
@@ -88,8 +88,8 @@ def thread_rows(profile: str = "smoke") -> pd.DataFrame:
                 run = Run(PROFILES[profile], root=Path(folder) / str(threads))
                 net = get_students(run, get_teacher(run), ["dash"])["dash", run.seed]
                 y, generator = torch.arange(20) % run.images.num_classes, torch.Generator().manual_seed(0)
-                samples = sample(net, run.schedule, y, shape=run.images.shape, generator=generator, w=run.profile.w,
-                                 steps=run.profile.sample_steps)
+                noise = torch.randn((len(y), *run.images.shape), generator=generator)
+                samples = sample(net, run.schedule, y, x_T=noise, w=run.profile.w, steps=run.profile.sample_steps)
                 found.append({"loss": torch.tensor(load_losses(run, "dash", run.seed)), "samples": samples,
                               "weights": torch.cat([p.flatten() for p in net.parameters()])})
         finally:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 
 from dashkit.analysis.costs import cost_ratios, published_cost
-from dashkit.analysis.rules import apply_rule, claim_rules, exact_row, structural_rows, with_holm
+from dashkit.analysis.rules import Rule, apply_rule, claim_rules, exact_row, structural_rows, with_holm
 from dashkit.analysis.tables import RESULTS, by_seed, published_results, source_of
 from dashkit.experiments.profiles import PROFILES
 from dashkit.storage import paths
@@ -33,35 +33,34 @@ def claim_ledger(root: Path = RESULTS) -> pd.DataFrame:
         ratio, device = cost_ratios(part), part.device.iloc[0]
         theirs = name == "cifar10"                      # the networks that the paper's figures are about
         note, rank = ("", "primary") if theirs else ("not the paper's networks", "secondary")
-        found = [exact_row("C1", "parameters, teacher / student", "35.75 M / 6.08 M = 5.9", ratio.parameters,
-                                  rank=rank, sentence="The student has 5.9 times fewer parameters",
-                                  holds=round(ratio.parameters, 1) == 5.9 if theirs else None, figure=where,
-                                  rule="the count rounds to 5.9", note=note),
-                 exact_row("C13", "operations, teacher / student", f"{papers.flops:g}", ratio.flops,
-                                  rank=rank, sentence="The student takes 5.77 times fewer operations",
-                                  holds=abs(ratio.flops / papers.flops - 1) < 0.01 if theirs else None, figure=where,
-                                  rule=f"the count is within 1% of {papers.flops:g}", note=note)]
+        parameters = Rule("C1", rank, "The student has 5.9 times fewer parameters", "parameters, teacher / student",
+                          "35.75 M / 6.08 M = 5.9", holds="the count rounds to 5.9", figure=where)
+        flops = Rule("C13", rank, "The student takes 5.77 times fewer operations", "operations, teacher / student",
+                     f"{papers.flops:g}", holds=f"the count is within 1% of {papers.flops:g}", figure=where)
+        found = [exact_row(parameters, ratio.parameters, note=note,
+                           holds=round(ratio.parameters, 1) == 5.9 if theirs else None),
+                 exact_row(flops, ratio.flops, note=note,
+                           holds=abs(ratio.flops / papers.flops - 1) < 0.01 if theirs else None)]
         for metric, paper in papers[["seconds", "memory"]].items():
-            found.append(exact_row(
-                "C13", f"{metric}, teacher / student, one guided pass", f"{paper} (T4)", ratio[metric],
-                rank="secondary", sentence="The student saves time and memory as the paper says",
-                holds=None if device.startswith("cpu") else ratio[metric] > 0.9 * paper,
-                rule="on a GPU: at least 90% of the paper's ratio", figure=where,
-                note="measured on a CPU" if device.startswith("cpu") else device))
+            rule = Rule("C13", "secondary", "The student saves time and memory as the paper says",
+                        f"{metric}, teacher / student, one guided pass", f"{paper} (T4)",
+                        holds="on a GPU: at least 90% of the paper's ratio", figure=where)
+            found.append(exact_row(rule, ratio[metric],
+                                   holds=None if device.startswith("cpu") else ratio[metric] > 0.9 * paper,
+                                   note="measured on a CPU" if device.startswith("cpu") else device))
         rows += [row | {"profile": name, "source": f"{name}, commit {part.commit.iloc[0]}, {device}"} for row in found]
     rows += [row | {"profile": "any", "source": "linear algebra"} for row in structural_rows()]
     if "digits" in tables:
         own = by_seed(tables["digits"], "spearman").teacher.iloc[0]
-        rows.append(exact_row("C10", "Spearman of the teacher's curriculum and its loss", "", own, holds=None,
-                                     rank="secondary",
-                                     sentence="A learned curriculum gives weight where the loss is high",
-                                     rule="the lower end is above 0", figure="07_which_part_did_the_work#curricula",
-                                     note="one teacher: a lead")
+        rule = Rule("C10", "secondary", "A learned curriculum gives weight where the loss is high",
+                    "Spearman of the teacher's curriculum and its loss", "", holds="the lower end is above 0",
+                    figure="07_which_part_did_the_work#curricula")
+        rows.append(exact_row(rule, own, holds=None, note="one teacher: a lead")
                     | {"profile": "digits", "source": source_of(tables["digits"])})
-    rows.append(exact_row("C15", "ImageNet-64", "9.10 against 18.43 FID", float("nan"), holds=None,
-                                 sentence="DASH keeps its gain on ImageNet-64",
-                                 rule="FID-50K on ImageNet-64", figure="09_claim_ledger#the-ledger",
-                                 note="needs the data and a GPU") | {"profile": "imagenet64", "source": ""})
+    rule = Rule("C15", "primary", "DASH keeps its gain on ImageNet-64", "ImageNet-64", "9.10 against 18.43 FID",
+                holds="FID-50K on ImageNet-64", figure="09_claim_ledger#the-ledger")
+    rows.append(exact_row(rule, float("nan"), holds=None, note="needs the data and a GPU")
+                | {"profile": "imagenet64", "source": ""})
     table = pd.DataFrame(rows)
     order = table.claim.str.extract(r"([CL])(\d+)").assign(**{"1": lambda d: d[1].astype(int)})
     table = table.assign(kind=order[0], number=order["1"]).sort_values(["kind", "number", "profile"], kind="stable")

@@ -2,14 +2,15 @@
 
 from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from dashkit.analysis.statistics import Interval
 from dashkit.experiments.run import SAMPLING_SEED, Run
-from dashkit.method.calibration import all_branches, gap_intervals, held_out_states
+from dashkit.method.calibration import all_branches, held_out_states
 from dashkit.method.guidance import Branches, corrected_w
-from dashkit.method.statistics import Interval
 
 YES, NO, OPEN, PLAIN = "calibrated", "not calibrated", "undecided", ""
 BOUNDS = {"rho": (0.9, 1.1), "slope": (0.9, 1.1), "cos": (0.9, 1.0), "r2": (0.8, 1.0)}
@@ -35,6 +36,35 @@ class Gap(NamedTuple):
     bins: dict[int, dict[str, Interval]]         # the same by the middle timestep of each bin
     share: float                                 # E|teacher's gap| / E|teacher's prediction|
     states: int
+
+
+def gap_intervals(student: Branches, teacher: Branches, groups: Tensor, *, draws: int = 1000,
+                  seed: int = 0) -> dict[str, Interval]:
+    """`gap_stats` with 95% intervals over the pictures that the states are made of, by name of the statistic.
+
+    `groups` (B,) is the number of each state's picture: states of one picture are drawn together (bootstrap,
+    percentile).  The intervals are those of these two networks.  Another training seed is not in them.
+    """
+    s, t = student.gap.flatten(1).double(), teacher.gap.flatten(1).double()
+    dot, s_norm, t_norm = (s * t).sum(1), s.norm(dim=1), t.norm(dim=1)
+    has_gap = (t_norm > 1e-6 * t_norm.mean()).double()
+    cos = has_gap * dot / (s_norm * t_norm).clamp(min=1e-30)
+    parts = torch.stack([s_norm, t_norm, s_norm**2, t_norm**2, dot, (s - t).square().sum(1), cos, has_gap,
+                         torch.full_like(dot, s.shape[1])], 1).cpu()
+    _, place = groups.cpu().unique(return_inverse=True)
+    n = int(place.max()) + 1
+    sums = parts.new_zeros(n, parts.shape[1]).index_add_(0, place, parts)
+    index = torch.from_numpy(np.random.default_rng(seed).integers(n, size=(draws, n)))
+    counts = parts.new_zeros(draws, n).scatter_add_(1, index, parts.new_ones(draws, n))
+
+    def statistics(x: Tensor) -> dict[str, Tensor]:
+        a, b, aa, bb, ab, error, angle, known, size = x.unbind(-1)
+        return {"rho": a / b, "slope": ab / bb, "beta": ab / aa, "cos": angle / known, "r2": 1 - error / bb,
+                "mse": error / size}
+
+    drawn, value = statistics(counts @ sums), statistics(sums.sum(0))
+    return {name: Interval(value[name].item(), *drawn[name].quantile(torch.tensor([0.025, 0.975]).double()).tolist(), n)
+            for name in value}
 
 
 def measure_gap(run: Run, teacher: nn.Module, student: nn.Module) -> Gap:

@@ -14,9 +14,9 @@ import numpy as np
 import pandas as pd
 import torch
 
+from dashkit.analysis.statistics import MIN_SEEDS, Interval, Statistic, bootstrap, holm, p_value
 from dashkit.analysis.tables import RULES, STUDY_RULES, by_unit
 from dashkit.experiments.profiles import PROFILES
-from dashkit.method.statistics import MIN_SEEDS, Interval, Statistic, bootstrap, holm, p_value
 
 HOLDS, CONTRADICTED, UNDECIDED, NOT_TESTABLE = "holds", "contradicted", "undecided", "not testable here"
 RANKS = ("primary", "secondary", "lead")
@@ -74,11 +74,11 @@ class Rule(NamedTuple):
     sentence: str          # the claim in words
     measure: str           # what `ours` is
     paper: str             # the published figure, empty for a lead
-    metric: str            # of `by_seed`; or names for the expression: "name = arm metric; ..."
-    expression: str        # of the arms' means; of several, with ; between, the smallest counts
-    holds: str             # see `Bound.read`
-    needs: str             # preconditions, with ; between: "metric: expression > number", or "base: published"
-    figure: str            # where it is drawn: notebook and heading
+    metric: str = ""       # of `by_seed`; or names for the expression: "name = arm metric; ..."
+    expression: str = ""   # of the arms' means; of several, with ; between, the smallest counts
+    holds: str = ""        # see `Bound.read`; words, for a claim that needs no seeds
+    needs: str = ""        # preconditions, with ; between: "metric: expression > number", or "base: published"
+    figure: str = ""       # where it is drawn: notebook and heading
 
 
 def claim_rules(*, w: float, w_max: float, path: Path = RULES) -> list[Rule]:
@@ -147,10 +147,7 @@ def apply_rule(results: pd.DataFrame, rule: Rule, *, spread: pd.DataFrame | None
     `spread` (see `shifts_of`) is what other teachers and other sampling noise change, where the table has one of each:
     `lo` and `hi` are over the seeds of the table alone, and the verdict is on the wider interval.
     """
-    row = {"claim": rule.claim, "rank": rule.rank, "sentence": rule.sentence, "measure": rule.measure,
-           "paper": rule.paper, "ours": np.nan, "lo": np.nan, "hi": np.nan, "n": 0, "p": np.nan,
-           "verdict": NOT_TESTABLE, "rule": str(Bound.read(rule.holds)), "needs": rule.needs, "note": "",
-           "figure": rule.figure}
+    row = _row(rule, ours=np.nan, n=0) | {"rule": str(Bound.read(rule.holds))}
     try:
         table = _columns(results, rule.metric, rule.expression)
         if table.isna().any().any():
@@ -170,6 +167,11 @@ def apply_rule(results: pd.DataFrame, rule: Rule, *, spread: pd.DataFrame | None
         note = f"{alone} over these seeds alone: {found}; other teachers and samples widen it to {wide}"
     p = max(p_value(table, statistic, at=at, shifts=shifts) for at in bound if isfinite(at))
     return row | {"p": p, "verdict": verdict, "note": note}
+
+
+def verdicts(results: pd.DataFrame, *, w: float, w_max: float) -> pd.DataFrame:
+    """Every rule of `claim_rules` applied to a `checked` results table, a row a rule; see `apply_rule`."""
+    return pd.DataFrame([apply_rule(results, rule) for rule in claim_rules(w=w, w_max=w_max)])
 
 
 def shifts_of(spread: pd.DataFrame | None, metric: str, results: pd.DataFrame,
@@ -210,13 +212,18 @@ def with_holm(rows: Sequence[dict]) -> list[dict]:
             (HOLDS, CONTRADICTED) else {}) if id(r) in adjusted else r for r in rows]
 
 
-def exact_row(claim: str, measure: str, paper: str, value: float, *, holds: bool | None, rule: str, figure: str,
-              rank: str = "primary", sentence: str = "", note: str = "") -> dict:
+def _row(rule: Rule, *, ours: float, n: int) -> dict:
+    """A row of the ledger before its verdict."""
+    return {"claim": rule.claim, "rank": rule.rank, "sentence": rule.sentence, "measure": rule.measure,
+            "paper": rule.paper, "ours": ours, "lo": ours, "hi": ours, "n": n, "p": np.nan, "verdict": NOT_TESTABLE,
+            "rule": rule.holds, "needs": rule.needs, "note": "", "figure": rule.figure}
+
+
+def exact_row(rule: Rule, value: float, *, holds: bool | None, note: str = "") -> dict:
     """One row of the ledger that needs no seeds: a count, or `holds=None` for a claim that cannot be tested here."""
-    verdict = NOT_TESTABLE if holds is None else HOLDS if holds else CONTRADICTED
-    return {"claim": claim, "rank": rank, "sentence": sentence, "measure": measure, "paper": paper, "ours": value,
-            "lo": value, "hi": value, "n": 0 if holds is None else 1, "p": np.nan, "verdict": verdict, "rule": rule,
-            "needs": "", "note": note, "figure": figure}
+    if holds is None:
+        return _row(rule, ours=value, n=0) | {"note": note}
+    return _row(rule, ours=value, n=1) | {"verdict": HOLDS if holds else CONTRADICTED, "note": note}
 
 
 def structural_rows() -> list[dict]:
@@ -224,12 +231,13 @@ def structural_rows() -> list[dict]:
     from dashkit.method.losses import composite_metric
 
     ranks = {n: torch.linalg.matrix_rank(composite_metric(torch.arange(1.0, n + 1))).item() for n in (1, 2, 4)}
+    several = min(ranks[2], ranks[4])
     where = "03_is_the_gap_underdetermined#several-scales-from-rank-to-conditioning"
     return [
-        exact_row("C8", "rank of the composite metric for one w", "cannot identify the gap", ranks[1],
-                  sentence="A composite loss at one scale cannot identify the gap",
-                  holds=ranks[1] < 2, rule="holds for one w if the rank is below 2", figure=where),
-        exact_row("C8", "rank for two scales, and for four", "cannot identify the gap", min(ranks[2], ranks[4]),
-                  rank="secondary", sentence="A composite loss at several scales cannot identify the gap",
-                  holds=min(ranks[2], ranks[4]) < 2, rule="holds for several w if the rank is below 2", figure=where),
+        exact_row(Rule("C8", "primary", "A composite loss at one scale cannot identify the gap",
+                       "rank of the composite metric for one w", "cannot identify the gap",
+                       holds="holds for one w if the rank is below 2", figure=where), ranks[1], holds=ranks[1] < 2),
+        exact_row(Rule("C8", "secondary", "A composite loss at several scales cannot identify the gap",
+                       "rank for two scales, and for four", "cannot identify the gap",
+                       holds="holds for several w if the rank is below 2", figure=where), several, holds=several < 2),
     ]

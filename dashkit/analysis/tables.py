@@ -9,12 +9,11 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from dashkit.analysis.statistics import bootstrap
 from dashkit.experiments import budget
-from dashkit.experiments.profiles import truth
 from dashkit.experiments.run import Run
+from dashkit.experiments.settings import truth
 from dashkit.experiments.sweeps import sweep
-from dashkit.method.calibration import beta_of
-from dashkit.method.statistics import bootstrap
 from dashkit.storage import store, tables
 from dashkit.storage.paths import ROOT
 from dashkit.storage.tables import COLUMNS
@@ -68,6 +67,19 @@ def checked(results: pd.DataFrame) -> pd.DataFrame:
         if part.groupby("seed").size().nunique() != 1:
             raise ValueError(f"{arm} has fewer measurements for some seeds than for others")
     return results
+
+
+def published_figures() -> pd.DataFrame:
+    """The paper's table for CIFAR-10 and CIFAR-100, a row an arm of ours; empty where the paper gives no number."""
+    return pd.read_csv(ROOT / "data" / "reference" / "published.csv").set_index("arm")
+
+
+def beta_of(slope: float, r2: float) -> float:
+    """The beta of gaps whose slope and R^2 are known: slope / (2 slope - R^2), since E|gS|^2 / E|gT|^2 = 2 slope - R^2.
+
+    Floats or whole columns of them, from tables that were measured before beta was.
+    """
+    return slope / (2 * slope - r2)
 
 
 def with_beta(results: pd.DataFrame) -> pd.DataFrame:

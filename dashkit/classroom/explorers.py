@@ -1,7 +1,8 @@
 """Explorers: a few controls, one picture and a read-out that states its numbers.
 
 Each function returns an ipywidgets container.  They draw into `Image` and `HTML` from `observe` callbacks, so that they
-work in JupyterLab and Voila, leave nothing to clear in a stored notebook, and can be tested without a browser.
+work in JupyterLab and Voila, leave nothing to clear in a stored notebook, and can be tested without a browser.  Each
+also names the values that its controls have on a page without a kernel: `Explorer.grid`.
 """
 
 import gc
@@ -16,6 +17,7 @@ import torch
 from matplotlib import pyplot as plt
 from torch import Tensor
 
+from dashkit.analysis.statistics import Interval, bootstrap
 from dashkit.analysis.tables import by_seed
 from dashkit.classroom import plots
 from dashkit.interop.schedules import read_scheduler
@@ -24,21 +26,26 @@ from dashkit.method.calibration import gap_stats
 from dashkit.method.exact_teacher import ExactTeacher
 from dashkit.method.guidance import Branches, Model, branches, tables_at
 from dashkit.method.losses import composite_metric
-from dashkit.method.sampling import sample
+from dashkit.method.sampling import ddim, sample
 from dashkit.method.schedule import Schedule
-from dashkit.method.statistics import Interval, bootstrap
 
+STEPS = 25          # of DDIM, where an explorer samples
 _WIDE = {"style": {"description_width": "11em"}, "layout": ipw.Layout(width="30em")}
 
 
 class Explorer(ipw.VBox):
     """Controls on top, picture and read-out below; `draw(**values)` returns a figure and what it says in words.
 
-    `controls` maps the names of draw's arguments to widgets; `boxes` are what is shown for them.
+    `controls` maps the names of draw's arguments to widgets; `boxes` are what is shown for them.  `page` gives the
+    values of a control on a page without a kernel: every slider needs some; a list has all its options, a tick both.
+    `play` names the control that a page moves by itself: a time or a scale.
     """
 
-    def __init__(self, draw: Callable, controls: dict[str, ipw.Widget], boxes: Sequence[ipw.Widget]) -> None:
-        self.controls, self.readout = controls, ipw.HTML()
+    def __init__(self, draw: Callable, controls: dict[str, ipw.Widget], boxes: Sequence[ipw.Widget], *,
+                 page: Mapping[str, Sequence] | None = None, play: str = "") -> None:
+        self.controls, self.readout, self.play = controls, ipw.HTML(), play
+        self.grid = {name: _values(control, (page or {}).get(name)) for name, control in controls.items()}
+        self.labels = {name: _label(control, boxes) for name, control in controls.items()}
         self.image = ipw.Image(format="png", layout=ipw.Layout(align_self="flex-start", max_width="100%"))
         self._draw, self._lock, self._moves, self._drawing = draw, threading.Lock(), 0, False
         super().__init__([*map(_for_arrows, boxes), self.image, self.readout])
@@ -46,6 +53,11 @@ class Explorer(ipw.VBox):
             control.observe(self._redraw, names="value")
         self._redraw()
         gc.collect(), gc.freeze()       # else half a second for all that was imported, in the middle of some move
+
+    def draw(self, **values: object) -> tuple[bytes, str]:
+        """The picture (PNG) and the read-out (HTML) at the values of all controls."""
+        figure, text = self._draw(**values)
+        return plots.png(figure), text
 
     def __repr__(self) -> str:
         return "Interactive: run the notebook to use it. The figure above says the same without a kernel."
@@ -66,11 +78,26 @@ class Explorer(ipw.VBox):
                     return
                 drawn = self._moves
             try:
-                figure, text = self._draw(**{name: c.value for name, c in self.controls.items()})
-                self.image.value, self.readout.value = plots.png(figure), f'<p aria-live="polite">{text}</p>'
+                self.image.value, text = self.draw(**{name: c.value for name, c in self.controls.items()})
+                self.readout.value = f'<p aria-live="polite">{text}</p>'
             except BaseException:
                 self._drawing = False
                 raise
+
+
+def _values(control: ipw.Widget, given: Sequence | None) -> list[tuple[str, object]]:
+    """The values of a control on a page, each with its text; none for a slider that was given none."""
+    if isinstance(control, ipw.Checkbox):
+        return [("no", False), ("yes", True)]
+    if given is None:
+        return [o if isinstance(o, tuple) else (str(o), o) for o in getattr(control, "options", ())]
+    return [(value if isinstance(value, str) else f"{value:g}", value) for value in given]
+
+
+def _label(control: ipw.Widget, boxes: Sequence[ipw.Widget]) -> str:
+    """What a control is called: by its own description, or by that of the box beside it."""
+    beside = next((box for box in boxes if isinstance(box, ipw.HBox) and control in box.children), None)
+    return control.description or (beside.children[0].description if beside else "")
 
 
 def number(text: str, value: float, low: float, high: float, *, step: float = 1) -> tuple[ipw.Widget, ipw.HBox]:
@@ -99,8 +126,7 @@ def _for_arrows(box: ipw.Widget) -> ipw.Widget:
 
 
 def size_explorer(student: Callable[[float], Model], schedule: Schedule, y: Tensor, *, x_T: Tensor,
-                  classify: Callable[[Tensor], Tensor], name: Callable[[int], str] = str, rho: float = 0.5,
-                  w: float = 3.0, steps: int = 25) -> Explorer:
+                  classify: Callable[[Tensor], Tensor], name: Callable[[int], str] = str) -> Explorer:
     """The size of a student's gap and the scale it is asked for; `student(rho)` makes one, 1 being its teacher.
 
     Rows: the teacher at w, the student at w, the teacher at w rho.  y (B,) are labels, x_T (B, C, H, W) their noise,
@@ -108,7 +134,7 @@ def size_explorer(student: Callable[[float], Model], schedule: Schedule, y: Tens
     """
     @lru_cache
     def drawn(rho: float, w: float) -> Tensor:
-        return sample(student(rho), schedule, y, x_T=x_T, w=w, steps=steps)
+        return sample(student(rho), schedule, y, x_T=x_T, w=w, steps=STEPS)
 
     def draw(rho: float, w: float) -> tuple[plt.Figure, str]:
         rows = {f"teacher at w = {w:g}": drawn(1.0, w), f"student at w = {w:g}": drawn(rho, w),
@@ -122,13 +148,40 @@ def size_explorer(student: Callable[[float], Model], schedule: Schedule, y: Tens
         title = f"A student with rho = {rho:g}, asked for {', '.join(map(name, y.tolist()))}"
         return plots.plot_image_rows(rows, title=title), text
 
-    size, size_box = number("size of the gap, rho", rho, 0.0, 2.0, step=0.05)
-    scale, scale_box = number("guidance scale w", w, 0.0, 8.0, step=0.5)
-    return Explorer(draw, {"rho": size, "w": scale}, [size_box, scale_box])
+    size, size_box = number("size of the gap, rho", 0.5, 0.0, 2.0, step=0.05)
+    scale, scale_box = number("guidance scale w", 3.0, 0.0, 8.0, step=0.5)
+    return Explorer(draw, {"rho": size, "w": scale}, [size_box, scale_box], play="w",
+                    page={"rho": [k / 4 for k in range(9)], "w": range(9)})
+
+
+def photo_explorer(models: Mapping[str, Model], schedule: Schedule, y: Tensor, *, x_T: Tensor,
+                   name: Callable[[int], str] = str, steps: int = 25) -> Explorer:
+    """Guidance scale and time of sampling: one row a model, the first being the teacher, all from the same noise.
+
+    y (B,) are labels, x_T (B, C, H, W) their noise, and `name(label)` is what to call a class.
+    """
+    @lru_cache
+    def path(model: str, w: float) -> list[Tensor]:
+        return [x_T, *ddim(models[model], schedule, y, x_T=x_T, w=w, steps=steps)]
+
+    def draw(w: float, step: int) -> tuple[plt.Figure, str]:
+        rows = {model: path(model, w)[step].cpu() for model in models}
+        first, *others = rows.values()
+        title = f"Guidance scale w = {w:g}, after {step} of {steps} sampling steps"
+        off = ", ".join(f"{model} {(x - first).abs().mean().item():.2f}"
+                        for model, x in zip(list(models)[1:], others, strict=True))
+        text = f"{title}. Mean difference of a pixel from the first row, in units of [-1, 1]: {off}."
+        return plots.plot_image_rows(rows, title=title, asked=[name(k) for k in y.tolist()], size=0.9), text
+
+    scale, scale_box = number("guidance scale w", 4.0, 0.0, 8.0, step=0.5)
+    time, time_box = number("sampling step", steps, 0, steps)
+    late = sorted({0, *(round(steps * k / 10) for k in range(4, 11)), steps})     # there is only noise to see before
+    return Explorer(draw, {"w": scale, "step": time}, [scale_box, time_box], play="step",
+                    page={"w": (0, 1, 1.5, 2, 3, 4, 5, 6, 8), "step": late})
 
 
 def guidance_explorer(teacher: ExactTeacher, x0: Tensor, y: Tensor, classify: Callable[[Tensor], Tensor], *, seed: int,
-                     t: int = 500, w: float = 4.0, steps: int = 25) -> Explorer:
+                     w: float = 4.0) -> Explorer:
     """Noise level, guidance scale, schedule and x0 clipping on an exact teacher; x0 (B, C, H, W) have the classes y.
 
     Rows: the noised images, the guided x0 prediction of one step, and samples from noise under the same settings, whose
@@ -139,6 +192,10 @@ def guidance_explorer(teacher: ExactTeacher, x0: Tensor, y: Tensor, classify: Ca
     eps, x_T = torch.randn((2, *x0.shape), generator=generator)
     modes = {"recompute": {}, "keep": {"recompute_eps": False}, "none": {"x0_clip": None}}
 
+    @lru_cache
+    def drawn(w: float, table: str, clip: str) -> Tensor:
+        return sample(teacher, schedule, y, x_T=x_T, w=tables_at(schedule.T, w)[table], steps=STEPS, **modes[clip])
+
     def draw(t: int, w: float, table: str, clip: str) -> tuple:
         scales, at = tables_at(schedule.T, w)[table], torch.full_like(y, t)
         x_t = schedule.add_noise(x0, at, eps)
@@ -146,21 +203,22 @@ def guidance_explorer(teacher: ExactTeacher, x0: Tensor, y: Tensor, classify: Ca
         outside = (one_step.abs() > 1).double().mean().item()
         if clip != "none":
             one_step = one_step.clamp(-1, 1)
-        x = sample(teacher, schedule, y, x_T=x_T, w=scales, steps=steps, **modes[clip])
+        x = drawn(w, table, clip)
         right = (classify(x).argmax(1) == y).double().mean().item()
         title = f"noise level t = {t}, {table} w = {w:g}, x0 clipping: {clip}"
         figure = plots.plot_image_rows({"x_t": x_t, "x0 from x_t": one_step, "samples": x}, title=title)
         text = (f"At t = {t} the signal-to-noise ratio is {schedule.snr[t].item():.3g} and the scale "
                 f"{scales[t].item():.3g}; {outside:.0%} of the pixels of the guided x0 lie outside [-1, 1]. Of the "
-                f"{steps}-step samples ({table}, w = {w:g}), {right:.0%} show the class they were asked for.")
+                f"{STEPS}-step samples ({table}, w = {w:g}), {right:.0%} show the class they were asked for.")
         return figure, text
 
-    level, level_box = number("noise level t", t, 0, schedule.T - 1)
+    level, level_box = number("noise level t", 500, 0, schedule.T - 1)
     scale, scale_box = number("guidance scale w", w, 0.0, 8.0, step=0.5)
     table = choice("schedule", list(tables_at(schedule.T, w)))
     clip = choice("x0 clipping", [("clip x0, recompute eps", "recompute"), ("clip x0, keep eps", "keep"),
                                   ("no clipping", "none")])
-    return Explorer(draw, {"t": level, "w": scale, "table": table, "clip": clip}, [level_box, scale_box, table, clip])
+    return Explorer(draw, {"t": level, "w": scale, "table": table, "clip": clip}, [level_box, scale_box, table, clip],
+                    page={"t": [schedule.T * k // 10 for k in (1, 3, 5, 7, 9)], "w": (0, 1, 2, 4, 8)}, play="t")
 
 
 FORMS = {"L_im": [[1.0, 0.0], [0.0, 0.0]], "L_un": [[0.0, 0.0], [0.0, 1.0]], "gap": [[1.0, -1.0], [-1.0, 1.0]]}
@@ -197,7 +255,8 @@ def metric_explorer(scales: Sequence[float] = (4, 4, 4)) -> Explorer:
             text += f" det M = Var(w) = {w.var(correction=0).item():.3g}."
         return ax.get_figure(), text
 
-    return Explorer(draw, {**knobs, **ticks}, [*boxes, ipw.HBox(list(ticks.values()))])
+    coarse = dict(zip(knobs, ((1, 4), (0, 1, 2, 3, 4), (1, 4)), strict=False))     # the order of scales is no matter
+    return Explorer(draw, {**knobs, **ticks}, [*boxes, ipw.HBox(list(ticks.values()))], page=coarse)
 
 
 Grid = Mapping[tuple[str, float], Mapping[str, Tensor]]
@@ -229,7 +288,7 @@ def sample_explorer(grid: Grid, y: Tensor, classify: Callable[[Tensor], Tensor])
         return plots.plot_image_rows(rows, title=title), text
 
     controls = {"kind": choice("schedule", kinds), "w": choice("guidance scale w", [(f"{w:g}", w) for w in ws])}
-    return Explorer(draw, controls, list(controls.values()))
+    return Explorer(draw, controls, list(controls.values()), play="w")
 
 
 def frozen_tirt(base: np.ndarray, losses: np.ndarray, *, lr: float, steps: int) -> np.ndarray:
@@ -279,7 +338,8 @@ def tirt_explorer(schedule: Schedule, losses: Tensor) -> Explorer:
     steps, steps_box = number("steps", 500, 0, 2000)
     base = choice("base", list(bases))
     return Explorer(draw, {"gamma": cap, "lr": rate, "steps": steps, "base": base},
-                    [base, cap_box, rate_box, steps_box])
+                    [base, cap_box, rate_box, steps_box], play="steps",
+                    page={"gamma": (1, 2, 5, 10), "lr": (0.002, 0.005, 0.02), "steps": (0, 100, 200, 500, 1000, 2000)})
 
 
 SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
@@ -343,7 +403,8 @@ def gap_explorer() -> Explorer:
     for name, text, value in (("size", "share of the gap", 0.8), ("noise", "noise", 0.5)):
         controls[name], box = number(text, value, 0.0, 2.0, step=0.05)
         boxes.append(box)
-    return Explorer(draw, controls, boxes)
+    return Explorer(draw, controls, boxes, page={"size": [k / 10 for k in range(0, 21, 2)],
+                                                 "noise": [k / 10 for k in (0, 2, 5, 8, 10, 15, 20)]})
 
 
 STATISTICS = ("slope", "cos", "rho", "r2")
@@ -394,7 +455,10 @@ def results_explorer(results: pd.DataFrame, arms: Sequence[str], *, arm: str, ot
                 "statistic": choice("statistic", [s for s in STATISTICS if s in there]),
                 "t": choice("timestep", ["all", *map(str, times)])}
     controls["arm"].value, controls["other"].value = arm, other
-    return Explorer(draw, controls, list(controls.values()))
+    coarse = {"arm": [*(a for a in arms[:8] if a != arm), arm],
+              "other": list(dict.fromkeys(a for a in (other, "scratch") if a in arms)),
+              "t": ["all", *(str(t) for t in times[:: max(len(times) // 2, 1)])]}
+    return Explorer(draw, controls, list(controls.values()), page=coarse)
 
 
 def ledger_explorer(ledger: pd.DataFrame) -> Explorer:

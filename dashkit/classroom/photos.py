@@ -8,9 +8,10 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from dashkit.classroom import plots
+from dashkit.classroom import explorers, plots
 from dashkit.experiments import load_student, load_teacher
 from dashkit.experiments.run import Run
+from dashkit.method.guidance import Model
 from dashkit.method.sampling import sample
 
 SHOWN = {"teacher": "teacher", "dash": "DASH", "kd_drop": "label dropout", "cond_only": "c branch only"}
@@ -21,12 +22,29 @@ CLASSES = (0, 1, 5, 7, 9)
 def sampled(run: Run, arms: Sequence[str], scales: Sequence[float], labels: Sequence[int], *, seed: int = 3,
             steps: int = 50) -> dict[str, list[Tensor]]:
     """Images (len(labels), C, H, W) of each arm at each guidance scale; each class has the same noise everywhere."""
+    y, noise = start(run, labels, seed=seed)
+    return {a: [sample(m, run.schedule, y, x_T=noise, w=w, steps=steps).cpu() for w in scales]
+            for a, m in models(run, arms).items()}
+
+
+def start(run: Run, labels: Sequence[int], *, seed: int = 3) -> tuple[Tensor, Tensor]:
+    """Labels (len(labels),) and their noise (len(labels), C, H, W): a class has the same noise in every sheet."""
     y = torch.tensor(labels, device=run.device)
     generator = torch.Generator().manual_seed(seed)
-    noise = torch.randn((run.images.num_classes, *run.images.shape), generator=generator)[y.cpu()].to(run.device)
-    models = {a: load_teacher(run).model if a == "teacher" else load_student(run, a, run.seed) for a in arms}
-    return {a: [sample(m, run.schedule, y, x_T=noise, w=w, steps=steps).cpu() for w in scales]
-            for a, m in models.items()}
+    noise = torch.randn((run.images.num_classes, *run.images.shape), generator=generator)
+    return y, noise[y.cpu()].to(run.device)
+
+
+def models(run: Run, arms: Sequence[str]) -> dict[str, Model]:
+    """The teacher and the students of these arms."""
+    return {a: load_teacher(run).model if a == "teacher" else load_student(run, a, run.seed) for a in arms}
+
+
+def scale_explorer(run: Run, *, labels: Sequence[int] = tuple(range(8)), steps: int = 25) -> explorers.Explorer:
+    """Guidance scale and time of sampling over the four models of `SHOWN`."""
+    y, x_T = start(run, labels)
+    named = {SHOWN[arm]: model for arm, model in models(run, list(SHOWN)).items()}
+    return explorers.photo_explorer(named, run.schedule, y, x_T=x_T, name=run.images.class_name, steps=steps)
 
 
 def plot_guidance(images: Mapping[str, Sequence[Tensor]], *, titles: Mapping[str, str], scales: Sequence[float],

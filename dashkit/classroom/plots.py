@@ -6,6 +6,7 @@
 import base64
 import html
 import io
+import json
 import re
 from collections.abc import Mapping, Sequence
 
@@ -19,6 +20,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import LogLocator
+from matplotlib.transforms import Affine2D
+
+from dashkit.classroom.journal import guess_label
 
 PALETTE = {   # colour-blind safe (Okabe and Ito); one colour an arm, everywhere
     "teacher": "#000000", "dash": "#0072B2", "composite": "#D55E00", "cond_only": "#CC79A7", "scratch": "#999999",
@@ -47,11 +51,50 @@ def use_style() -> None:
 
 
 def png(figure: Figure) -> bytes:
-    """The figure as PNG, tightly cropped and without a time stamp; it is closed."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", bbox_inches="tight", metadata={"Software": None})
+    """The figure as PNG, tightly cropped and without a time stamp; it is closed.
+
+    Where it shows a guess of `plot_guess`, the file's text "guess" says where another guess would stand.
+    """
+    buffer, found = io.BytesIO(), [line for ax in figure.axes for line in ax.lines if line.get_gid()]
+    said = {"Guess": json.dumps(_guess(figure, found[0]))} if found else {}
+    figure.savefig(buffer, format="png", bbox_inches="tight", metadata={"Software": None, **said})
     plt.close(figure)
     return buffer.getvalue()
+
+
+def plot_guess(ax: Axes, name: str, value: float, *, x: float | None = None, y: float | None = None,
+               unit: float = 1.0) -> None:
+    """Mark the value of `predict(name, …)`: a point above `x`, or beside `y`, or else a line across at this x.
+
+    `unit` is what a guess of one is on the axis.  A page without a kernel draws its reader's own guess beside it.
+    """
+    known = json.dumps([name, "x" if x is None else "y", unit])
+    style = {"color": "#D55E00", "label": guess_label(name), "gid": known}
+    if x is None and y is None:
+        ax.axvline(value * unit, ls=":", **style)
+    else:
+        ax.plot(value * unit if x is None else x, value * unit if y is None else y, "o", mfc="none", ms=10, mew=2,
+                clip_on=False, zorder=4, **style)
+
+
+def _guess(figure: Figure, line: Line2D) -> dict[str, object]:
+    """Where guesses stand in a figure, in shares of the cropped picture from its top left.
+
+    The guesses `values` stand at equal steps between the two places `ends` of the axis `along`, "x" or "y"; `across` is
+    the place on the other axis, or null for a line.
+    """
+    name, along, unit = json.loads(line.get_gid())
+    figure.draw_without_rendering()
+    box = figure.get_tightbbox().padded(matplotlib.rcParams["savefig.pad_inches"])
+    to_shares = line.axes.transData + Affine2D().scale(1 / figure.dpi).translate(-box.x0, -box.y0).scale(
+        1 / box.width, 1 / box.height) + Affine2D().scale(1, -1).translate(0, 1)
+    k, limits = "xy".index(along), [line.axes.get_xlim(), line.axes.get_ylim()]
+    low, high = to_shares.transform(np.transpose(limits))
+    values = to_shares.inverted().transform(np.linspace(low, high, 41))[:, k] / unit
+    own = to_shares.transform(line.get_xydata()[0])
+    return {"name": name, "along": along, "values": [float(f"{v:.5g}") for v in values],
+            "ends": [round(float(end[k]), 4) for end in (low, high)],
+            "across": None if len(line.get_xydata()) > 1 else round(float(own[1 - k]), 4)}
 
 
 def image_element(drawing: Axes | Figure, alt: str) -> str:

@@ -6,11 +6,11 @@ from typing import NamedTuple
 import torch
 
 from dashkit.experiments import processes
+from dashkit.experiments.cost import seconds_of
 from dashkit.experiments.evaluation import is_measured
 from dashkit.experiments.networks import load_teacher
 from dashkit.experiments.run import Run
 from dashkit.method.arms import objective
-from dashkit.method.cost import seconds_of
 from dashkit.method.distillation import seeded
 from dashkit.method.guidance import Branches, Model, branches
 from dashkit.method.losses import distil_terms, total

@@ -20,9 +20,10 @@ from dashkit.experiments import budget, costing, fid, processes, training
 from dashkit.experiments.costing import STAGES
 from dashkit.experiments.evaluation import evaluate_all, is_measured, tidy
 from dashkit.experiments.networks import check_current, load_student, load_teacher, say_stale
-from dashkit.experiments.profiles import PROFILES, number
+from dashkit.experiments.profiles import PROFILES
 from dashkit.experiments.ready import FEWEST_FID, check_run
 from dashkit.experiments.run import SAMPLING_SEED, Run
+from dashkit.experiments.settings import number
 from dashkit.experiments.training import train_teacher, unfinished
 from dashkit.experiments.turns import Stage, Used, now, work
 from dashkit.method import guidance

@@ -13,12 +13,12 @@ from typing import NamedTuple
 import torch
 
 from dashkit.experiments import fid, processes
+from dashkit.experiments.cost import flops, seconds_of
 from dashkit.experiments.networks import load_teacher
 from dashkit.experiments.profiles import PROFILES
 from dashkit.experiments.run import Run, Teacher
 from dashkit.experiments.training import distil, train_teacher
 from dashkit.experiments.turns import now
-from dashkit.method.cost import flops, seconds_of
 from dashkit.method.distillation import seeded
 from dashkit.method.guidance import matched_tables
 from dashkit.method.sampling import sample

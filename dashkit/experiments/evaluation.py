@@ -1,5 +1,6 @@
 """Measure the teacher and every student, into tidy tables."""
 
+import copy
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -11,11 +12,13 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from dashkit.experiments.cost import counted_passes, flops
 from dashkit.experiments.networks import check_current, load_curriculum
 from dashkit.experiments.progress import progress_bar
+from dashkit.experiments.pruning import n_nonzero
 from dashkit.experiments.run import SAMPLING_SEED, Run, Teacher
 from dashkit.experiments.threads import side_by_side
-from dashkit.method import guidance, pruning
+from dashkit.method import guidance
 from dashkit.method.arms import OBJECTIVES, objective
 from dashkit.method.calibration import (
     Calibration,
@@ -25,11 +28,9 @@ from dashkit.method.calibration import (
     gap_stats,
     held_out_states,
     measure_calibration,
-    other_null_rows,
     visited_states,
     x0_branches,
 )
-from dashkit.method.cost import counted_passes, flops
 from dashkit.method.guidance import Branches, matched_tables
 from dashkit.method.losses import distil_terms, per_sample
 from dashkit.method.quality import Quality, balanced_labels, frechet_distance, measure_quality, quality_of
@@ -236,6 +237,18 @@ def _gaps_elsewhere(run: Run, arm: str, model: nn.Module, own: Branches, referen
     return found + list(gap_rows(gap_stats(*on_path), len(visited.t), "_visited"))
 
 
+def other_null_rows(net: UNet) -> dict[str, UNet]:
+    """Copies of a network with another null row: normal numbers of several scales, and the mean of its classes."""
+    table = net.class_table.weight
+    normal = torch.randn(table.shape[1], generator=torch.Generator().manual_seed(0)).to(table)
+    rows = {"0": 0 * normal, "0.5": normal / 2, "1": normal, "2": 2 * normal, "mean": table[:-1].mean(0)}
+    copies = {}
+    for name, row in rows.items():
+        copies[name] = copy.deepcopy(net)
+        copies[name].class_table.weight[net.null_label] = row
+    return copies
+
+
 def _qualities(run: Run, arm: str, model: nn.Module, beta: float, reference: TeacherReference) -> list[dict]:
     """Quality of samples at every scale of the w-curve, at the strongest one corrected, and under schedules."""
     p, features = run.profile, reference.features
@@ -298,7 +311,7 @@ def _sizes(run: Run, arm: str, model: nn.Module, reference: TeacherReference) ->
     pruned = arm in OBJECTIVES and objective(arm).student == "pruned"
     with counted_passes(model) as passes:
         measure(run, model, run.profile.w, n=2)
-    size = pruning.n_nonzero(model) if pruned else n_parameters(model)
+    size = n_nonzero(model) if pruned else n_parameters(model)
     return [{"metric": name, "value": value, "n": 1} for name, value in
             {"parameters": size, "flops": reference.operations[_kind(model)], "passes": passes[0] // 2}.items()]
 

@@ -7,11 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from dashkit.experiments.run import CHECKPOINT, FINAL, Run, Teacher
+from dashkit.experiments.students import empty
 from dashkit.interop.networks import Source
 from dashkit.method import curriculum
 from dashkit.method.arms import objective
 from dashkit.method.exact_teacher import ExactTeacher
-from dashkit.method.students import IndependentCondition, empty
+from dashkit.method.students import IndependentCondition
 from dashkit.method.unet import UNet
 from dashkit.storage import store
 

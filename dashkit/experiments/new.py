@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dashkit.datasets.look import Look, levels, look, proposed_size
+from dashkit.datasets.sources import DATASETS
 from dashkit.experiments import budget
-from dashkit.experiments.profiles import DATASETS, TEACHER, Profile, number, resolve
+from dashkit.experiments.profiles import Profile, resolve
 from dashkit.experiments.run import Run, pick_device
+from dashkit.experiments.settings import number
 from dashkit.interop import networks
-from dashkit.interop.networks import Other
+from dashkit.interop.networks import TEACHER, Other
 from dashkit.interop.shrink import parameters_of, shrunk, shrunk_unet
 from dashkit.method.unet import UNetConfig, n_parameters
 from dashkit.storage import store

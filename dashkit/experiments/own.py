@@ -8,8 +8,9 @@ from torch import nn
 
 from dashkit.datasets.look import look
 from dashkit.experiments.networks import load_teacher
-from dashkit.experiments.profiles import PROFILES, parse_settings
+from dashkit.experiments.profiles import PROFILES
 from dashkit.experiments.run import Run, Teacher, pick_device
+from dashkit.experiments.settings import parse_settings
 from dashkit.interop import networks
 from dashkit.interop.schedules import same
 

@@ -9,12 +9,13 @@ from torch import nn
 
 from dashkit import environment
 from dashkit.datasets import fetch
-from dashkit.experiments.profiles import Profile, number
+from dashkit.experiments.profiles import Profile
+from dashkit.experiments.settings import number
+from dashkit.experiments.students import STUDENTS
 from dashkit.interop.networks import Found, Other, ignores_label
 from dashkit.method.arms import objective
 from dashkit.method.distillation import seeded
 from dashkit.method.images import Images
-from dashkit.method.students import STUDENTS
 from dashkit.method.unet import UNet, UNetConfig, n_parameters
 from dashkit.storage import store
 

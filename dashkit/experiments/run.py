@@ -3,35 +3,31 @@
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
 import torch
-from filelock import FileLock
 from torch import Tensor, nn
 
 from dashkit import environment
 from dashkit.datasets import sources
 from dashkit.experiments import processes
+from dashkit.experiments.capture import ReplayedModel, captured_steps
 from dashkit.experiments.pretrained import put_in_place
-from dashkit.experiments.profiles import Profile, number, parse_settings, resolve, truth
+from dashkit.experiments.profiles import Profile, resolve
+from dashkit.experiments.reference import colour_reference
+from dashkit.experiments.settings import number, parse_settings, truth
 from dashkit.interop import networks as other_networks
 from dashkit.interop.networks import TEACHER, Found, Other, Source
 from dashkit.method import curriculum
 from dashkit.method.arms import objective
-from dashkit.method.capture import ReplayedModel
 from dashkit.method.exact_teacher import ExactTeacher
 from dashkit.method.images import Images
-from dashkit.method.quality import (
-    ColourClassifier,
-    ImageReference,
-    make_image_reference,
-    moment_points,
-    train_colour_classifier,
-)
+from dashkit.method.quality import ImageReference, make_image_reference
 from dashkit.method.schedule import Schedule, cosine_schedule
+from dashkit.method.training import Stepper, plain_steps
 from dashkit.method.unet import UNet, UNetConfig
 from dashkit.storage import paths, provenance, store
 from dashkit.storage.arithmetic import choose_arithmetic
@@ -186,9 +182,15 @@ class Run:
 
     @cached_property
     def image_reference(self) -> ImageReference:
-        if self.profile.classifier == "colour":
-            return _colour_reference(self)
-        return make_image_reference(self.images, n=self.profile.samples, seed=0)
+        n, dataset = self.profile.samples, self.profile.dataset
+        if self.profile.classifier != "colour":
+            return make_image_reference(self.images, n=n, seed=0)
+        key = store.fingerprint([dataset, self.data_digest, n])
+        path = self.root / self.profile.name / f"reference-{key}.safetensors"
+        if not path.is_file():
+            self.require_whole_data()
+        return colour_reference(path, self.images, n=n, device=self.device,
+                                facts={"dataset": dataset, "commit": provenance.commit()})
 
     @cached_property
     def base(self) -> Tensor:
@@ -218,6 +220,11 @@ class Run:
         ours = isinstance(self.profile.teacher, UNetConfig) and isinstance(self.profile.student, UNetConfig)
         return (ours and self.device.type == "cuda" and processes.size() == 1 and self.profile.teacher.dropout == 0
                 and os.environ.get("DASHKIT_CUDA_GRAPHS") != "0")
+
+    @property
+    def stepper(self) -> Stepper:
+        """How `fit` takes a step: as a CUDA graph, or plainly, with gradients averaged over all processes."""
+        return captured_steps if self.captures else partial(plain_steps, average=processes.average)
 
     @cached_property
     def _samplers(self) -> dict[tuple, ReplayedModel]:
@@ -281,43 +288,6 @@ class Run:
         return store.checksum(path) if path.is_file() else ""
 
 
-def _colour_reference(run: Run) -> ImageReference:
-    """The reference of colour images, made once and kept beside the networks: on a CPU it takes minutes.
-
-    Of the held-out images it keeps points with the same mean and covariance, all that a Fréchet distance looks at.
-    """
-    n, model = run.profile.samples, ColourClassifier(run.images.shape, run.images.num_classes)
-    key = store.fingerprint([run.profile.dataset, run.data_digest, n])
-    path = run.root / run.profile.name / f"reference-{key}.safetensors"
-    if not path.is_file():
-        run.require_whole_data()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(path.with_suffix(".lock")):
-            if not path.is_file():
-                images = run.images
-                print(f"{run.profile.dataset}: a classifier whose features measure samples is trained now, once; "
-                      "minutes on a CPU")
-                trained = train_colour_classifier(images.pixels, images.labels, num_classes=images.num_classes, seed=0)
-                weights = {f"classifier.{k}": v.half() if v.is_floating_point() else v
-                           for k, v in trained.state_dict().items()}
-                trained.load_state_dict({k.removeprefix("classifier."): v for k, v in weights.items()})
-                made = make_image_reference(images, n=n, seed=0, classifier=trained)
-                store.save_tensors(path, {"reference": moment_points(made.reference), "floor": made.floor, **weights},
-                                   {"accuracy": made.accuracy, "dataset": run.profile.dataset, "samples": made.n,
-                                    "commit": provenance.commit()})
-    saved = store.load_tensors(path)
-    weights = {k.removeprefix("classifier."): v for k, v in saved.tensors.items() if k.startswith("classifier.")}
-    try:
-        store.check_weights(model.state_dict(), weights)
-        reference, floor = saved.tensors["reference"], saved.tensors["floor"]
-        accuracy, n = float(saved.meta["accuracy"]), int(saved.meta["samples"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} holds no reference of these images ({error}); delete it to make it again") from error
-    model.load_state_dict(weights)
-    model = model.to(run.device, memory_format=torch.channels_last).eval().requires_grad_(False)
-    return ImageReference(model, reference.to(run.device), floor, accuracy, n)
-
-
 def _check_shape(name: str, found: Found, wanted: other_networks.Shape) -> None:
     """Raise ValueError unless a teacher takes the pictures."""
     net = found.model.config
@@ -346,7 +316,7 @@ def start_run(profile: str | os.PathLike = "auto", *, seed: int = 42, device: st
     """Check every parameter of a notebook or a command at once and return its Run.
 
     `profile` is a name, or the path of a file of your own.  `settings` replace some of the profile's: a mapping, JSON,
-    or whatever else `profiles.parse_settings` takes.  So do `overrides`, by name, and before `settings`; None leaves a
+    or whatever else `settings.parse_settings` takes.  So do `overrides`, by name, and before `settings`; None leaves a
     setting alone.  ValueError names what is allowed, or another copy of the project in which this one was started.
     Networks that come with the kit are put in place first; with `pretrained=False` everything is trained here, in a
     folder of its own.

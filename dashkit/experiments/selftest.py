@@ -20,6 +20,8 @@ from torch import Tensor, nn
 
 from dashkit import environment
 from dashkit.experiments import fid
+from dashkit.experiments.capture import Replayed, captured_steps
+from dashkit.experiments.cost import seconds_of
 from dashkit.experiments.evaluation import evaluate_all
 from dashkit.experiments.networks import load_student, load_teacher
 from dashkit.experiments.profiles import PROFILES, Profile, resolve
@@ -28,15 +30,13 @@ from dashkit.experiments.training import distil, train_teacher
 from dashkit.method import distillation, guidance
 from dashkit.method.arms import objective
 from dashkit.method.calibration import gap_stats
-from dashkit.method.capture import Replayed
-from dashkit.method.cost import seconds_of
 from dashkit.method.distillation import Drawn, State, Targets, seeded
 from dashkit.method.images import to_float
 from dashkit.method.losses import per_sample, total
 from dashkit.method.quality import Classifier, ImageReference, in_chunks
 from dashkit.method.sampling import sample
 from dashkit.method.schedule import Noised, cosine_schedule, noised
-from dashkit.method.training import Learner, fit
+from dashkit.method.training import Learner, fit, plain_steps
 from dashkit.method.unet import UNet, UNetConfig
 from dashkit.storage import paths, provenance, store
 from dashkit.storage.arithmetic import choose_arithmetic
@@ -256,7 +256,7 @@ class SelfTest:
         if not self.cuda:
             raise LeftOut("CUDA graphs are for a GPU alone")
         losses = []
-        for capture in (False, True):
+        for stepper in (plain_steps, captured_steps):
             learners = {f"learner {i}": Learner(seeded(i, lambda: UNet(self.config)).to(
                 self.device, memory_format=torch.channels_last), lr=1e-3, steps=10, ema=0.9) for i in range(5)}
             batches = iter([self.there(self.device)] * 10)
@@ -264,7 +264,7 @@ class SelfTest:
             def loss_fn(name: str, model: nn.Module, batch: Noised) -> Tensor:
                 return per_sample(model(batch.x_t, batch.t, batch.y), batch.eps).mean()
 
-            steps = fit(learners, loss_fn, batches, steps=10, capture=capture)
+            steps = fit(learners, loss_fn, batches, steps=10, stepper=stepper)
             losses.append(torch.stack([torch.stack(list(step.losses.values())) for step in steps]))
         return [bounded("losses of a graph", off(losses[1], losses[0]))]
 
@@ -412,7 +412,7 @@ class SelfTest:
             ("teacher's passes", partial(both, frozen[0])), ("student's passes", partial(both, frozen[1])))]
         if self.cuda:
             learner = Learner(teacher.model, lr=1e-5, steps=60, ema=0.99)
-            steps = fit({"teacher": learner}, loss_fn, iter(lambda: batch, None), steps=60, capture=True)
+            steps = fit({"teacher": learner}, loss_fn, iter(lambda: batch, None), steps=60, stepper=captured_steps)
             for _ in range(5):
                 next(steps)
             found.append(self._rate("teacher's updates as a graph", lambda: next(steps), n))

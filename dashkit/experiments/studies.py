@@ -14,6 +14,7 @@ import pandas as pd
 import torch
 from torch import nn
 
+from dashkit.experiments.correction import CORRECTIONS, Corrected, equal_bins, fit_correction
 from dashkit.experiments.evaluation import calibration_rows, floor_rows, measure, quality_rows, tidy
 from dashkit.experiments.networks import load_student
 from dashkit.experiments.ready import check_run
@@ -23,7 +24,6 @@ from dashkit.experiments.threads import side_by_side
 from dashkit.experiments.training import get_students, get_teacher
 from dashkit.method.arms import quadratic_name
 from dashkit.method.calibration import all_branches, held_out_states, measure_calibration, visited_states
-from dashkit.method.correction import CORRECTIONS, Corrected, fit_correction
 from dashkit.method.quality import balanced_labels
 from dashkit.method.schedule import noised
 from dashkit.storage import store, tables
@@ -131,6 +131,7 @@ def _corrections(run: Run, teacher: Teacher, model: nn.Module) -> Iterator[dict]
             if kind in ("none", "projected") and where == "path":
                 continue                                             # these are not fitted
             pairs = all_branches(model, states), all_branches(teacher.model, states)
-            corrected = Corrected(model, fit_correction(kind, *pairs, states.t, T=p.T, w=w)).to(run.device)
+            fitted = fit_correction(kind, *pairs, states.t, w=w, bins=equal_bins(p.T))
+            corrected = Corrected(model, fitted).to(run.device)
             name = kind if kind in ("none", "projected") else f"{kind}:{where}"
             yield from quality_rows(f"{name},w={w:g}", measure(run, corrected, w), of_teacher)

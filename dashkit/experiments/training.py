@@ -9,17 +9,18 @@ import torch
 from torch import Tensor, nn
 
 from dashkit.experiments import processes
+from dashkit.experiments.capture import Replayed
 from dashkit.experiments.checkpoints import TrainingJob, clear, resumable
 from dashkit.experiments.networks import check_current, load_student, load_teacher, say_stale
 from dashkit.experiments.pace import paced
 from dashkit.experiments.progress import progress_bar
 from dashkit.experiments.ready import check_run
 from dashkit.experiments.run import CHECKPOINT, FINAL, Run, Teacher
+from dashkit.experiments.students import new_student
 from dashkit.experiments.threads import side_by_side
 from dashkit.method import curriculum, distillation
 from dashkit.method.arms import Objective, objective
-from dashkit.method.capture import Replayed
-from dashkit.method.distillation import Student, Targets, draw_states, new_student, seeded, teacher_targets
+from dashkit.method.distillation import Student, Targets, draw_states, seeded, teacher_targets
 from dashkit.method.guidance import check_eval, drop_labels
 from dashkit.method.images import minibatches
 from dashkit.method.losses import per_sample
@@ -66,8 +67,7 @@ def _train_teacher(run: Run) -> Iterator[Step]:
 
     settings = {"teacher": run.teacher_settings()}
     job = TrainingJob(run, folder, {"teacher": learner}, generator, p.teacher_steps, settings)
-    yield from resumable(job, fit(job.learners, loss_fn, batches(), steps=job.steps, average=processes.average,
-                                  capture=run.captures))
+    yield from resumable(job, fit(job.learners, loss_fn, batches(), steps=job.steps, stepper=run.stepper))
 
 
 def is_begun(run: Run) -> bool:
@@ -118,7 +118,7 @@ def distil(run: Run, teacher: Teacher, arms: Sequence[str], seed: int) -> Iterat
                       p.student_steps, {a: run.student_settings(a, seed) for a in arms})
     yield from resumable(job, distillation.distil(
         students, Replayed(teach) if run.captures else teach, states, steps=job.steps, precision=run.autocast,
-        average=processes.average, capture=run.captures))
+        stepper=run.stepper))
 
 
 def _student(run: Run, teacher: Teacher, row: Objective, seed: int) -> Student:

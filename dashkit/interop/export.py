@@ -5,6 +5,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -45,7 +46,7 @@ def write_pipeline(model: UNet, folder: Path | str, *, T: int, names: Sequence[s
     write_around(Path(folder), scheduler_config(cosine_schedule(T), "epsilon"), range(count + 1), names=names)
 
 
-def write_around(folder: Path, scheduler: Mapping[str, object], rows: Sequence[int], *, names: Sequence[str] = (),
+def write_around(folder: Path, scheduler: Mapping[str, Any], rows: Sequence[int], *, names: Sequence[str] = (),
                  kind: str = "UNet2DModel") -> None:
     """Make a pipeline of a folder that holds a network of a class of diffusers in `NETWORK`.
 
@@ -170,6 +171,7 @@ def _names(model: UNet) -> Iterator[tuple[str, list[str]]]:
         if block != count:
             raise ValueError(f"the {side} side has {block} blocks, not {count}")
     for i, layer in enumerate(model.mid):
+        assert isinstance(layer, Stage)
         modules |= _stage(layer, f"mid.{i}", "mid_block", i)
     for own, other in modules.items():
         for kind in ("weight", "bias"):

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -48,7 +48,7 @@ class Source:
     num_classes: int
     source: str
     null_label: int | str | None = None
-    config: Mapping[str, object] = field(default_factory=dict, hash=False)
+    config: Mapping[str, Any] = field(default_factory=dict, hash=False)
     dropout: float = 0.0
 
     def asdict(self) -> dict:
@@ -72,7 +72,7 @@ class Other:
         """A new network, with the initial weights of its own class."""
         return EpsModel(_built(self.kind, json.loads(self.settings)), self)
 
-    def changed(self, changes: Mapping[str, object]) -> "Other":
+    def changed(self, changes: Mapping[str, Any]) -> "Other":
         """The same with some of the config replaced; ValueError for a name that this class does not have."""
         settings = json.loads(self.settings)
         unknown = sorted(changes.keys() - settings.keys())
@@ -93,6 +93,10 @@ class EpsModel(nn.Module):
     The network's labels and predictions are its own; a learned variance (twice the channels) is left out.
     """
 
+    rows: Tensor                # what the network takes for each label
+    alphas_cumprod: Tensor
+    config: Other
+
     def __init__(self, net: nn.Module, config: Other) -> None:
         super().__init__()
         self.net, self.config, self.null_label = net, config, config.num_classes
@@ -102,7 +106,7 @@ class EpsModel(nn.Module):
         self._named = config.kind in KINDS
         for module in net.modules():             # diffusers' DiT would drop labels by itself while a student trains
             if type(module).__name__ == "LabelEmbedding":
-                module.dropout_prob = 0.0
+                setattr(module, "dropout_prob", 0.0)  # noqa: B010 (no type knows of it)
 
     def forward(self, x_t: Tensor, t: Tensor, y: Tensor) -> Tensor:
         rows = self.rows[y]
@@ -114,7 +118,7 @@ class EpsModel(nn.Module):
 class Found(NamedTuple):
     """A network from elsewhere, ready to be called."""
 
-    model: nn.Module            # model(x_t, t, y) -> eps in eval mode, without gradients; `config`, `null_label`
+    model: Any                  # model(x_t, t, y) -> eps in eval mode, without gradients; `config`, `null_label`
     diffusion: Diffusion        # its schedule, and what it predicts
     digest: str                 # of all that decides what it computes
     names: tuple[str, ...]      # of its classes; () if it does not say
@@ -161,7 +165,7 @@ def described(source: Source, diffusion: Diffusion) -> Other:
 
 
 def write(model: nn.Module, folder: Path | str, *, schedule: Schedule, names: Sequence[str] = (),
-          scheduler: Mapping[str, object] | None = None) -> bool:
+          scheduler: Mapping[str, Any] | None = None) -> bool:
     """Write a student as a pipeline folder of diffusers; False for a module of a user's: only its weights go there.
 
     `schedule` is what it was trained with, `scheduler` the config that the schedule was read from, if it was.
@@ -253,7 +257,7 @@ def _of_diffusers(folder: Path, null_label: int | str | None, images: Shape | No
     names = index.get("id2label") or {}
     names = tuple(str(names[str(k)]) for k in classes) if {str(k) for k in classes} <= names.keys() else ()
     if _is_ours(config, diffusion) and other.rows == tuple(range(len(classes) + 1)):
-        model = export.read(place)               # the same network, without diffusers and somewhat faster
+        model: Any = export.read(place)          # the same network, without diffusers and somewhat faster
     else:
         model = EpsModel(_filled(kind, config, files, place), other)
     if null is None:
@@ -270,7 +274,7 @@ def _network_in(folder: Path) -> Path:
                             "transformer/")
 
 
-def _kind(config: Mapping[str, object], place: Path) -> str:
+def _kind(config: Mapping[str, Any], place: Path) -> str:
     name = config.get("_class_name")
     if name == "Transformer2DModel" and config.get("norm_type") == "ada_norm_zero":
         return "DiTTransformer2DModel"           # what diffusers called it before
@@ -280,7 +284,7 @@ def _kind(config: Mapping[str, object], place: Path) -> str:
     return str(name)
 
 
-def _is_ours(config: Mapping[str, object], diffusion: Diffusion) -> bool:
+def _is_ours(config: Mapping[str, Any], diffusion: Diffusion) -> bool:
     return diffusion.prediction == "epsilon" and all(
         key in config and config[key] == value for key, value in export._FIXED.items())
 
@@ -299,7 +303,7 @@ def _diffusion_of(folder: Path, place: Path, given: Diffusion | None) -> Diffusi
                             "scheduler.save_pretrained(FOLDER/scheduler)")
 
 
-def _shape(config: Mapping[str, object], kind: str, images: Shape | None, folder: Path) -> Shape:
+def _shape(config: Mapping[str, Any], kind: str, images: Shape | None, folder: Path) -> Shape:
     size, channels = config.get("sample_size"), config.get("in_channels", 3 if kind == "UNet2DModel" else 4)
     if isinstance(size, list) and len(set(size)) == 1:
         size = size[0]
@@ -315,10 +319,10 @@ def _shape(config: Mapping[str, object], kind: str, images: Shape | None, folder
     return Shape(channels, size, 0)
 
 
-def _rows(config: Mapping[str, object], kind: str, labels: object, null_label: int | str | None, images: Shape | None,
+def _rows(config: Mapping[str, Any], kind: str, labels: object, null_label: int | str | None, images: Shape | None,
           folder: Path) -> tuple[tuple[int, ...], int | None]:
     """The rows of the network's class table that are classes, and the one that is "no class" (None for random)."""
-    count = config.get("num_class_embeds") if kind == "UNet2DModel" else config.get("num_embeds_ada_norm", 1000)
+    count: Any = config.get("num_class_embeds") if kind == "UNet2DModel" else config.get("num_embeds_ada_norm", 1000)
     if kind != "UNet2DModel":                     # its table has one row more, for labels that were dropped
         count, null_label = count + 1, count if null_label is None else null_label
     if kind == "UNet2DModel" and config.get("class_embed_type") == "timestep" and isinstance(null_label, int):
@@ -372,7 +376,7 @@ def _weight_files(place: Path) -> list[Path]:
     raise FileNotFoundError(f"there are no weights at {place / WEIGHTS}")
 
 
-def _built(kind: str, config: Mapping[str, object]) -> nn.Module:
+def _built(kind: str, config: Mapping[str, Any]) -> Any:
     """A new network of a class of diffusers, without its messages about the config; or what a function returns."""
     if _names_function(kind):
         return _module_of(_called(kind))
@@ -386,7 +390,7 @@ def _built(kind: str, config: Mapping[str, object]) -> nn.Module:
         raise ValueError(f"diffusers makes no {kind} of this config ({' '.join(str(error).split())[:200]})") from error
 
 
-def _diffusers() -> object:
+def _diffusers() -> Any:
     try:
         import diffusers
     except ImportError as error:
@@ -395,7 +399,7 @@ def _diffusers() -> object:
     return diffusers
 
 
-def _filled(kind: str, config: Mapping[str, object], files: Sequence[Path], place: Path) -> nn.Module:
+def _filled(kind: str, config: Mapping[str, Any], files: Sequence[Path], place: Path) -> nn.Module:
     """A network with the weights of its files; ValueError where config and weights disagree."""
     weights: dict[str, Tensor] = {}
     try:
@@ -428,7 +432,7 @@ def _renamed(name: str) -> str:
 # -------------------------------------------------------------------------------------------------- of a function
 
 
-def _called(text: str) -> object:
+def _called(text: str) -> Any:
     """What the function returns; the current folder is searched, too, as `python -m` does."""
     module, _, name = text.partition(":")
     here = os.getcwd()  # noqa: PTH109
@@ -444,7 +448,7 @@ def _called(text: str) -> object:
     return function()
 
 
-def _module_of(made: object) -> object:
+def _module_of(made: Any) -> Any:
     """The network of a pipeline of diffusers, or what was made itself."""
     if not hasattr(made, "scheduler") or isinstance(made, nn.Module):
         return made
@@ -478,25 +482,25 @@ def _from_function(text: str, null_label: int | str | None, images: Shape | None
         raise ValueError(f"prediction_type of {text} must be one of {', '.join(PREDICTIONS)}, "
                          f"not {diffusion.prediction!r}")
     kind, config = type(net).__name__, dict(getattr(net, "config", {}) or {}) if type(net).__name__ in KINDS else {}
+    null: Any
     if kind in KINDS:
         shape = _shape(config, kind, images, Path(text))
         classes, null = _rows(config, kind, None, null_label, images, Path(text))
         config = json.loads(json.dumps({k: v for k, v in config.items() if not k.startswith("_")}, default=list))
     else:
-        kind, shape = text, images
-        null = getattr(net, "null_label", None) if null_label is None else null_label
-        if shape is None:
+        kind, null = text, getattr(net, "null_label", None) if null_label is None else null_label
+        if images is None:
             raise ValueError(f"what pictures the module of {text} takes is not known; give pictures, too")
         if not isinstance(null, int):
             raise ValueError(f"the module of {text} has no attribute null_label, the number that means \"no class\"; "
                              "give it one, or name it with --null NUMBER")
-        count = getattr(net, "num_classes", images.num_classes)
+        shape, count = images, getattr(net, "num_classes", images.num_classes)
         classes = tuple(k for k in range(count + 1) if k != null)[:count]
     rows = (*classes, classes[0] if null is None else null)
     other = Other(shape.size, shape.channels, len(classes), kind, json.dumps(config, sort_keys=True), rows, diffusion)
     weights = {k: v.detach().cpu().contiguous() for k, v in net.state_dict().items()}
     digest = store.digest(weights, json.dumps([text, other.settings, rows, diffusion.prediction]))
-    model = EpsModel(net, other)
+    model: Any = EpsModel(net, other)
     return Found(IndependentCondition(model) if null is None else model, diffusion, digest, ())
 
 
@@ -504,7 +508,7 @@ def _from_function(text: str, null_label: int | str | None, images: Shape | None
 
 
 @torch.no_grad()
-def _probe(model: nn.Module, T: int, name: str) -> None:
+def _probe(model: Any, T: int, name: str) -> None:
     """Raise ValueError unless the model takes its pictures, at the first and at the last timestep, and gives noise."""
     cfg = model.config
     x = torch.randn((2, cfg.channels, cfg.size, cfg.size), generator=torch.Generator().manual_seed(0))
@@ -521,7 +525,7 @@ def _probe(model: nn.Module, T: int, name: str) -> None:
 
 
 @torch.no_grad()
-def ignores_label(model: nn.Module) -> bool:
+def ignores_label(model: Any) -> bool:
     """Whether a network answers alike for every label, also after its weights that are all zero are moved.
 
     Many networks start with a last layer of zeros: they answer alike at first, and learn not to.

@@ -49,8 +49,7 @@ class GuidedPipeline(DiffusionPipeline):
         generator: torch.Generator | list[torch.Generator] | None = None,
         latents: torch.Tensor | None = None,
         output_type: str = "pil",
-        return_dict: bool = True,
-    ) -> ImagePipelineOutput | tuple:
+    ) -> ImagePipelineOutput:
         """Draw one image for each of B labels, numbers or names, by DDIM without added noise.
 
         With the prediction c for the class and u for no class, a step uses u + w (c - u): the scale w is 1 for no
@@ -91,7 +90,7 @@ class GuidedPipeline(DiffusionPipeline):
         images = x if output_type == "pt" else ((x + 1) / 2).clamp(0, 1).cpu().permute(0, 2, 3, 1).float().numpy()
         if output_type == "pil":
             images = self.numpy_to_pil(images)
-        return ImagePipelineOutput(images=images) if return_dict else (images,)
+        return ImagePipelineOutput(images=images)
 
     def _guided(self, x: torch.Tensor, t: int, labels: torch.Tensor, w: float) -> torch.Tensor:
         """The guided prediction (B, C, H, W) at timestep t; one pass of the network where w is 0 or 1, else both."""

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,10 +24,10 @@ class Diffusion:
     schedule: Schedule
     prediction: str      # one of PREDICTIONS
     note: str = ""
-    config: Mapping[str, object] = field(default_factory=dict)     # of the scheduler that it was read from
+    config: Mapping[str, Any] = field(default_factory=dict)     # of the scheduler that it was read from
 
 
-def read_scheduler(config: Mapping[str, object]) -> Diffusion:
+def read_scheduler(config: Mapping[str, Any]) -> Diffusion:
     """The diffusion of a diffusers scheduler, from its config; ValueError in one sentence for what is none.
 
     Zero terminal SNR (`rescale_betas_zero_snr`) is taken for v_prediction and sample, with abar 2^-24 in place of 0.
@@ -51,7 +52,7 @@ def read_scheduler(config: Mapping[str, object]) -> Diffusion:
     return Diffusion(Schedule(abar), str(prediction), note, dict(config))
 
 
-def _betas(config: Mapping[str, object]) -> Tensor:
+def _betas(config: Mapping[str, Any]) -> Tensor:
     """The betas (T,) in float32, as diffusers computes them."""
     name, T = config.get("_class_name", "this scheduler"), config.get("num_train_timesteps", 1000)
     if config.get("trained_betas") is not None:
@@ -76,7 +77,7 @@ def _betas(config: Mapping[str, object]) -> Tensor:
     return torch.tensor([min(1 - f[i + 1] / f[i], 0.999) for i in range(T)], dtype=torch.float32)
 
 
-def scheduler_config(schedule: Schedule, prediction: str, kept: Mapping[str, object] | None = None) -> dict:
+def scheduler_config(schedule: Schedule, prediction: str, kept: Mapping[str, Any] | None = None) -> dict:
     """The config of a diffusers DDIMScheduler with this schedule; betas are those of `kept`, an older config.
 
     Without `kept` it is the cosine schedule of this kit, or a list of the schedule's own betas.

@@ -6,6 +6,7 @@ from bisect import bisect_left
 from collections.abc import Iterator
 from fractions import Fraction
 from itertools import product
+from typing import Any
 
 import torch
 
@@ -17,7 +18,7 @@ WIDEST = 65              # quarters of the width of the first level
 BALANCE = 0.15           # how much it counts, beside the size, that a transformer's depth and width shrink alike
 
 
-def shrunk(teacher: Other, factor: float) -> dict[str, object]:
+def shrunk(teacher: Other, factor: float) -> dict[str, Any]:
     """What to change of a teacher's config so that a student has about 1 / factor of its parameters.
 
     Of a UNet the widths and the blocks a level, of a DiT the depth and the heads (and their width) become fewer.
@@ -36,11 +37,11 @@ def shrunk(teacher: Other, factor: float) -> dict[str, object]:
     return min(ranked, key=lambda pair: pair[0])[1]
 
 
-def _size(teacher: Other, changes: dict[str, object]) -> int:
+def _size(teacher: Other, changes: dict[str, Any]) -> int:
     return parameters_of(teacher.changed(changes))
 
 
-def _unets(config: dict) -> Iterator[dict[str, object]]:
+def _unets(config: dict) -> Iterator[dict[str, Any]]:
     """Widths scaled alike and rounded to what GroupNorm and attention take, with fewer blocks a level."""
     widths, layers = config.get("block_out_channels", (224, 448, 672, 896)), config.get("layers_per_block", 2)
     groups, head = config.get("norm_num_groups", 32), config.get("attention_head_dim", 8)
@@ -65,7 +66,7 @@ def _halves(n: int) -> Iterator[int]:
     yield 1
 
 
-def _transformers(config: dict, teacher: Other) -> Iterator[tuple[dict[str, object], int, float]]:
+def _transformers(config: dict, teacher: Other) -> Iterator[tuple[dict[str, Any], int, float]]:
     """Fewer layers of fewer or narrower heads, their parameters, and how unevenly depth and width shrink."""
     depth, heads, width = (config[k] for k in ("num_layers", "num_attention_heads", "attention_head_dim"))
     for fewer in range(1, heads + 1):

@@ -1,10 +1,10 @@
 """The method: what the notebooks teach.  For a reader who knows diffusion and wants to know how guidance is distilled.
 
 Read in this order: schedule, guidance, sampling, losses, arms, curriculum, distillation, calibration.  The rest is
-called by these.  This room imports torch and numpy (scipy for intervals alone), and nothing else of the kit.
+called by these.  This room imports torch, and nothing else of the kit.
 """
 
-from dashkit.method import curriculum, guidance, pruning, statistics
+from dashkit.method import curriculum, distillation, guidance
 from dashkit.method.arms import ARMS, FACTORIAL, OBJECTIVES, Objective, objective
 from dashkit.method.calibration import (
     GapStats,
@@ -17,9 +17,8 @@ from dashkit.method.calibration import (
     visited_states,
     x0_branches,
 )
-from dashkit.method.cost import counted_passes, flops, peak_memory
 from dashkit.method.curriculum import TIRT
-from dashkit.method.distillation import draw_states, new_student, seeded, student_terms, teacher_targets
+from dashkit.method.distillation import draw_states, seeded, student_terms, teacher_targets
 from dashkit.method.exact_teacher import ExactTeacher
 from dashkit.method.guidance import Branches, branches, drop_labels
 from dashkit.method.images import Images, minibatches, to_float, to_uint8
@@ -33,21 +32,20 @@ from dashkit.method.quality import (
     measure_quality,
     train_classifier,
 )
-from dashkit.method.sampling import ddim, guided_eps, sample
+from dashkit.method.sampling import Sampling, ddim, guided_eps, sample
 from dashkit.method.schedule import Noised, Schedule, cosine_schedule, expand, noised
-from dashkit.method.statistics import Interval, bootstrap, shapley
-from dashkit.method.students import STUDENTS, IndependentCondition, SingleHead
+from dashkit.method.students import IndependentCondition, SingleHead
 from dashkit.method.training import Learner, Step, fit
 from dashkit.method.unet import UNet, UNetConfig, n_parameters
 
 __all__ = [
-    "ARMS", "FACTORIAL", "OBJECTIVES", "STUDENTS", "TERMS", "TIRT", "Branches", "Classifier", "ExactTeacher",
-    "GapLoss", "GapStats", "ImageReference", "Images", "IndependentCondition", "Interval", "Learner", "Noised",
-    "Objective", "Schedule", "SingleHead", "States", "Step", "UNet", "UNetConfig", "all_branches", "bootstrap",
-    "branches", "class_accuracy", "composite_metric", "cosine_schedule", "counted_passes", "curriculum", "ddim",
-    "distil_terms", "draw_states", "drop_labels", "expand", "fit", "flops", "frechet_distance", "gap_loss",
+    "ARMS", "FACTORIAL", "OBJECTIVES", "TERMS", "TIRT", "Branches", "Classifier", "ExactTeacher",
+    "GapLoss", "GapStats", "ImageReference", "Images", "IndependentCondition", "Learner", "Noised",
+    "Objective", "Sampling", "Schedule", "SingleHead", "States", "Step", "UNet", "UNetConfig", "all_branches",
+    "branches", "class_accuracy", "composite_metric", "cosine_schedule", "curriculum", "ddim",
+    "distil_terms", "distillation", "draw_states", "drop_labels", "expand", "fit", "frechet_distance", "gap_loss",
     "gap_stats", "gap_stats_by_timestep", "guidance", "guided_eps", "held_out_states", "make_image_reference",
-    "measure_calibration", "measure_quality", "minibatches", "n_parameters", "new_student", "noised", "objective",
-    "peak_memory", "per_sample", "pruning", "sample", "seeded", "shapley", "statistics", "student_terms",
+    "measure_calibration", "measure_quality", "minibatches", "n_parameters", "noised", "objective",
+    "per_sample", "sample", "seeded", "student_terms",
     "teacher_targets", "to_float", "to_uint8", "total", "train_classifier", "visited_states", "x0_branches",
 ]

@@ -20,7 +20,7 @@ class Objective(NamedTuple):
     lam: dict[str, float]
     w: tuple[float, ...] = (4.0,)     # the scales that `comp` is matched at
     curriculum: str = "transferred"
-    student: str = "new"              # how it begins: a key of `students.STUDENTS`
+    student: str = "new"              # how it begins: a key of `experiments.students.STUDENTS`
     lr: float = 1.0                   # its learning rate over the profile's, chosen on a validation split
     reuses: str = ""                  # the arm whose trained student this is, sampled by another rule
 

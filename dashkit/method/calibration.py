@@ -1,18 +1,14 @@
 """Calibration: compare the guidance gap of a student with its teacher's, and choose the states to compare on."""
 
-import copy
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from dashkit.method.guidance import Branches, Model, branches, check_eval, check_labels
 from dashkit.method.images import Images
-from dashkit.method.sampling import ddim
+from dashkit.method.sampling import Sampling, ddim
 from dashkit.method.schedule import Noised, Schedule, noised
-from dashkit.method.statistics import Interval
-from dashkit.method.unet import UNet
 
 
 class GapStats(NamedTuple):
@@ -48,14 +44,6 @@ def gap_stats(student: Branches, teacher: Branches) -> GapStats:
     )
 
 
-def beta_of(slope: float, r2: float) -> float:
-    """The beta of gaps whose slope and R^2 are known: slope / (2 slope - R^2), since E|gS|^2 / E|gT|^2 = 2 slope - R^2.
-
-    Floats or whole columns of them, from tables that were measured before beta was.
-    """
-    return slope / (2 * slope - r2)
-
-
 def gap_stats_by_timestep(
     student: Branches, teacher: Branches, t: Tensor, *, T: int, bins: int = 10
 ) -> dict[int, GapStats]:
@@ -66,35 +54,6 @@ def gap_stats_by_timestep(
         for b in range(bins)
         if bool((index == b).any())
     }
-
-
-def gap_intervals(student: Branches, teacher: Branches, groups: Tensor, *, draws: int = 1000,
-                  seed: int = 0) -> dict[str, Interval]:
-    """`gap_stats` with 95% intervals over the pictures that the states are made of, by name of the statistic.
-
-    `groups` (B,) is the number of each state's picture: states of one picture are drawn together (bootstrap,
-    percentile).  The intervals are those of these two networks.  Another training seed is not in them.
-    """
-    s, t = student.gap.flatten(1).double(), teacher.gap.flatten(1).double()
-    dot, s_norm, t_norm = (s * t).sum(1), s.norm(dim=1), t.norm(dim=1)
-    has_gap = (t_norm > 1e-6 * t_norm.mean()).double()
-    cos = has_gap * dot / (s_norm * t_norm).clamp(min=1e-30)
-    parts = torch.stack([s_norm, t_norm, s_norm**2, t_norm**2, dot, (s - t).square().sum(1), cos, has_gap,
-                         torch.full_like(dot, s.shape[1])], 1).cpu()
-    _, place = groups.cpu().unique(return_inverse=True)
-    n = int(place.max()) + 1
-    sums = parts.new_zeros(n, parts.shape[1]).index_add_(0, place, parts)
-    index = torch.from_numpy(np.random.default_rng(seed).integers(n, size=(draws, n)))
-    counts = parts.new_zeros(draws, n).scatter_add_(1, index, parts.new_ones(draws, n))
-
-    def statistics(x: Tensor) -> dict[str, Tensor]:
-        a, b, aa, bb, ab, error, angle, known, size = x.unbind(-1)
-        return {"rho": a / b, "slope": ab / bb, "beta": ab / aa, "cos": angle / known, "r2": 1 - error / bb,
-                "mse": error / size}
-
-    drawn, value = statistics(counts @ sums), statistics(sums.sum(0))
-    return {name: Interval(value[name].item(), *drawn[name].quantile(torch.tensor([0.025, 0.975]).double()).tolist(), n)
-            for name in value}
 
 
 def _take(pair: Branches, mask: Tensor) -> Branches:
@@ -123,7 +82,7 @@ def visited_states(model: Model, schedule: Schedule, y: Tensor, *, x_T: Tensor, 
     The finished image is not one of them.  A student's errors lead it to states that no noised image reaches.
     """
     times = schedule.grid(steps).tolist()
-    path = [x_T, *ddim(model, schedule, y, x_T=x_T, w=w, steps=steps)][:-1]
+    path = [x_T, *ddim(model, schedule, y, x_T, Sampling(w, steps))][:-1]
     t = torch.tensor(times, device=y.device).repeat_interleave(len(y))
     return States(torch.cat(path), t, y.repeat(steps))
 
@@ -136,7 +95,8 @@ def x0_branches(pair: Branches, schedule: Schedule, states: States | Noised) -> 
 @torch.no_grad()
 def all_branches(model: Model, states: States | Noised, *, batch: int = 250) -> Branches:
     """`branches` of a model on many states, `batch` at a time; ValueError in train mode or for an unknown label."""
-    check_eval(model), check_labels(states.y, model)
+    check_eval(model)
+    check_labels(states.y, model)
     n = len(states.t)
     parts = [
         branches(model, states.x_t[i : i + batch], states.t[i : i + batch], states.y[i : i + batch])
@@ -162,15 +122,3 @@ def measure_calibration(own: Branches, teacher: Branches, states: Noised, *, T: 
         (own.cond - teacher.cond).square().mean().item(),
         (own.uncond - teacher.uncond).square().mean().item(),
     )
-
-
-def other_null_rows(net: UNet) -> dict[str, UNet]:
-    """Copies of a network with another null row: normal numbers of several scales, and the mean of its classes."""
-    table = net.class_table.weight
-    normal = torch.randn(table.shape[1], generator=torch.Generator().manual_seed(0)).to(table)
-    rows = {"0": 0 * normal, "0.5": normal / 2, "1": normal, "2": 2 * normal, "mean": table[:-1].mean(0)}
-    copies = {}
-    for name, row in rows.items():
-        copies[name] = copy.deepcopy(net)
-        copies[name].class_table.weight[net.null_label] = row
-    return copies

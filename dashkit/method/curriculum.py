@@ -48,6 +48,8 @@ class TIRT(nn.Module):
     1.0
     """
 
+    base: Tensor
+
     def __init__(self, base: Tensor) -> None:
         super().__init__()
         self.register_buffer("base", normalised(base))

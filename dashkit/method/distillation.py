@@ -7,21 +7,20 @@ in `dashkit.experiments`.
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from dashkit.method.arms import Objective, pick_w
-from dashkit.method.curriculum import TIRT
 from dashkit.method.guidance import Branches, branches
 from dashkit.method.images import Images, minibatches
 from dashkit.method.losses import distil_terms, per_sample, total
 from dashkit.method.memory import samples_of
 from dashkit.method.schedule import Noised, Schedule, noised
-from dashkit.method.students import STUDENTS, hint_term, middle_channels, with_hint
-from dashkit.method.training import Learner, Step, fit
-from dashkit.method.unet import UNet, UNetConfig
+from dashkit.method.students import hint_term, with_hint
+from dashkit.method.training import Learner, Step, Stepper, fit
+from dashkit.method.unet import UNet
 
 
 class State(NamedTuple):
@@ -48,10 +47,10 @@ class Drawn(NamedTuple):
 class Student(NamedTuple):
     """One student in training."""
 
-    row: Objective                    # which terms, at which weights
+    row: Objective              # which terms, at which weights
     learner: Learner
-    parts: Mapping[str, nn.Module]    # `net`; `adapter` for hints; `tirt` for a curriculum of its own
-    omega: Tensor                     # (T,)  the curriculum, where there is no `tirt`
+    parts: Mapping[str, Any]    # modules: `net`; `adapter` for hints; `tirt` for a curriculum of its own
+    omega: Tensor               # (T,)  the curriculum, where there is no `tirt`
 
 
 def distil(
@@ -61,7 +60,7 @@ def distil(
     *,
     steps: int,
     precision: Callable[[], AbstractContextManager] = nullcontext,
-    **fitting: object,
+    stepper: Stepper | None = None,
 ) -> Iterator[Step]:
     """Train students in lockstep until each has done `steps` updates, yielding each step.
 
@@ -70,7 +69,7 @@ def distil(
         loss = mean over the batch of omega_t sum_k lam_k term_k
 
     `teach` is the teacher as a function of a batch (see `teacher_targets`).  Students compute within `precision()`, for
-    example autocast.  `fitting` are further arguments of `fit`.
+    example autocast.  `stepper` is passed to `fit`.
     """
     def batches() -> Iterator[Drawn]:
         for state in states:
@@ -84,7 +83,7 @@ def distil(
         return total(terms, row.lam, omega[drawn.state.batch.t])
 
     learners = {name: student.learner for name, student in students.items()}
-    return fit(learners, loss_fn, batches(), steps=steps, **fitting)
+    return fit(learners, loss_fn, batches(), steps=steps, stepper=stepper)
 
 
 def draw_states(images: Images, schedule: Schedule, batch: int, *, generator: torch.Generator,
@@ -96,7 +95,7 @@ def draw_states(images: Images, schedule: Schedule, batch: int, *, generator: to
         yield samples_of(state, share) if share else state
 
 
-def teacher_targets(teacher: nn.Module, batch: Noised, *, hinted: bool = False) -> Targets:
+def teacher_targets(teacher: UNet, batch: Noised, *, hinted: bool = False) -> Targets:
     """The teacher's branches on a batch; with `hinted`, also the middle features of its conditional branch."""
     inputs = (batch.x_t, batch.t, batch.y)
     if not hinted:
@@ -105,7 +104,7 @@ def teacher_targets(teacher: nn.Module, batch: Noised, *, hinted: bool = False) 
     return Targets(pair, features[: len(batch.t)])
 
 
-def student_terms(parts: Mapping[str, nn.Module], row: Objective, drawn: Drawn) -> dict[str, Tensor]:
+def student_terms(parts: Mapping[str, Any], row: Objective, drawn: Drawn) -> dict[str, Tensor]:
     """Every loss term of one student on one batch, each (B,).  `parts` holds its `net`, and its `adapter` for hints."""
     (batch, u), (target, hint), net = drawn.state, drawn.targets, parts["net"]
     if row.student == "single_head":
@@ -120,23 +119,11 @@ def student_terms(parts: Mapping[str, nn.Module], row: Objective, drawn: Drawn) 
     return distil_terms(student, target, eps=batch.eps, w=pick_w(row, u)) | extra
 
 
-def new_student(row: Objective, teacher: UNet, config: UNetConfig, *, base: Tensor, seed: int) -> nn.ModuleDict:
-    """A student before training: `net`, an `adapter` for hints, a `tirt` that learns a curriculum from `base` (T,)."""
-    def make() -> nn.ModuleDict:
-        parts = {"net": STUDENTS[row.student](teacher, config)}
-        if row.curriculum == "relearned":
-            parts["tirt"] = TIRT(base.cpu())
-        if "hint" in row.lam:
-            width, wanted = map(middle_channels, (config, teacher.config))
-            parts["adapter"] = nn.Conv2d(width, wanted, 1)
-        return nn.ModuleDict(parts)
-    return seeded(seed, make)
-
-
 _seeding = threading.Lock()  # all threads share torch's own random state
+Network = TypeVar("Network", bound=nn.Module)
 
 
-def seeded(seed: int, make: Callable[[], nn.Module]) -> nn.Module:
+def seeded(seed: int, make: Callable[[], Network]) -> Network:
     """Build a module with initial weights from `seed`.  The caller's random state stays as it was."""
     with _seeding, torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

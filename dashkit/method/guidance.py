@@ -4,9 +4,8 @@ Convention everywhere: guided = u + w (c - u), gap = c - u; w = 0 unconditional,
 """
 
 import math
-from collections.abc import Callable
 from numbers import Real
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -15,8 +14,14 @@ from dashkit.method.schedule import expand
 
 W_MAX = 20.0
 
-Model = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""model(x_t (B, ...), t (B,), y (B,)) -> eps (B, ...), with an attribute `null_label`."""
+
+class Model(Protocol):
+    """A class-conditional model of the noise; `null_label` is the number that means "no class"."""
+
+    null_label: int
+
+    def __call__(self, x_t: Tensor, t: Tensor, y: Tensor, /) -> Tensor:
+        """eps (B, ...) from x_t (B, ...), t (B,) and y (B,)."""
 
 
 def check_w(w: float) -> float:
@@ -87,7 +92,7 @@ def tag(T: int, w_max: float = 4.0, *, w_min: float = 1.0, beta: float = 5.0) ->
     >>> [round(float(w), 2) for w in (table[0], table.mean(), table[-1])]
     [3.77, 2.5, 1.23]
     """
-    check_w(w_min), check_w(w_max)
+    w_min, w_max = check_w(w_min), check_w(w_max)
     t = torch.arange(T) / T
     return w_min + (w_max - w_min) * torch.sigmoid(beta * (0.5 - t))
 

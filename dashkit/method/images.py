@@ -53,8 +53,8 @@ class Images:
         return self.test_pixels if self.latent else to_float(self.test_pixels)
 
     def to(self, device: torch.device | str) -> "Images":
-        tensors = (self.pixels, self.labels, self.test_pixels, self.test_labels)
-        return Images(*(v.to(device) for v in tensors), self.names, self.latent)
+        return Images(self.pixels.to(device), self.labels.to(device), self.test_pixels.to(device),
+                      self.test_labels.to(device), self.names, self.latent)
 
 
 def to_float(pixels: Tensor) -> Tensor:

@@ -1,13 +1,15 @@
 """Compute a batch in parts if memory is short.  Skip this file at first reading."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-Batch = TypeVar("Batch")
+Batch = TypeVar("Batch", bound=Tensor | tuple[Any, ...])
+"""A tensor (B, ...), or a NamedTuple of tensors, or of such NamedTuples."""
+Joined = TypeVar("Joined", bound=Tensor | tuple[Any, ...])
 Result = TypeVar("Result")
 
 
@@ -17,14 +19,14 @@ class Parts:
     def __init__(self) -> None:
         self.count = 1
 
-    def __call__(self, batch: Batch, work: Callable[[Iterator[tuple[Batch, float]]], Result], *, said: str = "",
-                 generator: torch.Generator | None = None) -> Result:
+    def __call__(self, batch: Batch, work: Callable[[Iterator[tuple[Batch, float]]], Result], *,
+                 said: str = "") -> Result:
         """work(parts), where each part comes with its share of the samples; if memory is short, again in smaller parts.
 
-        Then `said` is printed, with the number of samples for {n} and of parts for {parts}, and `generator` is put back
-        to its earlier state.  torch.OutOfMemoryError if one sample alone is too large.
+        Then `said` is printed, with the number of samples for {n} and of parts for {parts}.  torch.OutOfMemoryError if
+        one sample alone is too large.
         """
-        n, state = batch_size(batch), generator.get_state() if generator else None
+        n = batch_size(batch)
         while True:
             try:
                 return work(split(batch, self.count))
@@ -34,19 +36,18 @@ class Parts:
                 self.count = min(2 * self.count, n)
             if said:
                 print("out of memory: " + said.format(n=n, parts=self.count))
-            if generator:
-                generator.set_state(state)
 
-    def map(self, batch: Batch, function: Callable[[Batch], Result], **keywords) -> Result:
+    def map(self, batch: Batch, function: Callable[[Batch], Joined], *, said: str = "") -> Joined:
         """function(batch), computed in parts and joined: a tensor (B, ...), or a NamedTuple of such tensors."""
-        return self(batch, lambda parts: joined([function(part) for part, _ in parts]), **keywords)
+        return self(batch, lambda parts: joined([function(part) for part, _ in parts]), said=said)
 
 
 def batch_size(batch: Batch) -> int:
     """The number of samples of a batch: a tensor (B, ...), or a NamedTuple whose first tensor is (B, ...)."""
-    while not isinstance(batch, Tensor):
-        batch = batch[0]
-    return len(batch)
+    first: Any = batch
+    while not isinstance(first, Tensor):
+        first = first[0]
+    return len(first)
 
 
 def split(batch: Batch, parts: int) -> Iterator[tuple[Batch, float]]:
@@ -61,7 +62,7 @@ def samples_of(batch: Batch, some: slice) -> Batch:
     both branches), or empty."""
     n = batch_size(batch)
 
-    def cut(value: Batch) -> Batch:
+    def cut(value: Any) -> Any:
         if not isinstance(value, Tensor):
             return type(value)(*map(cut, value))
         return value.unflatten(0, (-1, n))[:, some].flatten(0, 1) if len(value) else value
@@ -71,6 +72,10 @@ def samples_of(batch: Batch, some: slice) -> Batch:
 
 def joined(parts: list[Batch]) -> Batch:
     """Join the parts of a batch again: tensors, or NamedTuples of tensors."""
-    if isinstance(parts[0], Tensor):
-        return torch.cat(parts)
-    return type(parts[0])(*(joined(list(values)) for values in zip(*parts, strict=True)))
+    def join(values: Sequence[Any]) -> Any:
+        first = values[0]
+        if isinstance(first, Tensor):
+            return torch.cat(list(values))
+        return type(first)(*map(join, zip(*values, strict=True)))
+
+    return join(parts)

@@ -1,14 +1,14 @@
 """Quality: compare samples with real images, by a small classifier and the Fréchet distance."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dashkit.method.guidance import Model
-from dashkit.method.images import Images, check_images, to_float
+from dashkit.method.images import Images, check_images
 from dashkit.method.sampling import sample
 from dashkit.method.schedule import Schedule
 
@@ -28,18 +28,6 @@ def frechet_distance(a: Tensor, b: Tensor) -> float:
     return gaussian_distance(a.mean(0), cov_a, b.mean(0), cov_b)
 
 
-def moment_points(features: Tensor) -> Tensor:
-    """2D points (2D, D) with the mean and the covariance of features (N, D): all that a Fréchet distance knows of them.
-
-    >>> x = torch.randn(50, 3, generator=torch.Generator().manual_seed(0))
-    >>> frechet_distance(moment_points(x), x) < 1e-6
-    True
-    """
-    values, vectors = torch.linalg.eigh(torch.cov(features.double().T).reshape(features.shape[1], -1))
-    steps = (vectors * values.clamp(min=0).sqrt()).T * (len(values) - 0.5) ** 0.5
-    return (features.double().mean(0) + torch.cat([steps, -steps])).to(features)
-
-
 def gaussian_distance(mean_a: Tensor, cov_a: Tensor, mean_b: Tensor, cov_b: Tensor) -> float:
     """|mean_a - mean_b|^2 + tr(A + B - 2 (AB)^(1/2)) of two Gaussians: means (D,), covariances (D, D), in float64."""
     values, vectors = torch.linalg.eigh(cov_a)
@@ -54,68 +42,24 @@ class Classifier(nn.Module):
 
     def __init__(self, shape: tuple[int, ...], num_classes: int) -> None:
         super().__init__()
+        self.body, self.head = self.layers(shape, num_classes)
+
+    @staticmethod
+    def layers(shape: tuple[int, ...], num_classes: int) -> tuple[nn.Module, nn.Module]:
+        """From images to features, and from features to logits."""
         c, h, w = shape
-        self.body = nn.Sequential(
+        body = nn.Sequential(
             nn.Conv2d(c, 32, 3, padding=1), nn.ReLU(),
             nn.Conv2d(32, 64, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
             nn.Flatten(), nn.Linear(64 * (h // 2) * (w // 2), 32),
         )
-        self.head = nn.Sequential(nn.ReLU(), nn.Linear(32, num_classes))
+        return body, nn.Sequential(nn.ReLU(), nn.Linear(32, num_classes))
 
     def features(self, x: Tensor) -> Tensor:
         return self.body(x)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.body(x))
-
-
-class ColourClassifier(nn.Module):
-    """A convolutional classifier of colour photographs: logits, and `features` (B, 64) for the Fréchet distance."""
-
-    def __init__(self, shape: tuple[int, ...], num_classes: int) -> None:
-        super().__init__()
-
-        def block(cin: int, cout: int) -> list[nn.Module]:
-            return [nn.Conv2d(cin, cout, 3, padding=1, bias=False), nn.BatchNorm2d(cout), nn.ReLU()]
-
-        self.body = nn.Sequential(
-            *block(shape[0], 24), *block(24, 48), nn.MaxPool2d(2), *block(48, 48), *block(48, 96), nn.MaxPool2d(2),
-            *block(96, 96), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(96, 64))
-        self.head = nn.Sequential(nn.ReLU(), nn.Dropout(0.2), nn.Linear(64, num_classes))
-
-    def features(self, x: Tensor) -> Tensor:
-        return self.body(x)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.body(x))
-
-
-def train_colour_classifier(
-    pixels: Tensor, labels: Tensor, *, num_classes: int, seed: int, epochs: int = 6, batch: int = 256
-) -> ColourClassifier:
-    """Train a `ColourClassifier` on uint8 images (N, 3, H, W) with labels (N,); mirrored and shifted at random.
-
-    The seed decides everything, and the caller's random state is left as it was.  Minutes on a CPU, seconds on a GPU.
-    """
-    device = pixels.device
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        model = ColourClassifier(tuple(pixels.shape[1:]), num_classes).to(device, memory_format=torch.channels_last)
-        optimiser = torch.optim.SGD(model.parameters(), momentum=0.9, nesterov=True, weight_decay=5e-4)
-        steps = epochs * len(pixels) // batch
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, max_lr=0.2, total_steps=steps)
-        for _ in range(steps):
-            i = torch.randint(len(pixels), (batch,), device=device)
-            x = to_float(pixels[i])
-            flip, (dy, dx) = torch.rand(batch, device=device) < 0.5, torch.randint(-2, 3, (2,)).tolist()
-            x = torch.where(flip[:, None, None, None], x.flip(3), x).roll((dy, dx), (2, 3))
-            loss = F.cross_entropy(model(x.contiguous(memory_format=torch.channels_last)), labels[i],
-                                   label_smoothing=0.1)
-            optimiser.zero_grad()
-            loss.backward()
-            optimiser.step()
-            schedule.step()
-    return model.eval().requires_grad_(False)
 
 
 def train_classifier(x: Tensor, y: Tensor, *, num_classes: int, seed: int, epochs: int = 20,
@@ -197,16 +141,14 @@ def balanced_labels(n: int, num_classes: int) -> Tensor:
 class ImageReference(NamedTuple):
     """What samples are compared with: a classifier of the training images, and features of the held-out images."""
 
-    classifier: Classifier | ColourClassifier
+    classifier: Classifier
     reference: Tensor   # (M, D)   features of the held-out images
     floor: Tensor       # (draws,) Fréchet distances of n real training images to the held-out ones
     accuracy: float     # of the classifier on the held-out images
     n: int              # of real images that the floor is measured with
 
 
-def make_image_reference(
-    images: Images, *, n: int, seed: int, classifier: Classifier | ColourClassifier | None = None
-) -> ImageReference:
+def make_image_reference(images: Images, *, n: int, seed: int, classifier: Classifier | None = None) -> ImageReference:
     """Train the classifier, unless there is one, and measure the floor for n samples, or for the `largest_pile`."""
     if classifier is None:
         latent = {"bounded": False} if images.latent else {}
@@ -229,9 +171,9 @@ class Quality(NamedTuple):
 
 
 def measure_quality(model: Model, schedule: Schedule, real: ImageReference, *, y: Tensor, x_T: Tensor,
-                    **ddim_arguments) -> Quality:
-    """Sample images of the labels y (n,) from the noise x_T (n, C, H, W) and compare them with real ones."""
-    x = sample(model, schedule, y, x_T=x_T, **ddim_arguments)
+                    **how: Any) -> Quality:
+    """`sample` images of the labels y (n,) from the noise x_T (n, C, H, W) and compare them with real ones."""
+    x = sample(model, schedule, y, x_T=x_T, **how)
     return quality_of(real, in_chunks(real.classifier.features, x), y)
 
 

@@ -2,7 +2,8 @@
 
 from collections import deque
 from collections.abc import Iterator
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -26,39 +27,37 @@ def guided_eps(model: Model, x_t: Tensor, t: Tensor, y: Tensor, w: float) -> Ten
     return branches(model, x_t, t, y).guided(w)
 
 
-def ddim(
-    model: Model,
-    schedule: Schedule,
-    y: Tensor,
-    *,
-    shape: tuple[int, ...] | None = None,
-    x_T: Tensor | None = None,
-    w: float | Tensor = 1.0,
-    steps: int = 50,
-    x0_clip: float | str | None = "schedule",
-    recompute_eps: bool = True,
-    generator: torch.Generator | None = None,
-) -> Iterator[Tensor]:
-    """DDIM with eta = 0 (Song et al., 2021, eq. 12), yielding x (B, ...) after each of exactly `steps` steps.
+@dataclass(frozen=True)
+class Sampling:
+    """How `ddim` samples.
 
-    y (B,) are labels; start from `x_T` (B, ...), or from noise of `shape` (...) drawn with `generator`.  w is a number
-    or a guidance table (T,).  The prediction of x0 is clamped to [-x0_clip, x0_clip], unless x0_clip is None; the value
-    "schedule" means the schedule's own `clip`, which is 1 for images.  Then eps is recomputed, so that x_t is again
-    made of x0 and eps.  `recompute_eps=False` keeps the original eps; with strong guidance the samples then get worse,
-    as notebook 01 shows.  Gradients are off.
+    The prediction of x0 is clamped to [-x0_clip, x0_clip], unless x0_clip is None; "schedule" means the schedule's own
+    `clip`, which is 1 for images.  Then eps is recomputed, so that x_t is again made of x0 and eps.
+    `recompute_eps=False` keeps the original eps; with strong guidance the samples then get worse, as notebook 01 shows.
     """
-    if x_T is None:
-        if shape is None or generator is None:
-            raise ValueError("ddim needs either x_T, or both shape and generator")
-        x_T = torch.randn((len(y), *shape), generator=generator, device=generator.device).to(y.device)
+
+    w: float | Tensor = 1.0       # the guidance scale, or a guidance table (T,)
+    steps: int = 50
+    x0_clip: float | str | None = "schedule"
+    recompute_eps: bool = True
+
+    def __post_init__(self) -> None:
+        number = self.x0_clip if not isinstance(self.x0_clip, str) else 1.0 if self.x0_clip == "schedule" else 0.0
+        if number is not None and not number > 0:
+            raise ValueError(f"x0_clip must be positive or None, not {self.x0_clip!r}")
+
+
+def ddim(model: Model, schedule: Schedule, y: Tensor, x_T: Tensor, how: Sampling) -> Iterator[Tensor]:
+    """DDIM with eta = 0 (Song et al., 2021, eq. 12), yielding x (B, ...) after each of exactly `how.steps` steps.
+
+    y (B,) are labels, x_T (B, ...) is the noise to start from.  Gradients are off.
+    """
     if len(x_T) != len(y):
         raise ValueError(f"x_T and y need the same length, not {len(x_T)} and {len(y)}")
-    if x0_clip == "schedule":
-        x0_clip = schedule.clip
-    if x0_clip is not None and not x0_clip > 0:
-        raise ValueError(f"x0_clip must be positive or None, not {x0_clip!r}")
-    check_eval(model), check_labels(y, model)
-    table, times, abar = guidance_table(schedule.T, w).tolist(), schedule.grid(steps).tolist(), schedule.alphas_cumprod
+    check_eval(model)
+    check_labels(y, model)
+    table, times = guidance_table(schedule.T, how.w).tolist(), schedule.grid(how.steps).tolist()
+    abar, clip = schedule.alphas_cumprod, schedule.clip if isinstance(how.x0_clip, str) else how.x0_clip
 
     @torch.no_grad()
     def states(x: Tensor) -> Iterator[Tensor]:
@@ -66,9 +65,9 @@ def ddim(
             t = torch.full_like(y, time)
             eps = guided_eps(model, x, t, y, table[time])
             x0 = schedule.predict_x0(x, t, eps)
-            if x0_clip is not None:
-                x0 = x0.clamp(-x0_clip, x0_clip)
-                if recompute_eps:
+            if clip is not None:
+                x0 = x0.clamp(-clip, clip)
+                if how.recompute_eps:
                     eps = schedule.predict_eps(x, t, x0)
             # the last step lands where abar = 1 and no noise is left
             x = x0 if earlier is None else abar[earlier].sqrt() * x0 + (1 - abar[earlier]).sqrt() * eps
@@ -78,22 +77,21 @@ def ddim(
 
 
 class _Start(NamedTuple):
-    """Where sampling starts: labels (B,), and noise (B, ...), which is empty if it is still to be drawn."""
-
-    y: Tensor
-    x_T: Tensor
+    y: Tensor     # (B,)
+    x_T: Tensor   # (B, ...)
 
 
-def sample(model: Model, schedule: Schedule, y: Tensor, *, batch: int = 256, **ddim_arguments) -> Tensor:
-    """The last state of `ddim` for all y, on the device of y; `batch` images at a time, or fewer if memory is short."""
+def sample(model: Model, schedule: Schedule, y: Tensor, *, x_T: Tensor, batch: int = 256, **how: Any) -> Tensor:
+    """The last state of `ddim` for labels y (B,) and noise x_T (B, ...); `how` is w, steps and the rest of `Sampling`.
+
+    `batch` images are computed at a time, or fewer if memory is short.
+    """
     if batch < 1:
         raise ValueError(f"batch must be positive, not {batch!r}")
-    x_T, generator, in_parts = ddim_arguments.pop("x_T", None), ddim_arguments.get("generator"), Parts()
-    noise = torch.empty(0) if x_T is None else x_T
+    settings, in_parts = Sampling(**how), Parts()
 
     def last(start: _Start) -> Tensor:
-        given = {} if x_T is None else {"x_T": start.x_T}
-        return deque(ddim(model, schedule, start.y, **given, **ddim_arguments), maxlen=1).pop()
+        return deque(ddim(model, schedule, start.y, start.x_T, settings), maxlen=1).pop()
 
-    starts = (_Start(y[i : i + batch], noise[i : i + batch]) for i in range(0, len(y), batch))
-    return torch.cat([in_parts.map(start, last, generator=generator) for start in starts])
+    starts = (_Start(y[i : i + batch], x_T[i : i + batch]) for i in range(0, len(y), batch))
+    return torch.cat([in_parts.map(start, last) for start in starts])

@@ -1,17 +1,13 @@
 """Students of other kinds: a single head, a student that gets hints, and a rule at sampling time.
 
-A row of `arms.OBJECTIVES` names one of `STUDENTS`, the way in which a student begins.  Its terms and its curriculum
-stand in the row, too.
+How each kind begins stands in `experiments.students`.
 """
-
-from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
 from dashkit.method.guidance import Branches, branches
 from dashkit.method.losses import per_sample
-from dashkit.method.pruning import pruned, sliced
 from dashkit.method.schedule import expand
 from dashkit.method.unet import UNet, UNetConfig
 
@@ -77,7 +73,7 @@ class IndependentCondition(nn.Module):
     the first timestep of its batch and on its place in the batch, and on nothing else.
     """
 
-    def __init__(self, net: nn.Module, *, seed: int = 0) -> None:
+    def __init__(self, net: UNet, *, seed: int = 0) -> None:
         super().__init__()
         self.net, self.config, self.null_label, self.seed = net, net.config, net.null_label, seed
 
@@ -85,21 +81,3 @@ class IndependentCondition(nn.Module):
         generator = torch.Generator().manual_seed((self.seed << 16) + int(t[0]))      # a CPU's takes 32 bits
         other = torch.randint(self.null_label, y.shape, generator=generator).to(y.device)
         return self.net(x_t, t, torch.where(y == self.null_label, other, y))
-
-
-STUDENTS: dict[str, Callable[[UNet, UNetConfig], nn.Module]] = {
-    "new": lambda teacher, config: config.make(),
-    "single_head": lambda teacher, config: SingleHead(config),
-    "pruned": pruned,
-    "sliced": sliced,
-}
-"""How a student begins, from the trained teacher and the student's configuration.
-
-A new student may be a network of another library: then its configuration is an `interop.networks.Other`."""
-
-
-def empty(kind: str, teacher: UNetConfig, config: UNetConfig) -> nn.Module:
-    """A student of this kind to load trained weights into."""
-    if kind == "pruned":
-        return UNet(teacher)
-    return SingleHead(config) if kind == "single_head" else config.make()

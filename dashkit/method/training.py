@@ -2,20 +2,16 @@
 
 import copy
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import partial
-from itertools import cycle
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from dashkit.method.capture import Replayed
 from dashkit.method.memory import Batch, Parts
 
 LR_MIN = 1e-6
 EXPLODED = 100.0      # times the loss of the first steps
-BRANCHES = 4          # learners of a CUDA graph that a GPU may work on at once: one small network does not fill it
 
 
 def cosine_lr(step: int, *, lr: float, steps: int, warmup: int) -> float:
@@ -58,6 +54,10 @@ def ramp(ema: float) -> Callable[[int], float]:
     return lambda n: min(ema, (1 + n) / (10 + n))
 
 
+Average = Callable[[Tensor, Tensor], None]
+"""average(gradient, loss) replaces both by their means over several processes, in place."""
+
+
 class Learner:
     """A model with its AdamW, its exponential moving average `ema` and the number of updates done.
 
@@ -76,7 +76,8 @@ class Learner:
         cuda = self.vector.is_cuda
         self._rate = torch.tensor(lr, device=self.vector.device) if cuda else None      # where a CUDA graph reads it
         self._weight = torch.tensor(1.0, device=self.vector.device) if cuda and callable(ema) else None    # the same
-        self.optimiser = torch.optim.AdamW([self.vector], lr=self._rate if cuda else lr, fused=True, capturable=cuda)
+        self.optimiser = torch.optim.AdamW([self.vector], lr=lr if self._rate is None else self._rate, fused=True,
+                                           capturable=cuda)
         self.done = self.averaged = 0
 
     @property
@@ -86,26 +87,27 @@ class Learner:
             raise ValueError(f"the average has seen {self.averaged} of {self.done} updates")
         return self._ema
 
-    def update(self, loss: Tensor | Iterable[Tensor], average: Callable[..., None] | None = None) -> Tensor:
+    def update(self, loss: Tensor | Iterable[Tensor], average: Average | None = None) -> Tensor:
         """One step of the optimiser on a scalar loss, then one of the average.  Returns the loss.
 
         The average starts as the weights after the first step.  A loss may come in parts that are computed one after
         another, so that only the activations of one part are in memory; the loss is their sum.
-        `average(gradient, loss)`, if given, replaces both tensors by their means over several processes, in place.
         """
         whole = self.differentiate(loss, average)
         self.step()
         return whole
 
-    def differentiate(self, loss: Tensor | Iterable[Tensor], average: Callable[..., None] | None = None) -> Tensor:
+    def differentiate(self, loss: Tensor | Iterable[Tensor], average: Average | None = None) -> Tensor:
         """The first half of an update: the gradient of a loss, which may come in parts.  Changes no weights."""
-        self.vector.grad.zero_()
+        gradient = self.vector.grad
+        assert gradient is not None                          # `flatten` made it
+        gradient.zero_()
         whole = torch.zeros((), device=self.vector.device)
         for part in [loss] if isinstance(loss, Tensor) else loss:
             part.backward()
             whole += part.detach()
         if average:
-            average(self.vector.grad, whole)
+            average(gradient, whole)
         return whole
 
     def step(self) -> None:
@@ -168,49 +170,31 @@ class Step(NamedTuple):
     losses: dict[str, Tensor]  # the loss of each learner, a detached scalar on its device
 
 
-def fit(
-    learners: Mapping[str, Learner],
-    loss_fn: Callable[[str, nn.Module, Batch], Tensor],
-    batches: Iterable[Batch],
-    *,
-    steps: int,
-    check_every: int = 25,
-    average: Callable[..., None] | None = None,
-    capture: bool = False,
-) -> Iterator[Step]:
+LossFn = Callable[[str, nn.Module, Batch], Tensor]
+"""loss_fn(name, model, batch): a learner's loss, the mean over the samples of the batch."""
+Stepper = Callable[[Mapping[str, Learner], LossFn], Callable[[Batch], dict[str, Tensor]]]
+"""stepper(learners, loss_fn): a function of a batch that moves every learner one step and returns their losses."""
+
+
+def fit(learners: Mapping[str, Learner], loss_fn: LossFn, batches: Iterable[Batch], *, steps: int,
+        check_every: int = 25, stepper: Stepper | None = None) -> Iterator[Step]:
     """Train `learners` on the same batches until each has done `steps` updates; yields after each.
 
-    loss_fn(name, model, batch) returns a scalar, the mean over the samples of the batch; a batch is a tensor or a
-    NamedTuple of tensors.  If memory is too small for a batch, its loss is computed in halves, quarters, …; the result
-    is equal up to rounding.  `average` is passed to `Learner.update`.  The caller logs, plots, saves, and may stop at
-    any time.  Every `check_every` steps, and at the end, losses are checked: FloatingPointError names the learner and
-    the step if a loss is not finite, or a hundred times as large as in the first steps.  With `capture`, a step is
-    recorded as a CUDA graph and replayed; loss_fn must then draw no random numbers.
-
-    No learner moves before the losses of all are known: an error or an interrupt in a loss leaves all as they were
-    after the step before.  (Not with `capture`: an interrupted step is then half done, and `done` is -1.)
+    A batch is a tensor or a NamedTuple of tensors.  `stepper` is `plain_steps`, unless another is given.  The caller
+    logs, plots, saves, and may stop at any time.  Every `check_every` steps, and at the end, losses are checked:
+    FloatingPointError names the learner and the step if a loss is not finite, or a hundred times as large as in the
+    first steps.
     """
-    in_parts, replayed = Parts(), None
-    if capture:
-        streams = [torch.cuda.Stream() for _ in range(min(BRANCHES, len(learners)))]
-        replayed = Replayed(partial(_move_all, learners, loss_fn, streams))
+    step = (stepper or plain_steps)(learners, loss_fn)
     done = {learner.done for learner in learners.values()}
     if len(done) != 1:
         raise ValueError(f"learners in lockstep must have done the same number of steps, not {sorted(done)}")
     recent: dict[str, list[Tensor]] = {name: [] for name in learners}
     first: dict[str, float] = {}
     for number, batch in zip(range(done.pop() + 1, steps + 1), batches, strict=False):
-        losses = {} if replayed is None else _replay(replayed, learners, batch)
-        for name, learner in learners.items() if replayed is None else ():
-            def differentiate(parts: Iterator[tuple[Batch, float]], name: str = name, one: Learner = learner) -> Tensor:
-                return one.differentiate((share * loss_fn(name, one.model, part) for part, share in parts), average)
-
-            said = f"batches of {{n}} go in {{parts}} parts from step {number} on"
-            losses[name] = in_parts(batch, differentiate, said=said)
-        for name, learner in learners.items():
-            if replayed is None:
-                learner.step()
-            recent[name].append(losses[name])
+        losses = step(batch)
+        for name, loss in losses.items():
+            recent[name].append(loss)
         if number % check_every == 0 or number == steps:
             for name, values in recent.items():
                 _check_losses(name, number, torch.stack(values).tolist(), first)
@@ -218,33 +202,28 @@ def fit(
         yield Step(number, losses)
 
 
-def _move_all(
-    learners: Mapping[str, Learner], loss_fn: Callable[[str, nn.Module, Batch], Tensor],
-    streams: Sequence[torch.cuda.Stream], batch: Batch,
-) -> Tensor:
-    """One step of every learner, on several streams of the GPU; returns their losses (n,)."""
-    main, losses = torch.cuda.current_stream(), []
-    for stream in streams:
-        stream.wait_stream(main)
-    for (name, learner), stream in zip(learners.items(), cycle(streams), strict=False):
-        with torch.cuda.stream(stream):
-            losses.append(learner.differentiate(loss_fn(name, learner.model, batch)))
-            learner.move()
-    for stream in streams:
-        main.wait_stream(stream)
-    return torch.stack(losses)
+def plain_steps(learners: Mapping[str, Learner], loss_fn: LossFn, *,
+                average: Average | None = None) -> Callable[[Batch], dict[str, Tensor]]:
+    """Steps of learners in lockstep, as a function of a batch.  `average` is passed to `Learner.differentiate`.
 
+    No learner moves before the losses of all are known: an error or an interrupt in a loss leaves all as they were
+    after the step before.  If memory is too small for a batch, its loss is computed in halves, quarters, …; the result
+    is equal up to rounding.
+    """
+    in_parts = Parts()
 
-def _replay(replayed: Replayed, learners: Mapping[str, Learner], batch: Batch) -> dict[str, Tensor]:
-    """One step of every learner by a CUDA graph.  Learning rates and counters are set here, outside the graph."""
-    before = {name: (learner.done, learner.averaged) for name, learner in learners.items()}
-    for learner in learners.values():
-        learner.prepare()
-        learner.done = -1                                # until the step is whole
-    losses = replayed(batch)
-    for name, learner in learners.items():
-        learner.done, learner.averaged = (count + 1 for count in before[name])
-    return dict(zip(learners, losses.unbind(), strict=True))
+    def step(batch: Batch) -> dict[str, Tensor]:
+        losses = {}
+        for name, learner in learners.items():
+            def differentiate(parts: Iterator[tuple[Batch, float]], name: str = name, one: Learner = learner) -> Tensor:
+                return one.differentiate((share * loss_fn(name, one.model, part) for part, share in parts), average)
+
+            said = f"batches of {{n}} go in {{parts}} parts from step {learner.done + 1} on"
+            losses[name] = in_parts(batch, differentiate, said=said)
+        for learner in learners.values():
+            learner.step()
+        return losses
+    return step
 
 
 def _check_losses(name: str, number: int, losses: list[float], first: dict[str, float]) -> None:

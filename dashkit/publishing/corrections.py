@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from dashkit.analysis.statistics import Interval
 from dashkit.analysis.tables import RESULTS, by_seed, published_results
-from dashkit.method.statistics import Interval
 from dashkit.storage import store
 
 BEFORE = "ledger_before.csv"

@@ -14,12 +14,12 @@ import pandas as pd
 
 from dashkit.analysis.costs import cost_rows, thread_rows
 from dashkit.analysis.ledger import claim_ledger
-from dashkit.analysis.tables import RESULTS, Results, by_seed, calibration_table, published_results
+from dashkit.analysis.statistics import Interval, bootstrap
+from dashkit.analysis.tables import RESULTS, Results, by_seed, calibration_table, published_figures, published_results
 from dashkit.classroom import plots
 from dashkit.classroom.notebooks import notebook_paths
 from dashkit.experiments import campaign
 from dashkit.experiments.profiles import PROFILES
-from dashkit.method.statistics import Interval, bootstrap
 from dashkit.publishing import gpu
 from dashkit.publishing.corrections import corrections
 from dashkit.publishing.series import BUILD
@@ -97,7 +97,7 @@ def _claims(verdicts: pd.DataFrame) -> str:
 def _calibration(results: Results) -> str:
     w = PROFILES["digits"].w
     card = calibration_table(results.table, w=w)
-    published = pd.read_csv(ROOT / "data" / "reference" / "published.csv").set_index("arm")
+    published = published_figures()
     heads = ["arm", "rho", "slope", "beta", "cos", f"Fréchet / floor at w = {w:g}", "at its best w",
              "recognised as asked", "the paper's rho"]
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]

@@ -9,9 +9,10 @@ from pathlib import Path
 from dashkit.analysis.tables import calibration_table
 from dashkit.classroom.notebooks import SeriesError, execute, notebook_paths
 from dashkit.experiments.evaluation import read_results
-from dashkit.experiments.profiles import address, parse_settings
+from dashkit.experiments.profiles import address
 from dashkit.experiments.ready import check_run
 from dashkit.experiments.run import start_run
+from dashkit.experiments.settings import parse_settings
 from dashkit.publishing.report import Outcome, write_report
 from dashkit.storage import locks, paths, provenance, store, tables
 

@@ -6,12 +6,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from filelock import FileLock, Timeout
 
 from dashkit.storage.paths import explained
 
+fcntl: Any
 try:
     import fcntl
 except ImportError:          # Windows, where nobody can delete a file that is open

@@ -12,6 +12,7 @@ from dashkit.analysis.rules import (
     RANKS,
     UNDECIDED,
     Bound,
+    Rule,
     apply_rule,
     claim_rules,
     exact_row,
@@ -20,8 +21,8 @@ from dashkit.analysis.rules import (
     unmet,
     with_holm,
 )
+from dashkit.analysis.statistics import Interval, shapley
 from dashkit.method.arms import FACTORIAL, OBJECTIVES
-from dashkit.method.statistics import Interval, shapley
 from dashkit.storage import paths, tables
 
 RULES = claim_rules(w=1.5, w_max=4.0)
@@ -98,7 +99,7 @@ def test_a_difference_below_the_spread_of_teachers_and_samples_is_undecided():
 
 
 def test_holm_undoes_what_many_claims_find_by_luck():
-    row = exact_row("C1", "", "", 0.0, holds=True, rule="", figure="")
+    row = exact_row(Rule("C1", "primary", "", "", ""), 0.0, holds=True)
     rows = [row | {"p": p, "rank": rank} for p, rank in
             [(0.001, "primary"), (0.03, "primary"), (0.2, "primary"), (0.04, "secondary"), (np.nan, "primary")]]
     found = with_holm(rows)

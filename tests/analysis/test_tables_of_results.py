@@ -2,6 +2,7 @@
 import pandas as pd
 import pytest
 
+from dashkit.analysis.statistics import bootstrap
 from dashkit.analysis.tables import (
     RESULTS,
     by_seed,
@@ -15,7 +16,6 @@ from dashkit.analysis.tables import (
 )
 from dashkit.experiments.profiles import PROFILES
 from dashkit.method.arms import FACTORIAL, OBJECTIVES
-from dashkit.method.statistics import bootstrap
 from dashkit.storage import tables
 
 

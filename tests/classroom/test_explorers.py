@@ -91,7 +91,13 @@ def make_ledger():
         row | {"claim": "C3", "measure": "b", "verdict": "contradicted", "figure": "07_y#b"}]))
 
 
+def make_photos():
+    models = {"teacher": Resized(1.0), "half": Resized(0.5)}
+    return explorers.photo_explorer(models, SCHEDULE, torch.arange(4), x_T=noise(4), name="abcd".__getitem__, steps=5)
+
+
 EXPLORERS = {
+    "photos": (make_photos, {"w": 1.0, "step": 3}),
     "size": (make_size, {"rho": 1.5, "w": 1.0}),
     "guidance": (make_guidance, {"t": 200, "w": 0.0, "table": "TAG", "clip": "keep"}),
     "metric": (explorers.metric_explorer, {"w1": 0.0, "w2": 1.5, "w3": 8.0, "composite": False, "L_im": True,
@@ -119,6 +125,31 @@ def test_each_control_changes_picture_and_readout_and_restores_them(name):
         assert all(a != b for a, b in zip(first, moved, strict=True)), control
         widget.value = before
         assert seen(explorer) == first, control
+
+
+@pytest.mark.parametrize("name", EXPLORERS)
+def test_a_page_can_have_every_state_with_the_present_one_among_them(name):
+    explorer = EXPLORERS[name][0]()
+    assert 2 <= np.prod([len(values) for values in explorer.grid.values()]) <= 400
+    assert all(explorer.labels.values()) and explorer.play in ("", *explorer.controls)
+    for control, values in explorer.grid.items():
+        widget = explorer.controls[control]
+        assert len({text for text, _ in values}) == len(values) > 1
+        assert widget.value in [value for _, value in values], control
+        for _, value in values:
+            assert getattr(widget, "min", value) <= value <= getattr(widget, "max", value), control
+
+
+def test_the_photo_explorer_begins_with_noise_and_ends_with_samples():
+    rows, plot = [], explorers.plots.plot_image_rows
+    explorer = make_photos()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(explorers.plots, "plot_image_rows", lambda r, **k: rows.append(r) or plot(r, **k))
+        explorer.draw(w=2.0, step=0)
+        explorer.draw(w=2.0, step=5)
+    assert all(torch.equal(x, noise(4)) for x in rows[0].values())
+    wanted = sample(Resized(0.5), SCHEDULE, torch.arange(4), x_T=noise(4), w=2.0, steps=5)
+    assert torch.equal(rows[1]["half"], wanted)
 
 
 def test_a_move_while_the_picture_is_drawn_ends_on_the_last_value():
@@ -204,8 +235,9 @@ def test_the_size_explorer_calls_classes_by_their_names(monkeypatch):
     titles, plot = [], explorers.plots.plot_image_rows
     monkeypatch.setattr(explorers.plots, "plot_image_rows", lambda *a, title: titles.append(title) or plot(*a))
     y, call = torch.tensor([1, 0]), ("cat", "hare").__getitem__
-    named = explorers.size_explorer(Resized, SCHEDULE, y, x_T=noise(2), classify=judge, name=call, steps=2)
-    explorers.size_explorer(Resized, SCHEDULE, y, x_T=noise(2), classify=judge, steps=2)
+    monkeypatch.setattr(explorers, "STEPS", 2)
+    named = explorers.size_explorer(Resized, SCHEDULE, y, x_T=noise(2), classify=judge, name=call)
+    explorers.size_explorer(Resized, SCHEDULE, y, x_T=noise(2), classify=judge)
     assert titles[0].endswith("asked for hare, cat") and titles[1].endswith("asked for 1, 0")
     assert "Of 2 images" in named.readout.value
 

@@ -1,7 +1,11 @@
+import io
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
 from matplotlib import pyplot as plt
+from PIL import Image
 
 from dashkit.classroom import plots
 
@@ -18,6 +22,37 @@ def test_a_shown_figure_is_an_image_with_its_text_and_the_text_itself(monkeypatc
 def test_the_same_figure_gives_the_same_bytes():
     a, b = (plots.png(plots.plot_curves({"dash": [1, 3, 2]}).get_figure()) for _ in range(2))
     assert a == b
+
+
+def orange(picture):
+    """The middle of the mark of a guess, in shares from the top left."""
+    pixels = np.asarray(picture.convert("RGB")).astype(int)
+    rows, columns = np.nonzero(np.abs(pixels - [0xD5, 0x5E, 0x00]).sum(2) < 60)
+    return columns.mean() / pixels.shape[1], rows.mean() / pixels.shape[0]
+
+
+@pytest.mark.parametrize(("scale", "value", "place", "unit"), [
+    ("linear", 12.0, {"x": 1.0}, 1.0), ("log", 30.0, {"x": 0.5}, 0.5), ("symlog", 4.0, {"y": 1.0}, 2.0),
+    ("linear", 0.75, {}, 1.0),
+])  # fmt: skip
+def test_a_picture_says_where_another_guess_would_stand(scale, value, place, unit):
+    ax = plt.subplots(layout="constrained")[1]
+    ax.set(title="a title", xlim=(-1, 50) if "y" in place else (0, 2), ylim=(1, 99),
+           **{"xscale" if "y" in place else "yscale": scale})
+    plots.plot_guess(ax, "01.x", value, unit=unit, **place)
+    picture = Image.open(io.BytesIO(plots.png(ax.figure)))
+    guess = json.loads(picture.text["Guess"])
+    assert guess["name"] == "01.x" and guess["along"] == ("y" if "x" in place else "x")
+    shares = np.linspace(*guess["ends"], len(guess["values"]))
+    along = float(np.interp(value, guess["values"], shares))
+    k = "xy".index(guess["along"])
+    seen = orange(picture)
+    assert abs(seen[k] - along) < 0.006
+    assert guess["across"] is None if not place else abs(seen[1 - k] - guess["across"]) < 0.006
+
+
+def test_a_picture_without_a_guess_says_nothing():
+    assert "Guess" not in Image.open(io.BytesIO(plots.png(plots.plot_curves({"a": [1, 2]}).figure))).text
 
 
 def test_images_are_tiled_in_order_with_a_line_between():

@@ -204,7 +204,7 @@ def test_the_published_hours_are_counted_and_nothing_is_computed(monkeypatch):
 
 
 def test_operations_are_those_of_a_network_with_weights():
-    from dashkit.method.cost import flops
+    from dashkit.experiments.cost import flops
     config = PROFILES["smoke"].student
     assert costing.operations(config) == flops(UNet(config))
 

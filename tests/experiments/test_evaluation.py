@@ -18,6 +18,7 @@ from dashkit.experiments.evaluation import (
     get_results,
     is_measured,
     measure,
+    other_null_rows,
     rank_of_difficulty,
     read_results,
     results_path,
@@ -26,7 +27,7 @@ from dashkit.experiments.networks import load_teacher
 from dashkit.experiments.run import FINAL
 from dashkit.experiments.sweeps import sweep
 from dashkit.experiments.training import distil, get_students, get_teacher, train_teacher
-from dashkit.method.calibration import all_branches, held_out_states, measure_calibration, other_null_rows
+from dashkit.method.calibration import all_branches, held_out_states, measure_calibration
 from dashkit.method.distillation import seeded
 from dashkit.method.guidance import W_MAX, Branches, branches
 from dashkit.method.sampling import sample

@@ -3,11 +3,11 @@ import dataclasses
 import pytest
 import torch
 
+from dashkit.experiments import pruning
 from dashkit.experiments.networks import load_curriculum, load_student
 from dashkit.experiments.profiles import PROFILES
 from dashkit.experiments.sweeps import sweep
 from dashkit.experiments.training import distil, get_students, get_teacher
-from dashkit.method import pruning
 from dashkit.method.arms import OBJECTIVES
 from dashkit.method.distillation import seeded
 from dashkit.method.unet import UNet, n_parameters

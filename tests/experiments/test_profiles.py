@@ -14,18 +14,9 @@ from dashkit import cli
 from dashkit.analysis.tables import published_results, results_of
 from dashkit.experiments import campaign, sweeps
 from dashkit.experiments.evaluation import _evaluation_path, results_path
-from dashkit.experiments.profiles import (
-    PROFILES,
-    SETTINGS,
-    Profile,
-    address,
-    number,
-    parse_settings,
-    resolve,
-    truth,
-    typed,
-)
+from dashkit.experiments.profiles import PROFILES, Profile, address, resolve
 from dashkit.experiments.run import Run, start_run
+from dashkit.experiments.settings import SETTINGS, number, parse_settings, truth, typed
 from dashkit.method import guidance
 from dashkit.method.arms import ARMS
 from dashkit.storage import store

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from dashkit.datasets import files, sources
-from dashkit.experiments import run as run_module
+from dashkit.experiments import reference
 from dashkit.experiments.networks import stale
 from dashkit.experiments.profiles import PROFILES
 from dashkit.experiments.run import Run
@@ -79,7 +79,7 @@ def test_the_reference_of_colour_images_is_made_once_and_read_again_as_it_was(ti
     features = made.classifier.features(run.images.test_x0)
     torch.testing.assert_close(read.classifier.features(run.images.test_x0), features)
     assert frechet_distance(features, read.reference) == pytest.approx(0, abs=1e-3)     # its points stand for all
-    monkeypatch.setattr(run_module, "train_colour_classifier", lambda *a, **k: pytest.fail("trained again"))
+    monkeypatch.setattr(reference, "train_colour_classifier", lambda *a, **k: pytest.fail("trained again"))
     _ = dataclasses.replace(run).image_reference
     [path] = (run.root / run.profile.name).glob("reference-*.safetensors")
     store.save_tensors(path, {"reference": made.reference}, {"accuracy": 1.0})

@@ -81,8 +81,8 @@ def drawn(pipe, **how):
 def expected(model, T=1000, steps=50, **how):
     start = torch.Generator().manual_seed(3)
     cfg = model.config
-    shape = cfg.channels, cfg.size, cfg.size
-    return sample(model, cosine_schedule(T), Y, shape=shape, generator=start, steps=steps, **how)
+    x_T = torch.randn((len(Y), cfg.channels, cfg.size, cfg.size), generator=start)
+    return sample(model, cosine_schedule(T), Y, x_T=x_T, steps=steps, **how)
 
 
 @pytest.mark.parametrize("w", [0.0, 1.0, 1.5, 4.0])

@@ -17,7 +17,7 @@ def test_published_rows_and_the_default_arms():
     for part in ("im", "un", "an"):
         assert OBJECTIVES[f"dash_no_{part}"].lam == {k: v for k, v in OBJECTIVES["dash"].lam.items() if k != part}
     assert set(ARMS) <= set(OBJECTIVES)
-    with pytest.raises(ValueError, match="unknown arm 'dsh'; choose from dash, dash_no_im"):
+    with pytest.raises(ValueError, match="unknown arm 'dsh'; choose from dash, "):
         objective("dsh")
 
 

@@ -2,7 +2,8 @@
 import pytest
 import torch
 
-from dashkit.method.calibration import beta_of, gap_stats, gap_stats_by_timestep
+from dashkit.analysis.tables import beta_of
+from dashkit.method.calibration import gap_stats, gap_stats_by_timestep
 from dashkit.method.guidance import Branches, corrected_w
 
 

@@ -40,7 +40,8 @@ def test_bayes_consistency_the_gaps_average_to_nothing(teacher, generator):
 
 def test_ddim_with_the_exact_teacher_lands_on_the_mixture(teacher, cosine, generator):
     y = torch.arange(3).repeat(100)
-    x = sample(teacher, cosine, y, shape=(2,), generator=generator, w=1.0, steps=100, x0_clip=None)
+    x_T = torch.randn((len(y), 2), generator=generator)
+    x = sample(teacher, cosine, y, x_T=x_T, w=1.0, steps=100, x0_clip=None)
     distance = torch.cdist(x, POINTS)
     distance[y[:, None] != LABELS] = torch.inf
     nearest = distance.min(1)

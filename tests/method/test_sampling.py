@@ -6,7 +6,7 @@ from diffusers import DDIMScheduler
 
 from dashkit.experiments.profiles import PROFILES
 from dashkit.method.guidance import branches, interval, tag
-from dashkit.method.sampling import ddim, sample
+from dashkit.method.sampling import Sampling, ddim, sample
 from dashkit.method.unet import UNet
 
 
@@ -17,6 +17,7 @@ def net():
 
 
 Y = torch.tensor([0, 3, 7])
+NOISE = torch.randn((3, 1, 8, 8), generator=torch.Generator().manual_seed(0))
 
 
 @pytest.mark.parametrize("w", [0.0, 1.0, 4.0])
@@ -28,8 +29,8 @@ def test_every_step_equals_diffusers(net, cosine, generator, w, steps, clamp):
     theirs.set_timesteps(steps)
     assert theirs.timesteps.tolist() == cosine.grid(steps).tolist()
     x = torch.randn((3, 1, 8, 8), generator=generator)
-    ours = ddim(net, cosine, Y, x_T=x, w=w, steps=steps, x0_clip=None if clamp == "off" else 1.0,
-                recompute_eps=clamp == "recompute")
+    ours = ddim(net, cosine, Y, x, Sampling(w, steps, x0_clip=None if clamp == "off" else 1.0,
+                                            recompute_eps=clamp == "recompute"))
     for t, mine in zip(theirs.timesteps, ours, strict=True):
         with torch.no_grad():
             eps = branches(net, x, t.repeat(3), Y).guided(w)
@@ -39,8 +40,8 @@ def test_every_step_equals_diffusers(net, cosine, generator, w, steps, clamp):
 
 
 @pytest.mark.parametrize("steps", [1, 7, 30])
-def test_exactly_as_many_states_as_steps(net, cosine, steps, generator):
-    states = list(ddim(net, cosine, Y, shape=(1, 8, 8), generator=generator, steps=steps))
+def test_exactly_as_many_states_as_steps(net, cosine, steps):
+    states = list(ddim(net, cosine, Y, NOISE, Sampling(steps=steps)))
     assert len(states) == steps and states[-1].shape == (3, 1, 8, 8) and states[-1].abs().max() <= 1
 
 
@@ -63,29 +64,37 @@ def test_a_table_of_w_is_followed(net, cosine, generator):
     assert not torch.allclose(end(tag(1000)), end(interval(1000, 4.0)))
 
 
-def test_one_pass_a_step_where_one_branch_is_enough(net, cosine, generator):
+def test_one_pass_a_step_where_one_branch_is_enough(net, cosine):
     passes = []
     handle = net.register_forward_hook(lambda module, inputs, output: passes.append(len(inputs[0])))
     for w in (0.0, 1.0, 1.5):
-        sample(net, cosine, Y, shape=(1, 8, 8), generator=generator, w=w, steps=2)
+        sample(net, cosine, Y, x_T=NOISE, w=w, steps=2)
     handle.remove()
     assert passes == [3, 3, 3, 3, 6, 6]
 
 
-def test_sampling_leaves_gradients_to_the_caller(net, cosine, generator):
-    for _ in ddim(net, cosine, Y, shape=(1, 8, 8), generator=generator, steps=2):
+def test_sampling_leaves_gradients_to_the_caller(net, cosine):
+    for _ in ddim(net, cosine, Y, NOISE, Sampling(steps=2)):
         assert torch.is_grad_enabled()
 
 
 @pytest.mark.parametrize(("bad", "message"), [
     ({"w": -1.0}, "guidance scale w"), ({"steps": 0}, "steps must be"), ({"x0_clip": 0.0}, "x0_clip must be positive"),
-    ({"x_T": torch.zeros(2, 1, 8, 8)}, "same length"), ({"shape": None}, "both shape and generator"),
-])  # fmt: skip
-def test_bad_input_is_refused_before_the_first_step(net, cosine, generator, bad, message):
+])
+def test_bad_input_is_refused_before_the_first_step(net, cosine, bad, message):
     with pytest.raises(ValueError, match=message):
-        ddim(net, cosine, Y, **{"shape": (1, 8, 8), "generator": generator} | bad)
+        ddim(net, cosine, Y, NOISE, Sampling(**bad))
+    with pytest.raises(ValueError, match=message):
+        sample(net, cosine, Y, x_T=NOISE, **bad)
+
+
+def test_sampling_refuses_noise_for_other_labels_and_unknown_settings(net, cosine):
+    with pytest.raises(ValueError, match="same length"):
+        ddim(net, cosine, Y, NOISE[:2], Sampling())
     with pytest.raises(ValueError, match="batch must be positive"):
-        sample(net, cosine, Y, shape=(1, 8, 8), generator=generator, batch=0)
+        sample(net, cosine, Y, x_T=NOISE, batch=0)
+    with pytest.raises(TypeError, match="stepz"):
+        sample(net, cosine, Y, x_T=NOISE, stepz=3)
 
 
 def test_a_batch_that_memory_cannot_hold_is_halved(cosine):
@@ -101,10 +110,11 @@ def test_a_batch_that_memory_cannot_hold_is_halved(cosine):
             return 0.1 * x
 
     y = torch.arange(20) % 10
-    found = sample(Net(), cosine, y, shape=(1, 4, 4), w=1.0, steps=2, generator=torch.Generator().manual_seed(0))
-    assert found.shape == (20, 1, 4, 4) and max(largest) == 5           # a quarter of twenty
     x_T = torch.randn((20, 1, 4, 4), generator=torch.Generator().manual_seed(0))
-    torch.testing.assert_close(found, sample(Net(), cosine, y, x_T=x_T, w=1.0, steps=2))
+    found = sample(Net(), cosine, y, x_T=x_T, steps=2)
+    assert found.shape == (20, 1, 4, 4) and max(largest) == 5           # a quarter of twenty
+    Net.most = 20
+    torch.testing.assert_close(found, sample(Net(), cosine, y, x_T=x_T, steps=2))
     Net.most = 0
     with pytest.raises(torch.OutOfMemoryError):
         sample(Net(), cosine, y, x_T=x_T, steps=2)

@@ -1,6 +1,5 @@
 """Students that are not a new small network: each is what its name says, also after training and a file."""
 
-import pytest
 import torch
 from torch import nn
 
@@ -14,16 +13,6 @@ from dashkit.method.students import IndependentCondition, SingleHead, hint_term,
 from dashkit.method.unet import UNet, n_parameters
 
 DIGITS = PROFILES["digits"]
-
-
-@pytest.fixture(scope="module")
-def teacher():
-    return seeded(0, lambda: UNet(DIGITS.teacher))
-
-
-@pytest.fixture
-def inputs(generator):
-    return torch.randn(6, 1, 8, 8, generator=generator), torch.arange(6) * 150, torch.arange(6)
 
 
 def test_a_single_head_has_no_null_row_and_its_gap_does_not_ask_for_one(inputs):
@@ -64,12 +53,12 @@ def test_independent_conditions_replace_only_the_null_label(inputs):
     assert (torch.bincount(nearest, minlength=10) > 30).all()
 
 
-def test_hints_are_the_middle_features_of_the_same_pass(teacher, inputs):
+def test_hints_are_the_middle_features_of_the_same_pass(untrained, inputs):
     with torch.no_grad():
-        pair, hint = with_hint(teacher, *inputs)
-        plain = branches(teacher, *inputs)
+        pair, hint = with_hint(untrained, *inputs)
+        plain = branches(untrained, *inputs)
     assert torch.equal(pair.cond, plain.cond) and hint.shape == (12, middle_channels(DIGITS.teacher), 4, 4)
-    assert not teacher.mid[-1]._forward_hooks
+    assert not untrained.mid[-1]._forward_hooks
     term = hint_term(nn.Identity(), hint + 1, hint[:6])
     torch.testing.assert_close(term, torch.ones(6))
     assert hint_term(nn.Identity(), torch.cat([hint[:6], hint[6:] + 9]), hint[:6]).max() == 0  # conditional half

@@ -3,26 +3,12 @@ from typing import NamedTuple
 
 import pytest
 import torch
+from learners import batches, learner, loss_fn
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from dashkit.experiments.checkpoints import load_learner
 from dashkit.method.training import LR_MIN, Learner, cosine_lr, fit
-
-
-def learner(seed=0, **settings):
-    torch.manual_seed(seed)
-    return Learner(nn.Linear(3, 1), **{"lr": 0.1, "steps": 10, "ema": 0.9} | settings)
-
-
-def batches(seed=0):
-    g = torch.Generator().manual_seed(seed)
-    while True:
-        yield torch.randn((8, 3), generator=g)
-
-
-def loss_fn(name, model, x):
-    return (model(x) - x.sum(1, keepdim=True)).square().mean()
 
 
 def test_fit_learns_and_counts():

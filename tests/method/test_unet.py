@@ -6,8 +6,8 @@ import pytest
 import torch
 from oracles import diffusers_twin
 
+from dashkit.experiments.cost import flops
 from dashkit.experiments.profiles import PROFILES
-from dashkit.method.cost import flops
 from dashkit.method.unet import Stage, UNet, UNetConfig, n_parameters
 
 ROLES = ("teacher", "student")

@@ -32,8 +32,8 @@ run = Run(resolve("smoke", **settings), seed=1, root=Path(sys.argv[1]))
 teacher = get_teacher(run)
 students = get_students(run, teacher)
 table = get_results(run, teacher, students).sort_values(["arm", "metric"])
-x = sample(students["dash", 1], run.schedule, torch.arange(10), shape=run.images.shape, w=1.5, steps=2,
-                  generator=torch.Generator().manual_seed(0))
+x_T = torch.randn((10, *run.images.shape), generator=torch.Generator().manual_seed(0))
+x = sample(students["dash", 1], run.schedule, torch.arange(10), x_T=x_T, w=1.5, steps=2)
 digest = hashlib.sha256()
 for path in sorted(run.root.rglob("final.safetensors")):
     for name, value in sorted(store.load_tensors(path).tensors.items()):

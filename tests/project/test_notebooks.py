@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 
+import browser
 import nbformat
 import pytest
 
@@ -86,7 +87,7 @@ def test_prose_states_no_measured_number(notebook):
 @notebooks
 def test_each_widget_follows_a_static_figure(notebook):
     cells = code(notebook)
-    widgets = [i for i, c in enumerate(cells) if re.search(r"explorers\.\w+_explorer\(", c.source)]
+    widgets = [i for i, c in enumerate(cells) if re.search(r"\w+\.\w+_explorer\(", c.source)]
     assert len(widgets) <= 3
     assert all("plots.show(" in cells[i - 1].source for i in widgets)
 
@@ -100,7 +101,12 @@ def test_cell_ids_are_readable(notebook):
 @pytest.mark.parametrize("number", ["00", "01", "03", "04", "05", "06", "07", "09", "11"])
 def test_explorer_lessons_have_a_widget(number):
     [path] = notebook_paths([number])
-    assert re.search(r"explorers\.\w+_explorer\(", path.read_text())
+    assert re.search(r"\w+\.\w+_explorer\(", path.read_text())
+
+
+def test_the_browser_opens_each_notebook_with_a_widget():
+    wanted = [p.name[:2] for p in PATHS if "_explorer(" in p.read_text() or "ipywidgets" in p.read_text()]
+    assert [p.name[:2] for p in browser.with_widgets(())] == wanted and "03" in wanted
 
 
 @notebooks

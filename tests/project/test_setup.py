@@ -353,6 +353,8 @@ def started(monkeypatch):
     ("browser --only 03", "tests/tools/browser.py 03"), ("doctor --device cuda", "-P -m dashkit doctor --device cuda"),
     ("dashkit fetch cifar10 --help", "-P -m dashkit fetch cifar10 --help"), ("dashkit --help", "-P -m dashkit --help"),
     ("tune", "-P -m dashkit tune --publish"), ("publish", "-P -m dashkit.publishing.readme"),
+    ("site OPEN=1", "-P -m dashkit site --profile digits --open"),
+    ("slides PROFILE=smoke", "-P -m dashkit slides --profile smoke"),
     ("bench QUICK=1", "tests/tools/bench.py --quick"),
     ("editions PROFILE=smoke", "-P -m dashkit.classroom.editions smoke"),
     ("chaos KILLS=3", "tests/tools/chaos.py --kills 3"),

@@ -159,8 +159,9 @@ def failed_series(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(("damaged", "cut"), [("final", 100), ("results", 100), ("results", -5), ("results", None)])
+@pytest.mark.usefixtures("copied")
 def test_a_series_over_damaged_files_says_so_and_leaves_no_old_verdict(
-    swept, tmp_path, monkeypatch, capsys, copied, damaged, cut
+    swept, tmp_path, monkeypatch, capsys, damaged, cut
 ):
     run = swept
     (tmp_path / "notebooks").mkdir()

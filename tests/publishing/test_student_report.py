@@ -10,10 +10,11 @@ from PIL import Image
 
 from dashkit import cli
 from dashkit.analysis import readings
+from dashkit.analysis.readings import gap_intervals
+from dashkit.analysis.statistics import Interval
 from dashkit.experiments.profiles import PROFILES
 from dashkit.interop import export
-from dashkit.method.calibration import gap_intervals, gap_stats
-from dashkit.method.statistics import Interval
+from dashkit.method.calibration import gap_stats
 from dashkit.method.unet import UNet, UNetConfig
 
 QUICK = ["--set", "samples=12", "--set", "states=40", "--set", "sample_steps=2", "--set", "ws=1,1.5", "--device", "cpu"]

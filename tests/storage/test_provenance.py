@@ -1,4 +1,3 @@
-import multiprocessing
 import shutil
 import subprocess
 import sys
@@ -7,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from dashkit.storage import locks, provenance, store
+from dashkit.storage import provenance, store
 
 
 def test_manifest_says_where_a_result_comes_from():
@@ -21,25 +20,6 @@ def test_peak_memory_counts_this_process_and_its_children():
     hold = "import sys; block = b'x' * (400 * 2**20); sys.exit(len(block) == 0)"
     subprocess.run([sys.executable, "-c", hold], check=True)
     assert provenance.peak_memory_mib(children=True) >= 400
-
-
-def claimed_elsewhere(folder, pipe):
-    with locks.lock_folder(folder):
-        pipe.send("ready")
-        pipe.poll(60)
-
-
-@pytest.fixture
-def other(tmp_path):
-    """Another process that holds tmp_path / "run" until it is told to go, or killed."""
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    process = context.Process(target=claimed_elsewhere, args=(tmp_path / "run", theirs), daemon=True)
-    process.start()
-    assert ours.poll(60)
-    yield process, ours
-    process.kill()
-    process.join()
 
 
 def test_a_commit_made_while_the_process_runs_is_not_taken_for_its_own(monkeypatch):

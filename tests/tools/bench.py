@@ -24,12 +24,12 @@ from matplotlib import pyplot as plt
 from torch import Tensor, nn
 
 from dashkit.classroom import plots
+from dashkit.experiments.cost import seconds_of
 from dashkit.experiments.profiles import PROFILES
 from dashkit.experiments.run import start_run
 from dashkit.experiments.threads import side_by_side
 from dashkit.method import guidance
 from dashkit.method.arms import OBJECTIVES
-from dashkit.method.cost import seconds_of
 from dashkit.method.distillation import seeded
 from dashkit.method.losses import distil_terms, total
 from dashkit.method.sampling import sample

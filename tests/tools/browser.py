@@ -69,7 +69,7 @@ class Report:
 def with_widgets(numbers: Sequence[str]) -> list[Path]:
     """The numbered notebooks that show a widget, or those of them whose numbers are asked for."""
     paths = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
-    shown = [p for p in paths if re.search(r"\bwidgets\.\w+\(|\bipw\.|ipywidgets", p.read_text())]
+    shown = [p for p in paths if re.search(r"\w+\.\w+_explorer\(|ipywidgets", p.read_text())]
     chosen = [p for p in shown if not numbers or p.name[:2] in numbers]
     if not chosen or len(chosen) < len(set(numbers)):
         sys.exit(f"notebooks with a widget: {', '.join(p.name[:2] for p in shown)}; asked for: {', '.join(numbers)}")

@@ -67,7 +67,7 @@ sys.exit(cli.main({!r}))
 """
 SERIES = """
 from pathlib import Path
-from dashkit.experiments.profiles import parse_settings
+from dashkit.experiments.settings import parse_settings
 from dashkit.publishing.series import run_series
 sys.exit(not run_series("smoke", seed=5, only=("02", "04"), settings=parse_settings({!r}), build=Path(root, "report")))
 """

@@ -48,8 +48,9 @@ from dashkit.environment import task
 from dashkit.experiments import campaign, fid, profiles
 from dashkit.experiments import training as experiments_training
 from dashkit.experiments.networks import load_student, load_teacher, stale
-from dashkit.experiments.profiles import PROFILES, Profile, parse_settings, resolve
+from dashkit.experiments.profiles import PROFILES, Profile, resolve
 from dashkit.experiments.run import Run, Teacher, start_run
+from dashkit.experiments.settings import parse_settings
 from dashkit.experiments.training import get_teacher, train_teacher
 from dashkit.interop import export
 from dashkit.method.distillation import seeded

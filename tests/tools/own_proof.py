@@ -20,13 +20,14 @@ from diffusers import DDPMScheduler, DiffusionPipeline, DiTTransformer2DModel, U
 from PIL import Image
 from torch import nn
 
+from dashkit.analysis import bootstrap
 from dashkit.analysis.tables import RESULTS, write_published
 from dashkit.datasets.sources import load_images
 from dashkit.experiments.evaluation import tidy
 from dashkit.experiments.new import Wish, write_profile
 from dashkit.experiments.run import SAMPLING_SEED, Run, start_run
 from dashkit.experiments.training import get_students, get_teacher
-from dashkit.method import all_branches, bootstrap, gap_stats, held_out_states, sample
+from dashkit.method import all_branches, gap_stats, held_out_states, sample
 from dashkit.method.images import Images, to_float
 from dashkit.publishing.student_report import write_student
 from dashkit.storage import provenance

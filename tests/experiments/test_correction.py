@@ -1,11 +1,13 @@
 import pytest
 import torch
 
+from dashkit.experiments.correction import CORRECTIONS, Corrected, equal_bins, fit_correction
 from dashkit.method.calibration import gap_stats
-from dashkit.method.correction import CORRECTIONS, Corrected, fit_correction
 from dashkit.method.guidance import Branches, branches, corrected_w
 from dashkit.method.sampling import sample
 from dashkit.method.schedule import cosine_schedule
+
+BINS = equal_bins(100)
 
 
 class Toy(torch.nn.Module):
@@ -42,7 +44,7 @@ def test_a_gap_of_another_size_in_half_of_the_timesteps_is_mended_by_timestep(st
     errors = {}
     for kind in CORRECTIONS:
         pairs = outputs(student, states), outputs(teacher, states)
-        fitted = fit_correction(kind, *pairs, states[1], T=100, w=3.0, bins=4)
+        fitted = fit_correction(kind, *pairs, states[1], w=3.0, bins=equal_bins(100, 4))
         errors[kind] = error(Corrected(student, fitted), teacher, states, 3.0)
     assert errors["beta_t"] > 1e-3 * errors["none"]                # the c branch is wrong, too, and stays so
     assert errors["mix_t"] < 1e-9 < errors["beta_t"] < errors["beta"] < errors["none"]
@@ -50,7 +52,7 @@ def test_a_gap_of_another_size_in_half_of_the_timesteps_is_mended_by_timestep(st
 
 def test_one_factor_is_the_scale_that_notebook_06_teaches(states):
     student, teacher = outputs(Toy(0.5), states), outputs(Toy(), states)
-    fitted = fit_correction("beta", student, teacher, states[1], T=100, w=4.0)
+    fitted = fit_correction("beta", student, teacher, states[1], w=4.0, bins=BINS)
     expected = corrected_w(4.0, gap_stats(student, teacher).beta)
     assert fitted.cond.unique().tolist() == pytest.approx([expected])
     assert fitted.uncond.unique().tolist() == pytest.approx([1 - expected])
@@ -59,7 +61,7 @@ def test_one_factor_is_the_scale_that_notebook_06_teaches(states):
 def test_nothing_to_correct_changes_nothing(states):
     model = Toy()
     for kind in ("none", "beta", "beta_t", "mix_t"):
-        fitted = fit_correction(kind, outputs(model, states), outputs(model, states), states[1], T=100, w=2.1)
+        fitted = fit_correction(kind, outputs(model, states), outputs(model, states), states[1], w=2.1, bins=BINS)
         assert error(Corrected(model, fitted), model, states, 2.1) < 1e-10, kind
     schedule, y = cosine_schedule(100), torch.arange(3)
     x = torch.randn(3, 1, 4, 4, generator=torch.Generator().manual_seed(0))
@@ -69,7 +71,7 @@ def test_nothing_to_correct_changes_nothing(states):
 
 def test_projection_guides_along_what_is_left_of_c_beside_u(states):
     model = Toy()
-    fitted = fit_correction("projected", outputs(model, states), outputs(model, states), states[1], T=100, w=2.5)
+    fitted = fit_correction("projected", outputs(model, states), outputs(model, states), states[1], w=2.5, bins=BINS)
     c, u = (v.flatten(1) for v in outputs(model, states))
     scaled = u * ((c * u).sum(1) / (u * u).sum(1))[:, None]
     assert ((c - scaled) * u).sum(1).abs().max() < 1e-3
@@ -80,17 +82,17 @@ def test_projection_guides_along_what_is_left_of_c_beside_u(states):
 def test_a_bin_without_states_and_a_gap_of_zero_stay_as_they_are(states):
     t = states[1]
     early = [Branches(*(v[t < 50] for v in outputs(model, states))) for model in (Toy(0.5), Toy())]
-    fitted = fit_correction("beta_t", *early, t[t < 50], T=100, w=3.0, bins=2)
+    fitted = fit_correction("beta_t", *early, t[t < 50], w=3.0, bins=equal_bins(100, 2))
     assert (fitted.cond[50:] == 3).all() and (fitted.cond[:50] != 3).all()
     none = Branches(early[0].cond, early[0].cond)
-    assert (fit_correction("beta", none, early[1], t[t < 50], T=100, w=3.0).cond == 3).all()
+    assert (fit_correction("beta", none, early[1], t[t < 50], w=3.0, bins=BINS).cond == 3).all()
 
 
 def test_what_cannot_be_fitted_or_was_not_is_refused(states):
     pair = outputs(Toy(), states)
     with pytest.raises(ValueError, match="one of none, beta, beta_t, mix_t, projected, not 'gamma'"):
-        fit_correction("gamma", pair, pair, states[1], T=100, w=2.0)
+        fit_correction("gamma", pair, pair, states[1], w=2.0, bins=BINS)
     with pytest.raises(ValueError, match="guidance scale"):
-        fit_correction("beta", pair, pair, states[1], T=100, w=-1.0)
+        fit_correction("beta", pair, pair, states[1], w=-1.0, bins=BINS)
     with pytest.raises(ValueError, match="fitted for w = 2, not 3"):
-        Corrected(Toy(), fit_correction("beta", pair, pair, states[1], T=100, w=2.0)).guided(*states, 3.0)
+        Corrected(Toy(), fit_correction("beta", pair, pair, states[1], w=2.0, bins=BINS)).guided(*states, 3.0)

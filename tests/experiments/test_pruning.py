@@ -3,37 +3,27 @@ import dataclasses
 import pytest
 import torch
 
+from dashkit.experiments import pruning
 from dashkit.experiments.profiles import PROFILES
-from dashkit.method import pruning
 from dashkit.method.distillation import seeded
 from dashkit.method.unet import UNet, n_parameters
 
 DIGITS = PROFILES["digits"]
 
 
-@pytest.fixture(scope="module")
-def teacher():
-    return seeded(0, lambda: UNet(DIGITS.teacher))
-
-
-@pytest.fixture
-def inputs(generator):
-    return torch.randn(6, 1, 8, 8, generator=generator), torch.arange(6) * 150, torch.arange(6)
-
-
-def test_pruning_keeps_the_largest_weights_at_the_students_size(teacher):
-    net, wanted = pruning.pruned(teacher, DIGITS.student), n_parameters(UNet(DIGITS.student))
-    zero_biases = n_parameters(teacher) - pruning.n_nonzero(teacher)        # GroupNorm's start at 0
+def test_pruning_keeps_the_largest_weights_at_the_students_size(untrained):
+    net, wanted = pruning.pruned(untrained, DIGITS.student), n_parameters(UNet(DIGITS.student))
+    zero_biases = n_parameters(untrained) - pruning.n_nonzero(untrained)        # GroupNorm's start at 0
     assert abs(pruning.n_nonzero(net) + zero_biases - wanted) < 20
-    kept = torch.cat([a[b != 0].abs().flatten() for a, b in zip(teacher.parameters(), net.parameters(), strict=True)
+    kept = torch.cat([a[b != 0].abs().flatten() for a, b in zip(untrained.parameters(), net.parameters(), strict=True)
                       if a.ndim > 1])
-    lost = torch.cat([a[b == 0].abs().flatten() for a, b in zip(teacher.parameters(), net.parameters(), strict=True)
+    lost = torch.cat([a[b == 0].abs().flatten() for a, b in zip(untrained.parameters(), net.parameters(), strict=True)
                       if a.ndim > 1])
     assert kept.min() > lost.max()
 
 
-def test_pruned_weights_stay_zero_in_training(teacher, inputs):
-    net = pruning.pruned(teacher, DIGITS.student)
+def test_pruned_weights_stay_zero_in_training(untrained, inputs):
+    net = pruning.pruned(untrained, DIGITS.student)
     before = [p != 0 for p in net.parameters()]
     optimiser = torch.optim.AdamW(net.parameters(), lr=0.1)
     for _ in range(3):
@@ -41,20 +31,20 @@ def test_pruned_weights_stay_zero_in_training(teacher, inputs):
         net(*inputs).square().mean().backward()
         optimiser.step()
     assert all(not bool(p[~b].any()) for p, b in zip(net.parameters(), before, strict=True) if p.ndim > 1)
-    assert not torch.equal(net.conv_out.weight, teacher.conv_out.weight)
+    assert not torch.equal(net.conv_out.weight, untrained.conv_out.weight)
 
 
-def test_slicing_to_the_same_size_is_a_copy_and_to_a_smaller_one_picks_whole_channels(teacher, inputs):
-    same = pruning.sliced(teacher, DIGITS.teacher)
-    assert all(torch.equal(v, same.state_dict()[k]) for k, v in teacher.state_dict().items())
-    small = pruning.sliced(teacher, DIGITS.student)
+def test_slicing_to_the_same_size_is_a_copy_and_to_a_smaller_one_picks_whole_channels(untrained, inputs):
+    same = pruning.sliced(untrained, DIGITS.teacher)
+    assert all(torch.equal(v, same.state_dict()[k]) for k, v in untrained.state_dict().items())
+    small = pruning.sliced(untrained, DIGITS.student)
     assert n_parameters(small) == n_parameters(UNet(DIGITS.student))
-    rows = teacher.conv_in.weight.flatten(1)
+    rows = untrained.conv_in.weight.flatten(1)
     places = [int((rows == row).all(1).nonzero()) for row in small.conv_in.weight.flatten(1)]
     assert places == sorted(places) and len(set(places)) == DIGITS.student.ch
     assert {tuple(places[i : i + 4]) for i in range(0, 16, 4)} <= {tuple(range(g, g + 4)) for g in range(0, 32, 4)}
     with pytest.raises(ValueError, match="a width that divides"):
-        pruning.sliced(teacher, dataclasses.replace(DIGITS.student, ch=24))
+        pruning.sliced(untrained, dataclasses.replace(DIGITS.student, ch=24))
 
 
 def test_a_sliced_network_of_redundant_channels_computes_the_same(inputs):

@@ -1,9 +1,12 @@
 import os
+from types import SimpleNamespace
 
+import pytest
 import torch
 
+from dashkit.experiments import cost
+from dashkit.experiments.cost import counted_passes, flops, peak_memory, seconds_of
 from dashkit.experiments.profiles import PROFILES
-from dashkit.method.cost import counted_passes, flops, peak_memory
 from dashkit.method.unet import UNet
 
 
@@ -41,3 +44,12 @@ def test_peak_memory_on_cuda_is_the_allocators_above_what_was_there(monkeypatch)
     assert peak_memory(lambda: order.append("work"), device="cuda:1") == 75
     assert order == [("reset_peak_memory_stats", "cuda:1"), ("memory_allocated", "cuda:1"), "work",
                      ("max_memory_allocated", "cuda:1")]
+
+
+@pytest.mark.parametrize(("device", "wanted"), [
+    ("cpu", ["clock", "work", "clock"]), ("cuda", ["cuda", "clock", "work", "cuda", "clock"])])
+def test_seconds_are_of_the_work_alone(monkeypatch, device, wanted):
+    order, ticks = [], iter([10.0, 12.5])
+    monkeypatch.setattr(cost, "time", SimpleNamespace(perf_counter=lambda: order.append("clock") or next(ticks)))
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: order.append(device.type))
+    assert seconds_of(lambda: order.append("work"), torch.device(device)) == 2.5 and order == wanted

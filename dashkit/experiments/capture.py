@@ -1,16 +1,22 @@
 """CUDA graphs: record the kernels of a repeated computation once, then replay all of them by one call of the CPU.
 
-Small networks take less time to compute than to launch.  Skip this file at first reading.
+Small networks take less time to compute than to launch.
 """
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from itertools import cycle
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_map
 
+from dashkit.method.memory import Batch
+from dashkit.method.training import Learner, LossFn
+
+BRANCHES = 4         # learners that a GPU may work on at once: one small network does not fill it
 WARM_UP = 3          # calls that run as usual: libraries choose their algorithms, optimisers make their state
 
 
@@ -56,6 +62,41 @@ class Replayed:
             return False
         self.graph = graph
         return True
+
+
+def captured_steps(learners: Mapping[str, Learner], loss_fn: LossFn) -> Callable[[Batch], dict[str, Tensor]]:
+    """Like `training.plain_steps`, with each step replayed as a CUDA graph; loss_fn must draw no random numbers.
+
+    An interrupted step is half done, and `done` of its learners is -1.
+    """
+    streams = [torch.cuda.Stream() for _ in range(min(BRANCHES, len(learners)))]
+    replayed = Replayed(partial(_move_all, learners, loss_fn, streams))
+
+    def step(batch: Batch) -> dict[str, Tensor]:
+        before = {name: (learner.done, learner.averaged) for name, learner in learners.items()}
+        for learner in learners.values():
+            learner.prepare()                                # rates and counters are set here, outside the graph
+            learner.done = -1                                # until the step is whole
+        losses = replayed(batch)
+        for name, learner in learners.items():
+            learner.done, learner.averaged = (count + 1 for count in before[name])
+        return dict(zip(learners, losses.unbind(), strict=True))
+    return step
+
+
+def _move_all(learners: Mapping[str, Learner], loss_fn: LossFn, streams: Sequence[torch.cuda.Stream],
+              batch: Batch) -> Tensor:
+    """One step of every learner, on several streams of the GPU; returns their losses (n,)."""
+    main, losses = torch.cuda.current_stream(), []
+    for stream in streams:
+        stream.wait_stream(main)
+    for (name, learner), stream in zip(learners.items(), cycle(streams), strict=False):
+        with torch.cuda.stream(stream):
+            losses.append(learner.differentiate(loss_fn(name, learner.model, batch)))
+            learner.move()
+    for stream in streams:
+        main.wait_stream(stream)
+    return torch.stack(losses)
 
 
 class ReplayedModel:

@@ -28,18 +28,23 @@ class Correction(NamedTuple):
     uncond: Tensor    # (T,)  the weight of the unconditional branch
 
 
-def fit_correction(kind: str, student: Branches, teacher: Branches, t: Tensor, *, T: int, w: float,
-                   bins: int = 10) -> Correction:
+def equal_bins(T: int, n: int = 10) -> Tensor:
+    """The number of each timestep's bin, 0 .. n-1, for n bins of equal width, (T,)."""
+    return torch.arange(T) * n // T
+
+
+def fit_correction(kind: str, student: Branches, teacher: Branches, t: Tensor, *, w: float,
+                   bins: Tensor) -> Correction:
     """Fit a correction for the scale w to the branches (B, ...) of student and teacher on the same states.
 
-    t (B,) are their timesteps.  Within each of `bins` equal bins of timesteps the numbers are the same; a bin without
-    states is not corrected.  ValueError for another kind.
+    t (B,) are their timesteps, `bins` (T,) is the bin of each timestep (see `equal_bins`).  Within a bin the numbers
+    are the same; a bin without states is not corrected.  ValueError for another kind.
     """
     if kind not in CORRECTIONS:
         raise ValueError(f"a correction is one of {', '.join(CORRECTIONS)}, not {kind!r}")
     check_w(w)
-    cond, uncond = torch.full((T,), float(w)), torch.full((T,), 1.0 - w)
-    places = torch.arange(T) * bins // T if kind.endswith("_t") else torch.zeros(T, dtype=torch.long)
+    cond, uncond = torch.full((len(bins),), float(w)), torch.full((len(bins),), 1.0 - w)
+    places = bins if kind.endswith("_t") else torch.zeros_like(bins)
     c, u, gap, wanted = (v.flatten(1).double().cpu() for v in (*student, student.gap, teacher.guided(w)))
     wanted_gap, places_of = teacher.gap.flatten(1).double().cpu(), places[t.cpu()]
     for b in places_of.unique().tolist() if kind in ("beta", "beta_t", "mix_t") else []:

@@ -1,6 +1,7 @@
 """Students that are cut out of their teacher: single weights (`pruned`), or whole channels (`sliced`)."""
 
 from collections.abc import Iterator
+from functools import reduce
 
 import torch
 from torch import Tensor, nn
@@ -50,18 +51,20 @@ def sliced(teacher: UNet, config: UNetConfig) -> UNet:
     weights, net = teacher.state_dict(), UNet(config)
     keep = {big.ch * m: _strongest(teacher, big.ch * m, ratio) for m in set(big.ch_mult)}
     pairs = _layers(config, config.blocks, config.blocks), _layers(big, config.blocks, big.blocks)
-    cut = {}
+    cut: dict[str, Tensor] = {}
     for (own, _), (source, widths) in zip(*pairs, strict=True):
         inside = torch.cat([keep[w] + sum(widths[:i]) for i, w in enumerate(widths[:-1])])
         for name in net.get_submodule(own).state_dict():
-            index = {0: keep[widths[-1]], 1: inside}
+            rows, columns = keep[widths[-1]], inside
             if name.startswith(("res.conv2", "res.norm2", "attn")):
-                index[1] = keep[widths[-1]]
-            if name.startswith("res.emb"):
-                index[1] = None
+                columns = keep[widths[-1]]
             if name.startswith("res.norm1"):
-                index[0] = inside
-            cut[f"{own}.{name}"] = _cut(weights[f"{source}.{name}"], name, index)
+                rows = inside
+            whole = weights[f"{source}.{name}"]
+            if name.startswith("attn.qkv"):                     # q, k and v, one below the other
+                rows = torch.cat([rows + i * (len(whole) // 3) for i in range(3)])
+            part = whole[rows]
+            cut[f"{own}.{name}"] = part if part.ndim == 1 or name.startswith("res.emb") else part[:, columns]
     first, last = keep[big.ch * big.ch_mult[0]], keep[big.ch * big.ch_mult[0]]
     cut |= {"conv_in.weight": weights["conv_in.weight"][first], "conv_in.bias": weights["conv_in.bias"][first],
             "norm_out.weight": weights["norm_out.weight"][last], "norm_out.bias": weights["norm_out.bias"][last],
@@ -84,8 +87,8 @@ def sliced(teacher: UNet, config: UNetConfig) -> UNet:
 
 def _strongest(net: UNet, width: int, ratio: int) -> Tensor:
     """The 1/ratio of a width's channels, in whole groups, with the largest L1 norm over all its convolutions."""
-    strength = sum(m.weight.detach().abs().sum((1, 2, 3)) for m in net.modules()
-                   if isinstance(m, nn.Conv2d) and m.out_channels == width)
+    strength = reduce(torch.add, [m.weight.detach().abs().sum((1, 2, 3)) for m in net.modules()
+                                  if isinstance(m, nn.Conv2d) and m.out_channels == width])
     group = width // net.config.groups
     order = strength.reshape(-1, group).sum(1).argsort(descending=True)[: net.config.groups // ratio].sort().values
     return (order[:, None] * group + torch.arange(group, device=order.device)).flatten()
@@ -115,13 +118,3 @@ def _layers(cfg: UNetConfig, blocks: int, of: int) -> Iterator[tuple[str, tuple[
         if i > 0:
             yield f"up.{at}", (c, c)
             at += 1
-
-
-def _cut(tensor: Tensor, name: str, index: dict[int, Tensor | None]) -> Tensor:
-    if name.startswith("attn.qkv"):
-        width = len(tensor) // 3                       # q, k and v stand one below the other
-        rows = torch.cat([index[0] + i * width for i in range(3)])
-    else:
-        rows = index[0]
-    tensor = tensor[rows]
-    return tensor[:, index[1]] if tensor.ndim > 1 and index[1] is not None else tensor

@@ -5,8 +5,8 @@ import pytest
 from scipy import stats
 
 from dashkit.analysis.rules import UNDECIDED, Bound
+from dashkit.analysis.statistics import LEVELS, bootstrap, holm, nested_bootstrap, p_value, shapley
 from dashkit.method.arms import FACTORIAL
-from dashkit.method.statistics import LEVELS, bootstrap, holm, nested_bootstrap, p_value, shapley
 
 
 @pytest.mark.parametrize("n", [8, 16])
