@@ -6,7 +6,7 @@ and experiments.
 
 from dashkit.analysis import statistics
 from dashkit.analysis.costs import cost_ratios, cost_rows, published_cost
-from dashkit.analysis.ledger import claim_ledger
+from dashkit.analysis.ledger import claim_ledger, verdicts
 from dashkit.analysis.rules import (
     CONTRADICTED,
     HOLDS,
@@ -16,7 +16,6 @@ from dashkit.analysis.rules import (
     Rule,
     apply_rule,
     claim_rules,
-    verdicts,
 )
 from dashkit.analysis.statistics import Interval, bootstrap, shapley
 from dashkit.analysis.tables import (

@@ -29,12 +29,12 @@ FIX = r"(python3? run\.py install --fresh|.*-m pip install --force-reinstall )"
 
 def requirements():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    pinned = dict(re.fullmatch(r"([a-z-]+)(.*)", d).groups() for d in project["dependencies"])
+    pinned = dict(re.fullmatch(r"([a-z0-9-]+)(.*)", d).groups() for d in project["dependencies"])
     return {CONDA.get(n, n): v for n, v in pinned.items()} | {"python": project["requires-python"]}
 
 
 def test_environment_yml_agrees_with_pyproject():
-    lines = re.findall(r"^  - ([a-z-]+)([<>=!].*)?$", (ROOT / "environment.yml").read_text(), re.M)
+    lines = re.findall(r"^  - ([a-z0-9-]+)([<>=!].*)?$", (ROOT / "environment.yml").read_text(), re.M)
     assert {n: v for n, v in lines if n not in ("conda-forge", "pip")} == requirements()
 
 
