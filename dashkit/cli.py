@@ -6,11 +6,12 @@ import io
 import os
 import signal
 import sys
-import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
+
+from dashkit import stopping
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -108,20 +109,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     paths.print_anything()
     options, several = parser().parse_args(arguments), int(os.environ.get("WORLD_SIZE", "1")) > 1
+    came: list[int] = []
     try:
         if several and options.command not in TOGETHER:
             raise ValueError(f"{options.command} is for one process; several can share {', '.join(TOGETHER)}")
         tasks = {"series": _series, "doctor": _doctor, "sweep": _sweep, "tune": _tune,
                  "fetch": _fetch, **dict.fromkeys(CARRYING, _carry), "campaign": _campaign, "export": _export}
         quiet = os.environ.get("RANK", "0") != "0"                # of several processes only the first one speaks
-        with contextlib.redirect_stdout(io.StringIO() if quiet else sys.stdout), _ended_as_interrupted(not several):
+        with contextlib.redirect_stdout(io.StringIO() if quiet else sys.stdout), _stoppable(came, alone=not several):
             return tasks.get(options.command, _recipe)(options)
-    except (ValueError, OSError, ImportError, RuntimeError, FloatingPointError) as error:
-        print(f"dashkit: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt as error:
-        print(f"\ndashkit: stopped{_outlook(options)}", file=sys.stderr)
-        return 143 if error.args else 130
+    except (Exception, KeyboardInterrupt) as error:
+        if came or isinstance(error, KeyboardInterrupt):          # or what a library made of it
+            with stopping.answered_by(signal.SIG_IGN):
+                print(f"\ndashkit: stopped{_outlook(options)}", file=sys.stderr)
+            return 128 + (came or [signal.SIGINT])[0]
+        if isinstance(error, ValueError | OSError | ImportError | RuntimeError | FloatingPointError):
+            print(f"dashkit: {error}", file=sys.stderr)
+            return 2
+        raise
     finally:
         if several:
             from dashkit.experiments import processes
@@ -130,19 +135,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 @contextlib.contextmanager
-def _ended_as_interrupted(wanted: bool) -> Iterator[None]:
-    """Within the block SIGTERM does what Ctrl-C does, so that what is trained is saved."""
+def _stoppable(came: list[int], *, alone: bool) -> Iterator[None]:
+    """Within the block Ctrl-C and SIGTERM are a KeyboardInterrupt, so that what is trained is saved; `came` tells them.
+
+    One that comes while something is imported, and nothing is trained, ends the process at once.  A process that is not
+    `alone` is its launcher's to end: SIGTERM kills it.
+    """
     def stop(number: int, frame: FrameType | None) -> None:
+        locks = sys.modules.get("dashkit.storage.locks")
+        if stopping.in_import(frame) and not (locks and locks.holds_any()):
+            stopping.leave("dashkit")(number, frame)
+        came.append(number)
         raise KeyboardInterrupt(number)
 
-    if not wanted or threading.current_thread() is not threading.main_thread():
+    with stopping.answered_by(stop):
+        if not alone:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
         yield
-        return
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
 
 def _outlook(options: argparse.Namespace) -> str:
@@ -151,12 +160,16 @@ def _outlook(options: argparse.Namespace) -> str:
         return ""
     if options.command == "fetch":
         return "; the same command goes on from here"
-    from dashkit.experiments.training import is_begun
+    if getattr(options, "run", None) is None:
+        return "; type the same again"
+    try:
+        from dashkit.experiments.training import is_begun
 
-    run = getattr(options, "run", None)
-    if run is None or not is_begun(run):
-        return " before anything was saved; the same command starts from the beginning"
-    return "; the same command goes on from here"
+        begun = is_begun(options.run)
+    except Exception:                                # a library of which half was imported, a damaged file
+        return "; type the same again"
+    return "; the same command goes on from here" if begun else (
+        " before anything was saved; the same command starts from the beginning")
 
 
 def _start(options: argparse.Namespace, **settings: object) -> "Run":
