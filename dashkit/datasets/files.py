@@ -16,6 +16,7 @@ from PIL import Image
 
 from dashkit.method.images import Images
 from dashkit.storage import store
+from dashkit.storage.paths import as_path
 
 MAX_ARRAY = 2**36        # bytes of one array of an .npz; ImageNet-64 has a quarter of that
 MAX_PIXELS = 2**27       # of one image in a folder; the largest cameras take 102 million
@@ -30,6 +31,7 @@ TRAINING = ("train", "training")
 HELD_OUT_PARTS = ("test", "testing", "val", "valid", "validation", "eval", "evaluation", "dev", "held_out", "holdout")
 """Names, in any case, of the two parts that a folder of images may be divided into."""
 MOST_NAMED = 100         # files in one message
+OTHER_ORDERS = {"(N, H, W, C)": (0, 3, 1, 2), "(H, W, C, N)": (3, 2, 0, 1)}     # and how they are put in our order
 
 
 class _TooLarge(ValueError):
@@ -43,7 +45,7 @@ def holds(path: Path, name: str) -> bool:
 
 def read_npz(path: Path, names: Sequence[str]) -> list[np.ndarray]:
     """The named arrays of an .npz; every header is held against its entry's size before anything is allocated."""
-    found = []
+    path, found = as_path(path, "the .npz"), []
     try:
         with zipfile.ZipFile(path) as archive:
             for name in names:
@@ -55,7 +57,7 @@ def read_npz(path: Path, names: Sequence[str]) -> list[np.ndarray]:
                         np.lib.format.read_array_header_2_0)
                     shape, _, kind = header(file)
                     if kind.hasobject:
-                        raise ValueError(f"{name} holds Python objects, which are never opened; save numbers")
+                        raise ValueError(f"{name} holds Python objects, which are never opened; {_saved_as(name)}")
                     if math.prod(shape) * kind.itemsize != entry.file_size - file.tell():
                         raise ValueError(f"{name} says {kind} {shape}, which its {entry.file_size:,} bytes are not")
                 with archive.open(entry) as file:
@@ -66,6 +68,13 @@ def read_npz(path: Path, names: Sequence[str]) -> list[np.ndarray]:
     except (LookupError, ValueError, EOFError, OSError, zipfile.BadZipFile, zlib.error, RuntimeError, ArithmeticError,
             TypeError, AttributeError, SyntaxError, tokenize.TokenError) as error:      # numpy's header is Python
         raise ValueError(f"{path} is damaged or not what data/README.md asks for ({error})") from error
+
+
+def _saved_as(name: str) -> str:
+    """What to do with an array that holds Python objects, by its name in an .npz."""
+    kind = {"names": f"texts: np.array({name}, dtype=str)", "labels": f"integers: np.array({name}, dtype=np.int64)",
+            "pixels": f"bytes: np.stack({name}).astype(np.uint8), once all images have one size"}
+    return f"save it as {kind.get(name.removeprefix('test_'), 'numbers or texts')}"
 
 
 def check_array_size(name: str, size: int) -> None:
@@ -81,11 +90,20 @@ def check_array_size(name: str, size: int) -> None:
 
 def from_arrays(pixels: np.ndarray, labels: np.ndarray, test_pixels: np.ndarray, test_labels: np.ndarray, *,
                 names: Sequence[str] = ()) -> Images:
-    """Check and wrap arrays of your own; `names` are those of the classes.  ValueError says what is wrong with them."""
-    pixels, labels, test_pixels, test_labels = map(np.asarray, (pixels, labels, test_pixels, test_labels))
+    """Check and wrap arrays of your own: pixels uint8 (N, C, H, W), labels integers from 0 (N,), names of the classes.
+
+    ValueError says what is wrong with them.  Pixels whose channels come last are recognised by their shape, and refused
+    with what to type; (N, 3, 3, 3) could be either, and is taken as (N, C, H, W).
+    """
+    given = {"training pixels": pixels, "training labels": labels, "test pixels": test_pixels,
+             "test labels": test_labels}
+    pixels, labels, test_pixels, test_labels = (_array(name, value) for name, value in given.items())
     for part, p, y in (("training", pixels, labels), ("test", test_pixels, test_labels)):
         if p.ndim != 4 or p.dtype != np.uint8 or 0 in p.shape:
-            raise ValueError(f"{part} pixels must be non-empty uint8 (N, C, H, W), not {p.dtype} {p.shape}")
+            raise ValueError(f"{part} pixels must be non-empty uint8 (N, C, H, W), not {p.dtype} {p.shape}{_advice(p)}")
+        if other := _other_order(p.shape, y.shape):
+            raise ValueError(f"{part} pixels must be (N, C, H, W), and {p.shape} looks like {other}; type "
+                             f"pixels.transpose{OTHER_ORDERS[other]}")
         if y.shape != (len(p),) or not np.issubdtype(y.dtype, np.integer) or y.min() < 0:
             raise ValueError(f"{part} labels must be {len(p)} integers from 0, not {y.dtype} {y.shape}")
     there = np.zeros(len(labels) + 1, dtype=bool)          # not labels.max(): a stray label may be huge
@@ -99,9 +117,33 @@ def from_arrays(pixels: np.ndarray, labels: np.ndarray, test_pixels: np.ndarray,
                   _class_names(names, int(labels.max()) + 1))
 
 
+def _array(name: str, value: object) -> np.ndarray:
+    try:
+        return np.asarray(value)
+    except (TypeError, ValueError, RuntimeError) as error:     # lists of several lengths, a tensor on a GPU
+        raise ValueError(f"{name} cannot be read as one array ({_said(error)})") from error
+
+
+def _advice(pixels: np.ndarray) -> str:
+    """What makes an array of images uint8 (N, C, H, W), if its shape or type says so; else nothing."""
+    if pixels.ndim == 3 and pixels.dtype == np.uint8:
+        return "; grey images get their channel by pixels[:, None]"
+    if pixels.ndim == 4 and np.issubdtype(pixels.dtype, np.floating):
+        return "; scale them to 0 .. 255, then type pixels.round().astype(np.uint8)"
+    return ""
+
+
+def _other_order(shape: tuple[int, ...], labels: tuple[int, ...]) -> str:
+    """The order of axes that images (N, C, H, W) of this shape seem to have instead; nothing if they seem in order."""
+    first, second, third, last = shape
+    if third in (1, 3, 4) and (last,) == labels != (first,):
+        return "(H, W, C, N)"
+    return "(N, H, W, C)" if last in (1, 3, 4) and second > 4 and third != last else ""
+
+
 def _class_names(names: Sequence[str], count: int) -> tuple[str, ...]:
     """The names of `count` classes, or () for none; ValueError unless they are as many different texts."""
-    found = np.asarray(names)
+    found = _array("names", names)
     if not found.size:
         return ()
     if found.dtype.kind != "U" or found.shape != (count,) or len(set(found.tolist())) < count or "" in found:
@@ -125,12 +167,10 @@ def from_folder(folder: Path | str, *, size: int, channels: int = 3, held_out: f
     and the files that are no image, are damaged, are smaller than `size`, have more than 8 bits a channel or
     MAX_PIXELS pixels, or are grey where `channels` is 3.
     """
-    folder = Path(folder)
-    size = _whole("size", size)
+    folder, size, channels = as_path(folder, "folder"), _whole("size", size), _whole("channels", channels)
     if channels not in (1, 3):
-        raise ValueError(f"channels must be 1 or 3, not {channels!r}")
-    if isinstance(held_out, str) or not 0 < held_out < 1:
-        raise ValueError(f"held_out must be a number in (0, 1), not {held_out!r}")
+        raise ValueError(f"channels must be 1 or 3, not {channels}")
+    held_out = _share("held_out", held_out)
     if not folder.is_dir():
         raise ValueError(f"{folder} is no folder" if folder.exists() else f"there is no folder {folder}")
     parts = [_classes(folder, place, fewest) for place, fewest in _parts(folder)]
@@ -138,7 +178,7 @@ def from_folder(folder: Path | str, *, size: int, channels: int = 3, held_out: f
     if len(parts) > 1 and (other := sorted(parts[0].keys() ^ parts[1].keys())):
         where = "; ".join(f"{n}, which is in only one" for n in other[:MOST_NAMED])
         raise ValueError(f"{folder}: both parts need the same classes, but there is {where}")
-    pixels = _read_images(folder, [f for part in parts for files in part.values() for f in files], size, int(channels))
+    pixels = _read_images(folder, [f for part in parts for files in part.values() for f in files], size, channels)
     train, test = [], []
     for label, name in enumerate(names):
         files = [part[name] for part in parts]
@@ -160,7 +200,18 @@ def _whole(name: str, value: object) -> int:
     except TypeError:
         number = 0
     if number < 1:
-        raise ValueError(f"{name} must be a positive integer, not {value!r}")
+        raise ValueError(f"{name} must be a positive integer, not {value!r:.80}")
+    return number
+
+
+def _share(name: str, value: object) -> float:
+    """A number between 0 and 1, both left out; ValueError for anything else."""
+    try:
+        number = 0.0 if isinstance(value, str | bytes) else float(value)
+    except (TypeError, ValueError, RuntimeError):
+        number = 0.0
+    if not 0 < number < 1:
+        raise ValueError(f"{name} must be a number in (0, 1), not {value!r:.80}")
     return number
 
 
@@ -260,37 +311,50 @@ def _read_images(folder: Path, files: Sequence[Path], size: int, channels: int) 
             wrong.setdefault(str(error), []).append(file)
             pixels.clear()                       # only the message is still to be made
     if wrong:
-        said = "; ".join(f"{_listed(folder, paths)} {reason}" for reason, paths in list(wrong.items())[:MOST_NAMED])
+        said = "; ".join(f"{_listed(folder, paths)} {_agreeing(reason, len(paths))}"
+                         for reason, paths in list(wrong.items())[:MOST_NAMED])
         n = sum(map(len, wrong.values()))
         raise ValueError(f"{folder} holds {n:,} file{'' if n == 1 else 's'} that cannot be used; remove or mend {said}")
     return pixels
 
 
+def _agreeing(reason: str, count: int) -> str:
+    """A reason of `_read_image` as said of one file or of several."""
+    words = {"{is}": "are", "{has}": "have", "{it}": "them", "{an image}": "images", "{a file}": "files"}
+    for word, several in words.items():
+        reason = reason.replace(word, word.strip("{}") if count == 1 else several)
+    return reason
+
+
 def _read_image(file: Path, size: int, channels: int) -> np.ndarray:
-    """One image (channels, size, size), uint8; ValueError says what is wrong with it, without its name."""
+    """One image (channels, size, size), uint8; ValueError says what is wrong with it, without its name.
+
+    The message has the words of `_agreeing`.
+    """
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     if not file.is_file():
-        raise ValueError("is no file, or a link to nothing")         # and a pipe would never end
+        raise ValueError("{is} not {a file}: a pipe, or a link to nothing")         # and a pipe would never end
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)      # the limit here is our own
             image = Image.open(file, formats=FORMATS)
     except UnidentifiedImageError:
-        raise ValueError(f"is no image of a kind that is read here ({', '.join(FORMATS)})") from None
+        raise ValueError("{is} not {an image} of a kind that is read here (" + ", ".join(FORMATS) + ")") from None
     except Image.DecompressionBombError:
-        raise ValueError(f"has more than {MAX_PIXELS:,} pixels; make it smaller") from None
+        raise ValueError(f"{{has}} more than {MAX_PIXELS:,} pixels; make {{it}} smaller") from None
     except Exception as error:                   # decoders fail in every way there is
         raise ValueError(f"cannot be read ({_said(error)})") from error
     with image:
         if image.width * image.height > MAX_PIXELS:
-            raise ValueError(f"has {image.width} x {image.height} pixels, more than {MAX_PIXELS:,}; make it smaller")
+            raise ValueError(f"{{has}} {image.width} x {image.height} pixels, more than {MAX_PIXELS:,}; make {{it}} "
+                             "smaller")
         if image.mode.startswith(("I", "F")):                # convert would clip them to 255
-            raise ValueError(f"has more than 8 bits a channel ({image.mode}); save it with 8")
+            raise ValueError(f"{{has}} more than 8 bits a channel ({image.mode}); save {{it}} with 8")
         if channels == 3 and image.mode in ("1", "L", "LA", "La"):
-            raise ValueError(f"is grey ({image.mode}); convert it to colour, or take channels=1")
+            raise ValueError(f"{{is}} grey ({image.mode}); convert {{it}} to colour, or take channels=1")
         if min(image.size) < size:
-            raise ValueError(f"has {image.width} x {image.height} pixels, fewer than {size} x {size}")
+            raise ValueError(f"{{has}} {image.width} x {image.height} pixels, fewer than {size} x {size}")
         try:
             ImageOps.exif_transpose(image, in_place=True)
             picture = _on_white(image, "RGB" if channels == 3 else "L")
@@ -319,4 +383,4 @@ def save_images(images: Images, path: Path | str) -> None:
     """Write images as the .npz that `load` reads, whole or not at all."""
     arrays = {"pixels": images.pixels, "labels": images.labels, "test_pixels": images.test_pixels,
               "test_labels": images.test_labels} | ({"names": np.array(images.names)} if images.names else {})
-    store.write_file(Path(path), lambda file: np.savez(file, **arrays))
+    store.write_file(as_path(path, "the .npz"), lambda file: np.savez(file, **arrays))

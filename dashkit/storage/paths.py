@@ -37,6 +37,16 @@ CACHE = HOME / "data" / "cache"
 BUILD = HOME / "build"
 
 
+def as_path(value: object, what: str) -> Path:
+    """The path that a caller gave as a text or a `Path`, without `~`; ValueError names `what`, if it is none."""
+    if not isinstance(value, str | Path) or not str(value).strip() or "\0" in str(value):
+        raise ValueError(f"{what} must be a path, as a text or a Path, not {value!r:.80}")
+    try:
+        return Path(value).expanduser()
+    except RuntimeError:
+        raise ValueError(f"{what} {value}: this system knows no such user; write the path in full") from None
+
+
 def explained(error: OSError, path: Path) -> OSError:
     """The same error with one sentence on what to do, which fits its cause: a file in the way, no access, a full disk.
 

@@ -161,9 +161,17 @@ def test_both_layouts_are_read_and_no_network_is_named(tmp_path):
         export.read(tmp_path)
 
 
-def test_names_must_be_as_many_as_classes(tmp_path):
-    with pytest.raises(ValueError, match="10 classes need as many names, not 2"):
-        export.write_pipeline(net(PROFILES["smoke"].student), tmp_path, T=1000, names=("cat", "dog"))
+@pytest.mark.parametrize(("change", "message"), [
+    ({"names": ("cat", "dog")}, "10 classes need as many names"), ({"names": "0123456789"}, "10 classes need as many"),
+    ({"names": [*"012345678", None]}, "all of them different texts"), ({"names": [*"0123456788"]}, "different texts"),
+    ({"names": None}, "10 classes need as many names.* not None"), ({"names": range(10)}, "different texts"),
+    ({"T": "1000"}, "T must be a positive integer, not '1000'"), ({"T": 0}, "T must be a positive integer"),
+    ({"folder": None}, "folder must be a path"), ({"folder": 7}, "folder must be a path, as a text or a Path, not 7"),
+])  # fmt: skip
+def test_what_makes_no_pipeline_is_refused_before_anything_is_written(tmp_path, change, message):
+    given = {"folder": tmp_path, "T": 1000} | change
+    with pytest.raises(ValueError, match=message):
+        export.write_pipeline(net(PROFILES["smoke"].student), given.pop("folder"), **given)
     assert not list(tmp_path.iterdir())
 
 
