@@ -26,11 +26,13 @@ from dashkit.analysis.tables import (
     intervals,
     published_results,
     results_of,
+    scales_of,
     source_of,
 )
 
 __all__ = [
     "CONTRADICTED", "HOLDS", "NOT_TESTABLE", "RESULTS", "UNDECIDED", "Bound", "Results", "Rule", "apply_rule",
     "by_seed", "by_unit", "calibration_table", "checked", "claim_ledger", "claim_rules", "cost_ratios",
-    "cost_rows", "intervals", "published_cost", "published_results", "results_of", "source_of",
+    "cost_rows", "intervals", "published_cost", "published_results", "results_of", "scales_of",
+    "source_of",
 ]

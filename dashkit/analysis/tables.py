@@ -9,7 +9,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from dashkit.experiments import budget
-from dashkit.experiments.profiles import truth
+from dashkit.experiments.profiles import PROFILES, Profile, truth
 from dashkit.experiments.run import Run
 from dashkit.experiments.sweeps import sweep
 from dashkit.method.calibration import beta_of
@@ -199,6 +199,18 @@ def published_results(profile: str, root: Path = RESULTS) -> Results:
     seeds = table[~table.arm.isin(["real", "teacher"])].seed.nunique()
     return Results(with_beta(table), f"published results of {source_of(table)}: {table.arm.nunique() - 2} students, "
                           f"{seeds} training seeds, on {devices(table)}")
+
+
+def scales_of(results: pd.DataFrame, profile: Profile) -> tuple[float, float]:
+    """The scale w at which arms are compared, and the strongest one, among those that `results` were measured at.
+
+    They are those of `profile`, if all that it names were measured, and else those of the results' own profile.
+    """
+    measured = set(results.metric)
+    for p in (profile, PROFILES.get(results.profile.iloc[0], profile)):
+        if all(f"frechet_teacher@w={w:g}" in measured for w in p.ws):
+            return p.w, max(p.ws)
+    raise ValueError(f"these results of {results.profile.iloc[0]} were not measured at the scales of a profile")
 
 
 def results_of(run: Run, *, recompute: bool = False) -> Results:
