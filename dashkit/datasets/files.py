@@ -24,7 +24,8 @@ FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")      # not all of
 SUFFIXES = (".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".dib", ".gif", ".tif", ".tiff", ".webp", ".ppm",
             ".pgm", ".pbm", ".pnm", ".heic", ".heif", ".avif", ".jp2")       # names that promise an image
 LEFT_BEHIND = ("__macosx", "__pycache__", "thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini", "icon\r",
-               "picasa.ini", "@eadir", "@tmp", "@recycle", "#recycle", "#snapshot", "$recycle.bin", "recycler",
+               "picasa.ini", "thumbs.db:encryptable", "zbthumbnail.info", "pspbrwse.jbf",
+               "@eadir", "@tmp", "@recycle", "#recycle", "#snapshot", "$recycle.bin", "recycler",
                "system volume information", "lost+found", "network trash folder", "temporary items", "cvs")
 """Names, in lower case, of what operating systems, file servers and editors leave in folders; hidden files besides."""
 TRAINING = ("train", "training")
@@ -48,7 +49,10 @@ def read_npz(path: Path, names: Sequence[str]) -> list[np.ndarray]:
     path, found = as_path(path, "the .npz"), []
     try:
         with zipfile.ZipFile(path) as archive:
+            there = [n.removesuffix(".npy") for n in archive.namelist()]
             for name in names:
+                if name not in there:
+                    raise ValueError(f"it lacks {name}, and has {_shortened(there)}")
                 entry = archive.getinfo(f"{name}.npy")
                 check_array_size(name, entry.file_size)
                 with archive.open(entry) as file:          # its name in full: np.load would prefer one without .npy
@@ -110,8 +114,12 @@ def from_arrays(pixels: np.ndarray, labels: np.ndarray, test_pixels: np.ndarray,
     there[labels[labels < len(labels)]] = True
     if (gap := there.argmin()) <= labels.max():
         raise ValueError(f"no training image has label {gap}")
-    if pixels.shape[1:] != test_pixels.shape[1:] or test_labels.max() > labels.max():
-        raise ValueError("training and test images must have the same shape and the same classes")
+    if pixels.shape[1:] != test_pixels.shape[1:]:
+        raise ValueError(f"training and test images must have the same shape, not {pixels.shape[1:]} and "
+                         f"{test_pixels.shape[1:]}")
+    if test_labels.max() > labels.max():
+        raise ValueError(f"training and test images must have the same classes, but only test images have label "
+                         f"{test_labels.max()}")
     return Images(*(torch.from_numpy(np.ascontiguousarray(a)) for a in
                     (pixels, labels.astype(np.int64), test_pixels, test_labels.astype(np.int64))),
                   _class_names(names, int(labels.max()) + 1))
@@ -147,7 +155,8 @@ def _class_names(names: Sequence[str], count: int) -> tuple[str, ...]:
     if not found.size:
         return ()
     if found.dtype.kind != "U" or found.shape != (count,) or len(set(found.tolist())) < count or "" in found:
-        raise ValueError(f"names must be {count} different texts, one for each class, not {found.dtype} {found.shape}")
+        raise ValueError(f"names must be {count} different texts, one for each class, not {found.dtype} {found.shape}"
+                         + ("; type np.array(names, dtype=str)" if found.dtype.kind == "S" else ""))
     try:
         "".join(found.tolist()).encode()
     except UnicodeError as error:
@@ -217,7 +226,7 @@ def _share(name: str, value: object) -> float:
 
 def is_left_behind(path: Path) -> bool:
     """Whether a file or folder is hidden, or of the kind that operating systems, file servers and editors leave."""
-    return path.name.startswith(".") or path.name.lower() in LEFT_BEHIND
+    return path.name.startswith((".", "~$")) or path.name.lower() in LEFT_BEHIND
 
 
 def _inside(folder: Path) -> list[Path]:
@@ -288,7 +297,7 @@ def _classes(folder: Path, place: Path, fewest: int) -> dict[str, list[Path]]:
         ("folders inside a class, whose images would be left out (give the folder whose subfolders are the classes)",
          nested)) if paths]
     if few and not nested:
-        shown = ", ".join(few[:MOST_NAMED]) + (f" and {len(few) - MOST_NAMED} more" if len(few) > MOST_NAMED else "")
+        shown = _shortened(few)
         wrong.append(f"{shown}; it needs {need}" if len(few) == 1 else f"{shown}; each needs {need}")
     if wrong:
         raise ValueError(f"{place}: {'; '.join(wrong)}")
@@ -296,8 +305,12 @@ def _classes(folder: Path, place: Path, fewest: int) -> dict[str, list[Path]]:
 
 
 def _listed(folder: Path, paths: Sequence[Path]) -> str:
-    shown = ", ".join(p.relative_to(folder).as_posix() for p in paths[:MOST_NAMED])
-    return shown + (f" and {len(paths) - MOST_NAMED:,} more" if len(paths) > MOST_NAMED else "")
+    return _shortened([p.relative_to(folder).as_posix() for p in paths])
+
+
+def _shortened(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:MOST_NAMED]) or "nothing"
+    return shown + (f" and {len(names) - MOST_NAMED:,} more" if len(names) > MOST_NAMED else "")
 
 
 def _read_images(folder: Path, files: Sequence[Path], size: int, channels: int) -> Mapping[Path, np.ndarray]:
@@ -356,6 +369,8 @@ def _read_image(file: Path, size: int, channels: int) -> np.ndarray:
         if min(image.size) < size:
             raise ValueError(f"{{has}} {image.width} x {image.height} pixels, fewer than {size} x {size}")
         try:
+            if (alpha := _alpha_of_bmp(file, image)) is not None:
+                image.putalpha(alpha)
             ImageOps.exif_transpose(image, in_place=True)
             picture = _on_white(image, "RGB" if channels == 3 else "L")
             pixels = np.asarray(ImageOps.fit(picture, (size, size), Image.Resampling.BOX))
@@ -377,6 +392,21 @@ def _on_white(image: "Image.Image", mode: str) -> "Image.Image":
     plain = {"La": "LA", "RGBa": "RGBA"}.get(image.mode, image.mode)            # colours that are multiplied by alpha
     image = (image if image.mode == plain else image.convert(plain)).convert("RGBA")
     return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert(mode)
+
+
+def _alpha_of_bmp(file: Path, image: "Image.Image") -> "Image.Image | None":
+    """The fourth channel of a 32-bit BMP, which the format leaves open and programs take for alpha.
+
+    None where it says nothing: it is the same everywhere, mostly 0.
+    """
+    from PIL import Image
+
+    if image.format != "BMP" or not image.tile or image.tile[0][3][0] != "BGRX":
+        return None
+    _, _, offset, (_, _, direction) = image.tile[0]
+    pixels = np.fromfile(file, np.uint8, 4 * image.width * image.height, offset=offset)
+    alpha = pixels.reshape(image.height, image.width, 4)[::direction, :, 3]
+    return None if alpha.min() == alpha.max() else Image.fromarray(np.ascontiguousarray(alpha))
 
 
 def save_images(images: Images, path: Path | str) -> None:

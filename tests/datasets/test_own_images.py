@@ -59,6 +59,7 @@ def masked(mode, **how):
 
 CASES = {
     "RGBA.png": lambda: (disc("RGBA")[0], {}), "LA.png": lambda: (disc("LA")[0], {}),
+    "RGBA.bmp": lambda: (disc("RGBA")[0], {}),
     "RGBA.webp": lambda: (disc("RGBA")[0], {"lossless": True}), "RGBA.tif": lambda: (disc("RGBA")[0], {}),
     "multiplied by alpha.tif": lambda: (disc("RGBA")[0], {}), "LA.tif": lambda: (disc("LA")[0], {}),
     "palette with alphas.png": lambda: (disc("RGBA")[0].quantize(16), {}),
@@ -106,6 +107,17 @@ def test_half_transparent_pixels_are_mixed_with_white(tmp_path):
     assert len(found.unique()) > 5
 
 
+@pytest.mark.parametrize("fourth", [0, 255, 100])
+def test_a_fourth_channel_of_a_bmp_that_is_the_same_everywhere_says_nothing(tmp_path, fourth):
+    pixels = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+    for kind in ("a", "b"):
+        (tmp_path / kind).mkdir()
+        Image.fromarray(np.dstack([pixels, np.full((16, 16), fourth, np.uint8)])).save(tmp_path / kind / "0.bmp")
+        Image.fromarray(pixels).save(tmp_path / kind / "1.bmp")
+    images = files.from_folder(tmp_path, size=16, held_out=0.5)
+    assert all((p.permute(1, 2, 0).numpy() == pixels).all() for p in (*images.pixels, *images.test_pixels))
+
+
 def test_opaque_images_keep_their_bytes(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
     for kind in ("a", "b"):
@@ -120,7 +132,8 @@ def test_opaque_images_keep_their_bytes(tmp_path):
 
 
 LEFT = ["._0.png", ".DS_Store", "Thumbs.db", "desktop.ini", "Desktop.ini", "THUMBS.DB", ".hidden.png", "ehthumbs.db",
-        "Icon\r", ".ipynb_checkpoints/0-checkpoint.png", "__MACOSX/cat/._0.png", "@eaDir/0.png/SYNOPHOTO_THUMB_M.png",
+        "Icon\r", "Thumbs.db:encryptable", "~$notes.docx", "ZbThumbnail.info",
+        ".ipynb_checkpoints/0-checkpoint.png", "__MACOSX/cat/._0.png", "@eaDir/0.png/SYNOPHOTO_THUMB_M.png",
         "$RECYCLE.BIN/desktop.ini", ".git/config", "System Volume Information/x", "#recycle/0.png", "lost+found/x",
         "__pycache__/x.pyc", ".Trashes/0.png", ".Spotlight-V100/x"]
 

@@ -166,11 +166,20 @@ def test_images_that_can_be_in_order_are_taken_as_they_are(shape):
     ({"labels": None}, "training labels must be 6 integers from 0, not object"),
     ({"names": None}, "names must be 3 different texts"), ({"names": 5}, "names must be 3 different texts"),
     ({"names": {"a", "b", "c"}}, "names must be 3 different texts"), ({"names": "cat"}, "names must be 3 different"),
+    ({"names": np.array([b"a", b"b", b"c"])}, r"not \|S1 \(3,\); type np\.array\(names, dtype=str\)"),
+    ({"test_labels": [0, 1, 7]}, "same classes, but only test images have label 7"),
     ({"names": [["a"], ["b", "c"]]}, "names cannot be read as one array"),
 ])  # fmt: skip
 def test_arrays_of_another_kind_are_refused_with_one_sentence(change, message):
     with pytest.raises(ValueError, match=message):
         files.from_arrays(**arrays(**change))
+
+
+def test_a_file_that_lacks_an_array_says_which_and_what_it_has(tmp_path):
+    for given, message in (((arrays()["pixels"],), r"it lacks pixels, and has arr_0\)"), ((), "and has nothing")):
+        np.savez(tmp_path / "cifar10.npz", *given)
+        with pytest.raises(ValueError, match=message):
+            sources.load_images("cifar10", cache=tmp_path)
 
 
 def test_lists_are_arrays_too_and_empty_images_are_refused():
