@@ -245,7 +245,10 @@ def _export(options: argparse.Namespace) -> int:
 
 def _campaign(options: argparse.Namespace) -> int:
     from dashkit.experiments import campaign, costing, processes, turns
+    from dashkit.experiments.profiles import typed
 
+    fid_samples = typed("fid_samples", options.fid_samples)
+    _time_of_a_campaign(options, None)                        # refused now rather than after the images were read
     run = _start(options)
     wanted = tuple(n.strip() for n in options.stages.split(",") if n.strip()) or costing.STAGES
     unknown = [name for name in wanted if name not in costing.STAGES]
@@ -260,7 +263,7 @@ def _campaign(options: argparse.Namespace) -> int:
     if "evaluation" in wanted:
         _ = run.image_reference                      # the classifier is trained before anything is planned
     spent = turns.seconds_since_start() if options.hours is None else 0.0
-    plan = campaign.make_plan(run, hours, fid_samples=options.fid_samples, wanted=wanted, of=of, spent=spent)
+    plan = campaign.make_plan(run, hours, fid_samples=fid_samples, wanted=wanted, of=of, spent=spent)
     seconds, run = campaign.expected_seconds(run), campaign.with_plan(run, plan)
     options.run = run
     print(campaign.describe(run, plan))
@@ -282,11 +285,11 @@ def _campaign(options: argparse.Namespace) -> int:
 
 def _time_of_a_campaign(options: argparse.Namespace, planned: float | None) -> tuple[float, float]:
     """Minutes of this turn, and hours of the whole: what is typed, what was `planned` before, or the defaults."""
-    from dashkit.experiments.profiles import number
+    from dashkit.experiments.profiles import typed
 
-    minutes = 9.0 if options.minutes is None else number("minutes", options.minutes, 0, 10**6)
+    minutes = 9.0 if options.minutes is None else typed("minutes", options.minutes)
     if options.hours is not None:
-        return minutes, number("hours", options.hours, 1e-6, 10_000)
+        return minutes, typed("hours", options.hours)
     return minutes, planned or (minutes / 60 if options.minutes is not None and minutes else 0.4)
 
 
@@ -320,7 +323,6 @@ def _self_test(options: argparse.Namespace) -> int:
 def _sweep(options: argparse.Namespace) -> int:
     from dashkit.analysis.tables import calibration_table
     from dashkit.experiments.evaluation import results_path
-    from dashkit.experiments.profiles import number
     from dashkit.experiments.ready import check_run
     from dashkit.experiments.sweeps import sweep
 
@@ -329,7 +331,7 @@ def _sweep(options: argparse.Namespace) -> int:
     seeds = max(profile.seeds, 8) if options.seeds is None else options.seeds
     run = _start(options, seeds=seeds, arms=arms)
     check_run(run, publish=_published(options, run))
-    results = sweep(run, jobs=number("jobs", options.jobs, 1, 1024, whole=True))
+    results = sweep(run, jobs=options.jobs)
     print(calibration_table(results, w=run.profile.w).to_string(float_format="{:.3g}".format))
     print(results_path(run))
     _publish(options, run, results)

@@ -12,6 +12,7 @@ import torch
 
 from dashkit.experiments.evaluation import _evaluation_key, evaluate_all, get_results, measure, tidy
 from dashkit.experiments.networks import load_student, load_teacher, say_stale
+from dashkit.experiments.profiles import typed
 from dashkit.experiments.progress import progress_bar
 from dashkit.experiments.ready import check_run
 from dashkit.experiments.run import Run
@@ -27,6 +28,7 @@ def sweep(run: Run, *, jobs: int = 1) -> pd.DataFrame:
     One process by default.  With `jobs` > 1 the seeds are spread over a joblib backend, the current one: processes, or
     whatever `joblib.parallel_config` names, a Dask cluster too; they share the run folder and nothing else.
     """
+    jobs = typed("jobs", jobs)
     check_run(run)
     teacher = get_teacher(run)
     if jobs > 1:

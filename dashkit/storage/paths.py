@@ -89,11 +89,19 @@ def other_copy(folder: Path) -> Path | None:
 
 
 def refuse_another_copy() -> None:
-    """Raise ValueError if the current folder belongs to another copy of the project, which is not to be touched."""
-    other = other_copy(Path.cwd())
-    if other is not None:
-        raise ValueError(f"the current folder belongs to the project in {other}, but this dashkit is that of {ROOT}; "
-                         f"type there: {PYTHON} run.py dashkit …")
+    """Raise ValueError if the current folder belongs to another copy of the project, which is not to be touched.
+
+    Or if the environment or the program does: until run.py has repaired it, a copied environment starts the kit that it
+    was made for.  A kit that somebody has put on Python's path is meant.
+    """
+    places = {"the current folder": Path.cwd()}
+    if str(ROOT) not in sys.path:
+        places |= {"this environment": Path(sys.prefix), "this program": Path(sys.argv[0]).absolute()}
+    for what, place in places.items():
+        other = other_copy(place)
+        if other is not None:
+            raise ValueError(f"{what} belongs to the project in {other}, but this dashkit is that of {ROOT}; "
+                             f"type there: {PYTHON} run.py dashkit …")
 
 
 def hand_on() -> None:

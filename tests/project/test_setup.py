@@ -732,6 +732,18 @@ def test_a_copy_is_never_served_by_the_kit_of_another(copy, capsys):
     assert sorted(p.name for p in copy.rglob("*")) == ["dashkit", "notebooks", "paths.py", "run.py", "storage"]
 
 
+@pytest.mark.parametrize("part", ["environment", "program"])
+def test_a_copied_environment_that_is_not_repaired_serves_nobody(copy, monkeypatch, capsys, part):
+    monkeypatch.chdir(copy.parent)
+    monkeypatch.setattr(sys, "path", [p for p in sys.path if p not in ("", str(ROOT))])
+    monkeypatch.setattr(sys, "prefix", str(copy / ".venv" if part == "environment" else copy.parent))
+    monkeypatch.setattr(sys, "argv", [str(copy / ".venv" / "bin" / "dashkit" if part == "program" else "dashkit")])
+    assert cli.main(["train", "--profile", "smoke"]) == 2 and not doctor._project().ok
+    assert f"this {part} belongs to the project in {copy}" in capsys.readouterr().err
+    monkeypatch.setattr(sys, "path", [str(ROOT), *sys.path])                   # put there by hand
+    assert doctor._project().ok
+
+
 def test_a_link_to_the_project_is_no_copy(tmp_path, monkeypatch):
     if os.name == "posix":
         (tmp_path / "link").symlink_to(ROOT)
