@@ -124,7 +124,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 print(f"\ndashkit: stopped{_outlook(options)}", file=sys.stderr)
             return 128 + (came or [signal.SIGINT])[0]
         if isinstance(error, ValueError | OSError | ImportError | RuntimeError | FloatingPointError):
-            print(f"dashkit: {error}", file=sys.stderr)
+            print(f"dashkit: {error}{_advice(error)}", file=sys.stderr)
             return 2
         raise
     finally:
@@ -152,6 +152,15 @@ def _stoppable(came: list[int], *, alone: bool) -> Iterator[None]:
         if not alone:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
         yield
+
+
+def _advice(error: Exception) -> str:
+    """What to type where a package is missing or broken, if the error does not say so itself."""
+    if not isinstance(error, ImportError) or "type:" in str(error):
+        return ""
+    from dashkit import environment
+
+    return f"; to see what is missing, type: {environment.kit('doctor')}"
 
 
 def _outlook(options: argparse.Namespace) -> str:
@@ -343,7 +352,9 @@ def _published(options: argparse.Namespace, run: "Run") -> "Path | None":
     if not options.publish:
         return None
     from dashkit.analysis.tables import RESULTS
+    from dashkit.storage import paths
 
+    paths.require_project()
     return RESULTS / run.profile.name
 
 

@@ -14,7 +14,7 @@ from dashkit.experiments.run import Run
 from dashkit.experiments.sweeps import sweep
 from dashkit.method.calibration import beta_of
 from dashkit.method.statistics import bootstrap
-from dashkit.storage import store, tables
+from dashkit.storage import paths, store, tables
 from dashkit.storage.paths import ROOT
 from dashkit.storage.tables import COLUMNS
 
@@ -184,6 +184,7 @@ def published_results(profile: str, root: Path = RESULTS) -> Results:
     root = Path(root)
     path = root / profile / "results.csv"
     if not path.is_file():
+        paths.require_project(path)
         there = ", ".join(sorted(p.parent.name for p in root.glob("*/results.csv"))) or "none"
         raise FileNotFoundError(f"there are no published results of {profile} (published: {there})")
     manifest = store.read_json(path.with_name("manifest.json"), "sha256")

@@ -47,6 +47,15 @@ def as_path(value: object, what: str) -> Path:
         raise ValueError(f"{what} {value}: this system knows no such user; write the path in full") from None
 
 
+def require_project(path: Path | None = None) -> None:
+    """Raise ValueError if the kit is installed without its project, and `path`, if one is given, lies beside it.
+
+    Nothing is ever written among the installed packages.
+    """
+    if not IS_PROJECT and (path is None or Path(path).absolute().is_relative_to(ROOT)):
+        raise ValueError(NOT_A_PROJECT)
+
+
 def explained(error: OSError, path: Path) -> OSError:
     """The same error with one sentence on what to do, which fits its cause: a file in the way, no access, a full disk.
 

@@ -768,6 +768,36 @@ def test_a_kit_without_its_project_says_so_and_writes_to_the_users_folder(wheel,
     assert runs == str(tmp_path / "dashkit" / "data" / "runs")
 
 
+INSTALLED = """
+import sys
+import numpy as np
+from pathlib import Path
+from dashkit import cli
+from dashkit.analysis import published_results
+from dashkit.analysis.tables import RESULTS, write_published
+from dashkit.publishing import gaps, pictures, readme
+from dashkit.storage import paths, store
+for act in (lambda: published_results("digits"), lambda: readme.main(), lambda: pictures.main(),
+            lambda: gaps.main("cifar16"), lambda: store.write_bytes(RESULTS / "x", b""),
+            lambda: store.check_writable(paths.ROOT / "data")):
+    try:
+        act()
+        print("done")
+    except ValueError as error:
+        print(error)
+for command in ("sweep", "tune", "campaign"):
+    print(cli.main([command, "--publish", "--profile", "digits"]))
+"""
+
+
+def test_a_kit_without_its_project_publishes_nothing_among_the_installed_packages(wheel, tmp_path):
+    before = sorted(p for p in wheel.rglob("*") if "__pycache__" not in p.parts)
+    done = shell(INSTALLED, tmp_path, PYTHONPATH=str(wheel), HOME=str(tmp_path), USERPROFILE=str(tmp_path))
+    assert done.stdout.decode().splitlines() == 6 * [paths.NOT_A_PROJECT] + 3 * ["2"], done.stderr.decode()
+    assert done.stderr.decode().splitlines()[:2] == 2 * [f"dashkit: {paths.NOT_A_PROJECT}"]
+    assert sorted(p for p in wheel.rglob("*") if "__pycache__" not in p.parts) == before
+
+
 def test_a_series_without_notebooks_says_what_is_missing(tmp_path, monkeypatch):
     from dashkit.classroom.notebooks import notebook_paths
 
