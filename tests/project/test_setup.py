@@ -2,6 +2,7 @@
 
 import ast
 import contextlib
+import errno
 import json
 import os
 import re
@@ -233,6 +234,7 @@ def test_pins_are_used_unless_the_newest_are_wanted(env):
 @pytest.mark.parametrize(("said", "message"), [
     ("ERROR: No matching distribution found for torch==1.0", "no wheel for Python .* --latest"),
     ("WARNING: Retrying (Retry(total=4)) after error\nERROR: No matching distribution", "see to the network"),
+    ("ERROR: Could not install: OSError: [Errno 13] Permission denied: '/x'", "ask whoever installed"),
     ("ERROR: Could not install packages due to an OSError: [Errno 28] No space left on device", "free some space"),
 ])  # fmt: skip
 def test_a_failure_of_pip_says_what_to_do_and_a_good_environment_stays(env, monkeypatch, said, message):
@@ -299,6 +301,20 @@ def test_a_shared_installation_that_cannot_be_written_is_used_or_its_owner_is_na
     env.ensure()
     with pytest.raises(SetUpError, match=r"the requirements have changed, but .* ask whoever installed it to type"):
         env.ensure(["scale"])
+
+
+@posix
+@pytest.mark.parametrize("call", ["rename", "touch", "mkdir"])
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS])
+def test_a_shared_installation_that_is_broken_is_its_owners_to_mend(env, monkeypatch, call, number):
+    """The lock can be opened, and the folder around it cannot be written."""
+    def denied(self, *arguments, **how):
+        raise OSError(number, os.strerror(number), str(self))
+
+    no_interpreter(env)
+    monkeypatch.setattr(Path, call, denied)
+    with pytest.raises(SetUpError, match=rf"cannot be written \({os.strerror(number)}\); ask whoever installed it"):
+        env.ensure()
 
 
 def test_a_python_that_cannot_make_environments_is_explained(tmp_path, monkeypatch):
