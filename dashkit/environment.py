@@ -28,6 +28,7 @@ from dashkit.storage.paths import IS_PROJECT, PYTHON, ROOT
 WINDOWS = os.name == "nt"
 STAMP, UNFINISHED = "dashkit.json", "dashkit.unfinished"
 PINS = "constraints.txt"
+SUPPORTED = ((3, 11), (3, 12), (3, 13))          # versions of Python
 NEVER_PINNED = re.compile(r"(nvidia|cuda)-.*|triton|dashkit|pip")     # systems without CUDA do not have the first
 COMPILED = "torch,torchvision,numpy,scipy,pandas,scikit-learn,matplotlib,pillow,safetensors"
 """Packages that pip takes as wheels alone: building them from source takes hours, and fails."""
@@ -104,7 +105,8 @@ def normal(name: str) -> str:
 def frozen(extras: Iterable[str]) -> str:
     """The content of `constraints.txt` for this process's environment: what the kit and the extras need, and no more.
 
-    Packages of one system alone, such as those of CUDA, are left out.  A build's own label (`+cpu`) is, too.
+    Packages of one system alone, such as those of CUDA, are left out.  A build's own label (`+cpu`) is, too, and a
+    version that not every supported Python may have (`fits_every_python`): pip then chooses one for its own.
     """
     from packaging.requirements import Requirement
 
@@ -116,7 +118,8 @@ def frozen(extras: Iterable[str]) -> str:
             there = importlib.metadata.distribution(name)
         except importlib.metadata.PackageNotFoundError:         # a package of another system or another Python
             continue
-        found[normal(name)] = f"{there.metadata['Name']}=={there.version.split('+')[0]}"
+        if fits_every_python(there.metadata["Requires-Python"]):
+            found[normal(name)] = f"{there.metadata['Name']}=={there.version.split('+')[0]}"
         for line in there.requires or ():
             need = Requirement(line)
             wanted = need.marker is None or any(need.marker.evaluate({"extra": e}) for e in ("", *asked))
@@ -125,6 +128,17 @@ def frozen(extras: Iterable[str]) -> str:
                 seen.add(entry)
                 todo.append(entry)
     return "".join(f"{line}\n" for name, line in sorted(found.items()) if not NEVER_PINNED.fullmatch(name))
+
+
+def fits_every_python(requires: str | None) -> bool:
+    """Whether a package that `requires` such a Python can be installed on the first release of each supported one.
+
+    >>> fits_every_python(">=3.10"), fits_every_python(">=3.11.5"), fits_every_python(None)
+    (True, False, True)
+    """
+    from packaging.specifiers import SpecifierSet
+
+    return all(SpecifierSet(requires or "").contains(f"{major}.{minor}.0") for major, minor in SUPPORTED)
 
 
 def differences() -> list[str]:

@@ -3,6 +3,7 @@
 import ast
 import contextlib
 import errno
+import importlib.metadata
 import json
 import os
 import re
@@ -20,6 +21,7 @@ import nbformat
 import pytest
 import yaml
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 
 from dashkit import cli, doctor, environment, launch
 from dashkit.environment import UNFINISHED, Environment, SetUpError
@@ -583,6 +585,18 @@ def test_the_pins_fit_the_requirements_of_every_system():
         need = Requirement(line)
         if need.name != "dashkit":
             assert need.specifier.contains(pins[environment.normal(need.name)], prereleases=True), line
+
+
+def test_every_pin_can_be_installed_on_the_first_release_of_every_supported_python():
+    """Debian has 3.11.2: a pin that wants 3.11.5 would stop its first command."""
+    assert list(SpecifierSet(PROJECT["requires-python"]).filter(f"3.{n}.0" for n in range(30))) == [
+        f"{major}.{minor}.0" for major, minor in environment.SUPPORTED]
+    narrow = []
+    for name in environment.pins():
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            requires = importlib.metadata.metadata(name)["Requires-Python"]
+            narrow += [] if environment.fits_every_python(requires) else [f"{name} needs {requires}"]
+    assert narrow == []
 
 
 def test_pins_are_made_from_what_is_installed_and_needed():
