@@ -29,6 +29,7 @@ from dashkit.analysis.tables import (
     published_figures,
     published_results,
     results_of,
+    scales_of,
     source_of,
 )
 
@@ -36,5 +37,5 @@ __all__ = [
     "CONTRADICTED", "HOLDS", "NOT_TESTABLE", "RESULTS", "UNDECIDED", "Bound", "Interval", "Results", "Rule",
     "apply_rule", "bootstrap", "by_seed", "by_unit", "calibration_table", "checked", "claim_ledger", "claim_rules",
     "cost_ratios", "cost_rows", "intervals", "published_cost", "published_figures", "published_results", "results_of",
-    "shapley", "source_of", "statistics", "verdicts",
+    "scales_of", "shapley", "source_of", "statistics", "verdicts",
 ]

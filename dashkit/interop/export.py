@@ -3,7 +3,7 @@
 `write_pipeline` writes a whole pipeline, which samples; `write` the network alone, a part of it.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from dashkit.method.unet import Attention, Stage, UNet, UNetConfig
 from dashkit.storage import store
+from dashkit.storage.paths import as_path
 
 CONFIG, WEIGHTS = "config.json", "diffusion_pytorch_model.safetensors"
 INDEX, SCHEDULER, NETWORK = "model_index.json", "scheduler/scheduler_config.json", "unet"
@@ -34,12 +35,13 @@ def write_pipeline(model: UNet, folder: Path | str, *, T: int, names: Sequence[s
 
     T is the number of timesteps of the cosine schedule that the network was trained on; `names` are those of its
     classes, () for their numbers.  The folder holds model_index.json, pipeline.py, unet/ and scheduler/; the index is
-    written last, so that a folder with an index is whole.  ValueError for anything that is not a plain UNet, and for
-    another number of names than of classes.
+    written last, so that a folder with an index is whole.  ValueError for anything that is not a plain UNet, for
+    names that are not one text for each class, and for a T that is no positive integer.
     """
-    folder, count = Path(folder), _plain(model).config.num_classes
-    if names and len(names) != count:
-        raise ValueError(f"{count} classes need as many names, not {len(names)}")
+    folder, count = as_path(folder, "folder"), _plain(model).config.num_classes
+    names = _names_of(count, names)
+    if isinstance(T, bool) or not isinstance(T, int) or T < 1:
+        raise ValueError(f"T must be a positive integer, not {T!r:.80}")
     write(model, folder / NETWORK)
     store.write_json(folder / SCHEDULER, {
         "_class_name": "DDIMScheduler", "num_train_timesteps": T, "beta_schedule": "squaredcos_cap_v2",
@@ -48,8 +50,17 @@ def write_pipeline(model: UNet, folder: Path | str, *, T: int, names: Sequence[s
     store.write_bytes(folder / PIPELINE.name, PIPELINE.read_bytes())
     store.write_json(folder / INDEX, {
         "_class_name": [PIPELINE.stem, "GuidedPipeline"], "_diffusers_version": "0.35.0",
-        "id2label": {str(i): names[i] if names else str(i) for i in range(count)},
+        "id2label": {str(i): name for i, name in enumerate(names)},
         "scheduler": ["diffusers", "DDIMScheduler"], "unet": ["diffusers", "UNet2DModel"]})
+
+
+def _names_of(count: int, names: Sequence[str]) -> list[str]:
+    """The names of `count` classes, their numbers for (); ValueError unless they are as many different texts."""
+    found = list(names) if isinstance(names, Iterable) and not isinstance(names, str) else [names]
+    texts = {name for name in found if isinstance(name, str) and name}
+    if found and not len(texts) == len(found) == count:
+        raise ValueError(f"{count} classes need as many names, all of them different texts, not {names!r:.80}")
+    return found or [str(i) for i in range(count)]
 
 
 def write(model: UNet, folder: Path | str) -> None:
@@ -57,7 +68,7 @@ def write(model: UNet, folder: Path | str) -> None:
 
     The null label is the last class.  ValueError for anything that is not a plain UNet.
     """
-    folder = Path(folder)
+    folder = as_path(folder, "folder")
     cfg, ours = _plain(model).config, model.state_dict()
     attends = [cfg.size >> i in cfg.attention for i in range(len(cfg.ch_mult))]
     config = _FIXED | {
@@ -86,7 +97,7 @@ def read(folder: Path | str) -> UNet:
 
     ValueError if it is not of this family, or its weights are not.
     """
-    folder = Path(folder)
+    folder = as_path(folder, "folder")
     if not (folder / CONFIG).is_file() and (folder / NETWORK).is_dir():
         folder = folder / NETWORK
     if not (folder / CONFIG).is_file():

@@ -8,10 +8,12 @@ import sys
 
 import browser
 import nbformat
+import numpy as np
 import pytest
 
 from dashkit.classroom.exercises import EXERCISES
-from dashkit.classroom.notebooks import notebook_paths, tagged
+from dashkit.classroom.notebooks import execute, notebook_paths, tagged
+from dashkit.datasets import files
 from dashkit.storage import paths
 
 PATHS = notebook_paths()
@@ -68,6 +70,46 @@ def test_parameters_are_plain_and_validated_at_once(notebook):
 def test_nothing_banned(notebook):
     for cell in code(notebook):
         assert not [b for b in BANNED if b in cell.source]
+
+
+@notebooks
+def test_the_data_decide_how_many_classes_and_pixels_there_are(notebook):
+    """A profile of one's own has other classes, sizes, timesteps and pictures than the digits."""
+    fixed = re.compile(r"\brange\(10\)|arange\(10\b(?!.*% .*num_classes)|% 10\b|(?:1|3), 8, 8\)|@t=\d|to real digits|"
+                       r"digits at its")
+    assert [c.source for c in code(notebook) if fixed.search(c.source)] == []
+
+
+OWN = """
+extends = "smoke"
+dataset = "cifar10"
+w = 2.2
+ws = [1.0, 2.2]
+T = 400
+teacher_steps = 20
+student_steps = 20
+samples = 30
+states = 60
+sample_steps = 4
+arms = ["dash", "cond_only"]
+teacher = { size = 16, channels = 3, num_classes = 3 }
+student = { size = 16, channels = 3, num_classes = 3 }
+"""
+
+
+@pytest.mark.slow
+def test_the_lessons_take_a_profile_with_other_classes_sizes_and_scales(tmp_path, monkeypatch):
+    rng = np.random.default_rng(0)
+    pixels, held_out = (rng.integers(0, 256, (n, 3, 16, 16), dtype=np.uint8) for n in (120, 60))
+    images = files.from_arrays(pixels, np.arange(120) % 3, held_out, np.arange(60) % 3, names=["emu", "fox", "yak"])
+    files.save_images(images, tmp_path / "data" / "cache" / "cifar10.npz")
+    (tmp_path / "own.toml").write_text(OWN)
+    monkeypatch.setenv("DASHKIT_HOME", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(paths.ROOT))
+    for path in PATHS:
+        execute(path, tmp_path / path.name, {"profile": str(tmp_path / "own.toml"), "device": "cpu"})
+    shown = (tmp_path / PATHS[2].name).read_text(encoding="utf-8")
+    assert all(name in shown for name in images.names)
 
 
 @notebooks
