@@ -150,6 +150,14 @@ def test_dead_widgets_leave_and_explorers_come(tmp_path):
     assert text.count("<label") == 2 and text.count("<button") == 1
 
 
+def test_a_list_can_be_played_as_a_slider_can(tmp_path):
+    w = explorers.choice("scale", ["1", "2"])
+    states.write_states(explorers.Explorer(lambda w: (plt.figure(figsize=(1, 1)), w), {"w": w}, [w], play="w"),
+                        tmp_path / "00-x")
+    text = lessons.explorer(tmp_path / "00-x")
+    assert text.count('class="play"') == 1 and '<option value="0" selected>1</option>' in text
+
+
 @pytest.mark.parametrize(("page", "wanted"), [
     ('<p>fine</p><img src="a.png" alt="a curve"><a href="https://arxiv.org">paper</a>', []),
     ('<script src="https://cdn.example/x.js"></script>', ["fetches https://cdn.example/x.js"]),
