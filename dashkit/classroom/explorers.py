@@ -25,7 +25,7 @@ from dashkit.method.calibration import gap_stats
 from dashkit.method.exact_teacher import ExactTeacher
 from dashkit.method.guidance import Branches, Model, branches, tables_at
 from dashkit.method.losses import composite_metric
-from dashkit.method.sampling import ddim, sample
+from dashkit.method.sampling import Sampling, ddim, sample
 from dashkit.method.schedule import Schedule
 
 STEPS = 25          # of DDIM, where an explorer samples
@@ -161,7 +161,7 @@ def photo_explorer(models: Mapping[str, Model], schedule: Schedule, y: Tensor, *
     """
     @lru_cache
     def path(model: str, w: float) -> list[Tensor]:
-        return [x_T, *ddim(models[model], schedule, y, x_T=x_T, w=w, steps=steps)]
+        return [x_T, *ddim(models[model], schedule, y, x_T, Sampling(w=w, steps=steps))]
 
     def draw(w: float, step: int) -> tuple[plt.Figure, str]:
         rows = {model: path(model, w)[step].cpu() for model in models}
