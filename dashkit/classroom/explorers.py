@@ -415,7 +415,7 @@ def results_explorer(results: pd.DataFrame, arms: Sequence[str], *, arm: str, ot
                 "statistic": choice("statistic", [s for s in STATISTICS if s in there]),
                 "t": choice("timestep", ["all", *map(str, times)])}
     controls["arm"].value, controls["other"].value = arm, other
-    coarse = {"arm": [*(a for a in arms[:8] if a != arm), arm],
+    coarse = {"arm": [*(a for a in arms[:5] if a != arm), arm],
               "other": list(dict.fromkeys(a for a in (other, "scratch") if a in arms)),
               "t": ["all", *(str(t) for t in times[:: max(len(times) // 2, 1)])]}
     return Explorer(draw, controls, list(controls.values()), page=coarse)
