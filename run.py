@@ -15,10 +15,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
+from dashkit import stopping
+
+stopping.catch(stopping.leave("run.py"))
+
 try:
     from dashkit import launch
 except ValueError as error:         # DASHKIT_HOME names no folder
     sys.exit("run.py: " + str(error))
 
 if __name__ == "__main__":
-    sys.exit(launch.main(sys.argv[1:]))
+    sys.exit(stopping.finish(launch.main(sys.argv[1:])))

@@ -2,6 +2,16 @@
 
 import sys
 
-from dashkit.cli import main
+from dashkit import stopping
 
-sys.exit(main())
+
+def main() -> int:
+    """The command, from its first moment: a signal is answered before anything large is imported."""
+    stopping.catch(stopping.leave("dashkit"))
+    from dashkit import cli
+
+    return stopping.finish(cli.main())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

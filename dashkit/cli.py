@@ -6,11 +6,12 @@ import io
 import os
 import signal
 import sys
-import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
+
+from dashkit import stopping
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -158,6 +159,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     paths.print_anything()
     options, several = parser().parse_args(arguments), int(os.environ.get("WORLD_SIZE", "1")) > 1
+    came: list[int] = []
     try:
         if several and options.command not in TOGETHER:
             raise ValueError(f"{options.command} is for one process; several can share {', '.join(TOGETHER)}")
@@ -165,14 +167,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
                  "fetch": _fetch, **dict.fromkeys(CARRYING, _carry), "campaign": _campaign, "export": _export,
                  "measure": _measure, "new": _new, "shrink": _shrink, **dict.fromkeys(("site", "slides"), _site)}
         quiet = os.environ.get("RANK", "0") != "0"                # of several processes only the first one speaks
-        with contextlib.redirect_stdout(io.StringIO() if quiet else sys.stdout), _ended_as_interrupted(not several):
+        with contextlib.redirect_stdout(io.StringIO() if quiet else sys.stdout), _stoppable(came, alone=not several):
             return tasks.get(options.command, _recipe)(options)
-    except (ValueError, OSError, ImportError, RuntimeError, FloatingPointError) as error:
-        print(f"dashkit: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt as error:
-        print(f"\ndashkit: stopped{_outlook(options)}", file=sys.stderr)
-        return 143 if error.args else 130
+    except (Exception, KeyboardInterrupt) as error:
+        if came or isinstance(error, KeyboardInterrupt):          # or what a library made of it
+            with stopping.answered_by(signal.SIG_IGN):
+                print(f"\ndashkit: stopped{_outlook(options)}", file=sys.stderr)
+            return 128 + (came or [signal.SIGINT])[0]
+        if isinstance(error, ValueError | OSError | ImportError | RuntimeError | FloatingPointError):
+            print(f"dashkit: {error}{_advice(error)}", file=sys.stderr)
+            return 2
+        raise
     finally:
         if several:
             from dashkit.experiments import processes
@@ -181,19 +186,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 @contextlib.contextmanager
-def _ended_as_interrupted(wanted: bool) -> Iterator[None]:
-    """Within the block SIGTERM does what Ctrl-C does, so that what is trained is saved."""
+def _stoppable(came: list[int], *, alone: bool) -> Iterator[None]:
+    """Within the block Ctrl-C and SIGTERM are a KeyboardInterrupt, so that what is trained is saved; `came` tells them.
+
+    One that comes while something is imported, and nothing is trained, ends the process at once.  A process that is not
+    `alone` is its launcher's to end: SIGTERM kills it.
+    """
     def stop(number: int, frame: FrameType | None) -> None:
+        locks = sys.modules.get("dashkit.storage.locks")
+        if stopping.in_import(frame) and not (locks and locks.holds_any()):
+            stopping.leave("dashkit")(number, frame)
+        came.append(number)
         raise KeyboardInterrupt(number)
 
-    if not wanted or threading.current_thread() is not threading.main_thread():
+    with stopping.answered_by(stop):
+        if not alone:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
         yield
-        return
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+
+
+def _advice(error: Exception) -> str:
+    """What to type where a package is missing or broken, if the error does not say so itself."""
+    if not isinstance(error, ImportError) or "type:" in str(error):
+        return ""
+    from dashkit import environment
+
+    return f"; to see what is missing, type: {environment.kit('doctor')}"
 
 
 def _outlook(options: argparse.Namespace) -> str:
@@ -202,12 +220,16 @@ def _outlook(options: argparse.Namespace) -> str:
         return ""
     if options.command == "fetch":
         return "; the same command goes on from here"
-    from dashkit.experiments.training import is_begun
+    if getattr(options, "run", None) is None:
+        return "; type the same again"
+    try:
+        from dashkit.experiments.training import is_begun
 
-    run = getattr(options, "run", None)
-    if run is None or not is_begun(run):
-        return " before anything was saved; the same command starts from the beginning"
-    return "; the same command goes on from here"
+        begun = is_begun(options.run)
+    except Exception:                                # a library of which half was imported, a damaged file
+        return "; type the same again"
+    return "; the same command goes on from here" if begun else (
+        " before anything was saved; the same command starts from the beginning")
 
 
 def _start(options: argparse.Namespace, **settings: object) -> "Run":
@@ -368,7 +390,10 @@ def _null(text: str | None) -> int | str | None:
 
 def _campaign(options: argparse.Namespace) -> int:
     from dashkit.experiments import campaign, costing, processes, turns
+    from dashkit.experiments.settings import typed
 
+    fid_samples = typed("fid_samples", options.fid_samples)
+    _time_of_a_campaign(options, None)                        # refused now rather than after the images were read
     run = _start(options)
     wanted = tuple(n.strip() for n in options.stages.split(",") if n.strip()) or costing.STAGES
     unknown = [name for name in wanted if name not in costing.STAGES]
@@ -383,7 +408,7 @@ def _campaign(options: argparse.Namespace) -> int:
     if "evaluation" in wanted:
         _ = run.image_reference                      # the classifier is trained before anything is planned
     spent = turns.seconds_since_start() if options.hours is None else 0.0
-    plan = campaign.make_plan(run, hours, fid_samples=options.fid_samples, wanted=wanted, of=of, spent=spent)
+    plan = campaign.make_plan(run, hours, fid_samples=fid_samples, wanted=wanted, of=of, spent=spent)
     seconds, run = campaign.expected_seconds(run), campaign.with_plan(run, plan)
     options.run = run
     print(campaign.describe(run, plan))
@@ -405,11 +430,11 @@ def _campaign(options: argparse.Namespace) -> int:
 
 def _time_of_a_campaign(options: argparse.Namespace, planned: float | None) -> tuple[float, float]:
     """Minutes of this turn, and hours of the whole: what is typed, what was `planned` before, or the defaults."""
-    from dashkit.experiments.settings import number
+    from dashkit.experiments.settings import typed
 
-    minutes = 9.0 if options.minutes is None else number("minutes", options.minutes, 0, 10**6)
+    minutes = 9.0 if options.minutes is None else typed("minutes", options.minutes)
     if options.hours is not None:
-        return minutes, number("hours", options.hours, 1e-6, 10_000)
+        return minutes, typed("hours", options.hours)
     return minutes, planned or (minutes / 60 if options.minutes is not None and minutes else 0.4)
 
 
@@ -444,7 +469,6 @@ def _sweep(options: argparse.Namespace) -> int:
     from dashkit.analysis.tables import calibration_table
     from dashkit.experiments.evaluation import results_path
     from dashkit.experiments.ready import check_run
-    from dashkit.experiments.settings import number
     from dashkit.experiments.sweeps import sweep
 
     profile = _start(options).profile
@@ -452,8 +476,7 @@ def _sweep(options: argparse.Namespace) -> int:
     seeds = max(profile.seeds, 8) if options.seeds is None else options.seeds
     run = _start(options, seeds=seeds, arms=arms)
     check_run(run, publish=_published(options, run))
-    results = sweep(run, jobs=number("jobs", options.jobs, 1, 1024, whole=True),
-                    teachers=number("teachers", options.teachers, 1, 100, whole=True))
+    results = sweep(run, jobs=options.jobs, teachers=options.teachers)
     print(calibration_table(results, w=run.profile.w).to_string(float_format="{:.3g}".format))
     print(results_path(run))
     _publish(options, run, results)
@@ -480,7 +503,9 @@ def _published(options: argparse.Namespace, run: "Run") -> "Path | None":
     if not options.publish:
         return None
     from dashkit.analysis.tables import RESULTS
+    from dashkit.storage import paths
 
+    paths.require_project()
     return RESULTS / run.profile.name
 
 

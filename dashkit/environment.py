@@ -6,6 +6,7 @@ state is repaired by the next call.
 """
 
 import contextlib
+import errno
 import hashlib
 import importlib.metadata
 import json
@@ -27,9 +28,11 @@ from dashkit.storage.paths import IS_PROJECT, PYTHON, ROOT
 WINDOWS = os.name == "nt"
 STAMP, UNFINISHED = "dashkit.json", "dashkit.unfinished"
 PINS = "constraints.txt"
+SUPPORTED = ((3, 11), (3, 12), (3, 13))          # versions of Python
 NEVER_PINNED = re.compile(r"(nvidia|cuda)-.*|triton|dashkit|pip")     # systems without CUDA do not have the first
 COMPILED = "torch,torchvision,numpy,scipy,pandas,scikit-learn,matplotlib,pillow,safetensors"
 """Packages that pip takes as wheels alone: building them from source takes hours, and fails."""
+NO_ACCESS = (errno.EACCES, errno.EPERM, errno.EROFS)
 _READ = {"capture_output": True, "text": True, "encoding": "utf-8", "errors": "replace"}
 _PROBE = """
 import importlib.util, json, sys
@@ -102,7 +105,8 @@ def normal(name: str) -> str:
 def frozen(extras: Iterable[str]) -> str:
     """The content of `constraints.txt` for this process's environment: what the kit and the extras need, and no more.
 
-    Packages of one system alone, such as those of CUDA, are left out.  A build's own label (`+cpu`) is, too.
+    Packages of one system alone, such as those of CUDA, are left out.  A build's own label (`+cpu`) is, too, and a
+    version that not every supported Python may have (`fits_every_python`): pip then chooses one for its own.
     """
     from packaging.requirements import Requirement
 
@@ -114,7 +118,8 @@ def frozen(extras: Iterable[str]) -> str:
             there = importlib.metadata.distribution(name)
         except importlib.metadata.PackageNotFoundError:         # a package of another system or another Python
             continue
-        found[normal(name)] = f"{there.metadata['Name']}=={there.version.split('+')[0]}"
+        if fits_every_python(there.metadata["Requires-Python"]):
+            found[normal(name)] = f"{there.metadata['Name']}=={there.version.split('+')[0]}"
         for line in there.requires or ():
             need = Requirement(line)
             wanted = need.marker is None or any(need.marker.evaluate({"extra": e}) for e in ("", *asked))
@@ -123,6 +128,17 @@ def frozen(extras: Iterable[str]) -> str:
                 seen.add(entry)
                 todo.append(entry)
     return "".join(f"{line}\n" for name, line in sorted(found.items()) if not NEVER_PINNED.fullmatch(name))
+
+
+def fits_every_python(requires: str | None) -> bool:
+    """Whether a package that `requires` such a Python can be installed on the first release of each supported one.
+
+    >>> fits_every_python(">=3.10"), fits_every_python(">=3.11.5"), fits_every_python(None)
+    (True, False, True)
+    """
+    from packaging.specifiers import SpecifierSet
+
+    return all(SpecifierSet(requires or "").contains(f"{major}.{minor}.0") for major, minor in SUPPORTED)
 
 
 def differences() -> list[str]:
@@ -200,14 +216,21 @@ class Environment:
             state = self.state(extras, latest)              # another process may have repaired it meanwhile
             if state.kind == "ready" and not (fresh or again):
                 return
-            kept, wanted = self.stamp(), self._wanted(extras, latest)
             print(f"{self.folder}: {'made anew' if fresh else state.reason or 'installed again'}", file=sys.stderr)
-            if state.kind == "moved" and not fresh and self._move(Path(kept.project)):
-                state = State("stale", state.reason)
-            whole = state.kind in ("ready", "stale") and not fresh and self._has_pip()
-            if not whole:
-                self._make()
-            self._install(wanted, whole=whole)
+            try:
+                self._repair(state, self._wanted(extras, latest), fresh=fresh)
+            except OSError as error:
+                if error.errno not in NO_ACCESS:
+                    raise
+                raise SetUpError(self._not_ours(error)) from error
+
+    def _repair(self, state: State, wanted: Stamp, *, fresh: bool) -> None:
+        if state.kind == "moved" and not fresh and self._move(Path(self.stamp().project)):
+            state = State("stale", state.reason)
+        whole = state.kind in ("ready", "stale") and not fresh and self._has_pip()
+        if not whole:
+            self._make()
+        self._install(wanted, whole=whole)
 
     def state(self, extras: Iterable[str] = (), latest: bool | None = None) -> State:
         """What must be done before the environment can be used, and why; changes nothing."""
@@ -298,9 +321,15 @@ class Environment:
             try:
                 self.folder.rename(old)
             except OSError as error:
+                if not WINDOWS and error.errno in NO_ACCESS:
+                    raise                                        # nobody uses it: it is somebody else's
                 raise SetUpError(f"{self.folder} cannot be replaced ({error.strerror}); close the programs that use it "
                                  "and shells in which it is active, then type the same again") from error
             shutil.rmtree(old, ignore_errors=True)
+
+    def _not_ours(self, error: OSError) -> str:
+        return (f"{self.folder} cannot be written ({error.strerror}); ask whoever installed it to type there: "
+                f"{task('install')}")
 
     def _move(self, before: Path) -> bool:
         """Make an environment that was copied or renamed with its project this one's; False to make it anew."""
@@ -356,6 +385,9 @@ class Environment:
         tail = "\n".join(line for line in said.splitlines() if "ERROR" in line or "error:" in line.lower())[-2000:]
         if "No space left" in said:
             advice = "the disk is full; free some space"
+        elif "Permission denied" in said or "Read-only file system" in said:
+            advice = f"{self.folder} cannot be written; ask whoever installed it to type there: {task('install')}"
+            return f"{tail}\npip could not install what is needed: {advice}".strip()
         elif "NewConnectionError" in said or "Retrying (" in said:
             advice = "the index of packages could not be reached; see to the network"
         elif pinned:
@@ -397,9 +429,7 @@ class Environment:
         try:
             file = (self.project / ".venv.lock").open("a")
         except OSError as error:
-            raise SetUpError(f"{reason or 'it is to be installed again'}, but {self.folder} cannot be written "
-                             f"({error.strerror}); ask whoever installed it to type there: "
-                             f"{task('install')}") from error
+            raise SetUpError(f"{reason or 'it is to be installed again'}, but {self._not_ours(error)}") from error
         with file:
             said = False
             while not _try_lock(file.fileno()):

@@ -9,9 +9,10 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import NamedTuple
 
-from dashkit import environment
+from dashkit import environment, stopping
 from dashkit.environment import Environment, SetUpError
 from dashkit.storage import paths
 from dashkit.storage.paths import ROOT
@@ -176,17 +177,25 @@ def _option(word: str, task: Task | None) -> Iterator[str]:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run one task; returns its exit code, 2 if the environment cannot be made, 130 if it was interrupted."""
+    """Run one task; returns its exit code, 2 if the environment cannot be made, 130 or 143 if it was stopped."""
     paths.print_anything()
-    options = parse(arguments or ["--help"])
+    options, came = parse(arguments or ["--help"]), []
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        came.append(number)
+        raise KeyboardInterrupt(number)
+
     try:
-        return run(options, Environment(ROOT))
-    except (SetUpError, OSError, ValueError) as error:
-        print(f"run.py: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\nrun.py: stopped; type the same again to go on", file=sys.stderr)
-        return 130
+        with stopping.answered_by(stop):                 # pip is ended with us
+            return run(options, Environment(ROOT))
+    except (Exception, KeyboardInterrupt) as error:
+        if came or isinstance(error, KeyboardInterrupt):
+            print("\nrun.py: stopped; type the same again", file=sys.stderr)
+            return 128 + (came or [signal.SIGINT])[0]
+        if isinstance(error, SetUpError | OSError | ValueError):
+            print(f"run.py: {error}", file=sys.stderr)
+            return 2
+        raise
 
 
 def run(options: Options, env: Environment) -> int:
@@ -238,6 +247,8 @@ def _become(command: Command, env: Environment, folder: Path) -> int:
     paths.hand_on()
     os.chdir(folder)
     sys.stdout.flush()
+    if command[1:4] == ["-P", "-m", "dashkit"]:
+        stopping.hold_back()
     os.execve(command[0], command, env.variables())
 
 

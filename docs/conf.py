@@ -20,6 +20,7 @@ html_theme_options = {"show_navbar_depth": 1, "use_download_button": False, "use
 html_static_path = ["site/static"]
 html_css_files = ["pages.css"]
 html_js_files = [("pages.js", {"defer": "defer"})]
+html_use_index = html_domain_indices = False      # the search finds every name
 html_show_search_summary = False          # it would fetch the pages that were found
 nb_execution_mode = "off"
 nb_merge_streams = True

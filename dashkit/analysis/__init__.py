@@ -6,7 +6,7 @@ and experiments.
 
 from dashkit.analysis import statistics
 from dashkit.analysis.costs import cost_ratios, cost_rows, published_cost
-from dashkit.analysis.ledger import claim_ledger
+from dashkit.analysis.ledger import claim_ledger, verdicts
 from dashkit.analysis.rules import (
     CONTRADICTED,
     HOLDS,
@@ -16,7 +16,6 @@ from dashkit.analysis.rules import (
     Rule,
     apply_rule,
     claim_rules,
-    verdicts,
 )
 from dashkit.analysis.statistics import Interval, bootstrap, shapley
 from dashkit.analysis.tables import (
@@ -30,6 +29,7 @@ from dashkit.analysis.tables import (
     published_figures,
     published_results,
     results_of,
+    scales_of,
     source_of,
 )
 
@@ -37,5 +37,5 @@ __all__ = [
     "CONTRADICTED", "HOLDS", "NOT_TESTABLE", "RESULTS", "UNDECIDED", "Bound", "Interval", "Results", "Rule",
     "apply_rule", "bootstrap", "by_seed", "by_unit", "calibration_table", "checked", "claim_ledger", "claim_rules",
     "cost_ratios", "cost_rows", "intervals", "published_cost", "published_figures", "published_results", "results_of",
-    "shapley", "source_of", "statistics", "verdicts",
+    "scales_of", "shapley", "source_of", "statistics", "verdicts",
 ]

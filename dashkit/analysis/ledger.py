@@ -17,14 +17,23 @@ SPREAD = paths.ROOT / "data" / "reference" / "spread.csv"
 """What another teacher and other sampling noise change, measured apart from the tables that have one of each."""
 
 
+def verdicts(results: pd.DataFrame, *, w: float, w_max: float) -> pd.DataFrame:
+    """The rules of all claims applied to one `checked` table as the ledger applies them, a row a rule.
+
+    `w` is the scale of the rules that name none, `w_max` the strongest.
+    """
+    spread = pd.read_csv(SPREAD) if SPREAD.is_file() else None
+    return pd.DataFrame([apply_rule(results, rule, spread=spread) for rule in claim_rules(w=w, w_max=w_max)])
+
+
 def claim_ledger(root: Path = RESULTS) -> pd.DataFrame:
     """Every claim with the paper's figure, ours with its interval, and a verdict, from the committed tables alone."""
     there = [name for name in ("digits", "exact") if (root / name / "results.csv").is_file()]
     tables = {name: published_results(name, root).table for name in there}
-    rows, spread = [], pd.read_csv(SPREAD) if SPREAD.is_file() else None
+    rows = []
     for name, table in tables.items():
         p = PROFILES[name]
-        found = [apply_rule(table, rule, spread=spread) for rule in claim_rules(w=p.w, w_max=max(p.ws))]
+        found = verdicts(table, w=p.w, w_max=max(p.ws)).to_dict("records")
         rows += [row | {"profile": name, "source": source_of(table)} for row in with_holm(found)
                  if name == "digits" or not row["note"].startswith("not measured")]
     cost, papers = storage_tables.read_table(root / "cost.csv"), published_cost()

@@ -169,11 +169,6 @@ def apply_rule(results: pd.DataFrame, rule: Rule, *, spread: pd.DataFrame | None
     return row | {"p": p, "verdict": verdict, "note": note}
 
 
-def verdicts(results: pd.DataFrame, *, w: float, w_max: float) -> pd.DataFrame:
-    """Every rule of `claim_rules` applied to a `checked` results table, a row a rule; see `apply_rule`."""
-    return pd.DataFrame([apply_rule(results, rule) for rule in claim_rules(w=w, w_max=w_max)])
-
-
 def shifts_of(spread: pd.DataFrame | None, metric: str, results: pd.DataFrame,
               table: pd.DataFrame) -> pd.DataFrame | None:
     """Differences that other teachers and sampling noise make, a row a draw and a column an arm; None if unknown.

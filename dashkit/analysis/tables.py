@@ -11,10 +11,11 @@ import pandas as pd
 
 from dashkit.analysis.statistics import bootstrap
 from dashkit.experiments import budget
+from dashkit.experiments.profiles import PROFILES, Profile
 from dashkit.experiments.run import Run
 from dashkit.experiments.settings import truth
 from dashkit.experiments.sweeps import sweep
-from dashkit.storage import store, tables
+from dashkit.storage import paths, store, tables
 from dashkit.storage.paths import ROOT
 from dashkit.storage.tables import COLUMNS
 
@@ -211,6 +212,7 @@ def published_results(profile: str, root: Path = RESULTS) -> Results:
     root = Path(root)
     path = root / profile / "results.csv"
     if not path.is_file():
+        paths.require_project(path)
         there = ", ".join(sorted(p.parent.name for p in root.glob("*/results.csv"))) or "none"
         raise FileNotFoundError(f"there are no published results of {profile} (published: {there})")
     manifest = store.read_json(path.with_name("manifest.json"), "sha256")
@@ -228,6 +230,18 @@ def published_results(profile: str, root: Path = RESULTS) -> Results:
     of = f" of {teachers} teachers" if teachers > 1 else ""
     return Results(with_beta(table), f"published results of {source_of(table)}: {table.arm.nunique() - 2} students, "
                           f"{seeds} training seeds{of}, on {devices(table)}")
+
+
+def scales_of(results: pd.DataFrame, profile: Profile) -> tuple[float, float]:
+    """The scale w at which arms are compared, and the strongest one, among those that `results` were measured at.
+
+    They are those of `profile`, if all that it names were measured, and else those of the results' own profile.
+    """
+    measured = set(results.metric)
+    for p in (profile, PROFILES.get(results.profile.iloc[0], profile)):
+        if all(f"frechet_teacher@w={w:g}" in measured for w in p.ws):
+            return p.w, max(p.ws)
+    raise ValueError(f"these results of {results.profile.iloc[0]} were not measured at the scales of a profile")
 
 
 def results_of(run: Run, *, recompute: bool = False) -> Results:

@@ -12,11 +12,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import nbformat
-from nbconvert import HTMLExporter
 from nbformat import NotebookNode
 
 from dashkit.classroom.exercises import EXERCISES
 from dashkit.classroom.notebooks import NOTEBOOKS, execute, notebook_paths
+from dashkit.classroom.page import notebook_page
 from dashkit.experiments.profiles import address
 from dashkit.storage import paths, store
 
@@ -95,7 +95,7 @@ def write(profile: str = "auto", folder: Path = EDITIONS) -> bool:
         execute(target, target.with_suffix(".executed.ipynb"), parameters)
         target.with_suffix(".executed.ipynb").replace(target)
         done = nbformat.read(target, as_version=4)
-        store.write_bytes(target.with_suffix(".html"), HTMLExporter().from_notebook_node(done)[0].encode())
+        store.write_bytes(target.with_suffix(".html"), notebook_page(done))
         said = verdicts(done)
         wrong = [name for name, right in said.items() if not right]
         good &= not wrong

@@ -26,7 +26,7 @@ from dashkit.method.calibration import gap_stats
 from dashkit.method.exact_teacher import ExactTeacher
 from dashkit.method.guidance import Branches, Model, branches, tables_at
 from dashkit.method.losses import composite_metric
-from dashkit.method.sampling import ddim, sample
+from dashkit.method.sampling import Sampling, ddim, sample
 from dashkit.method.schedule import Schedule
 
 STEPS = 25          # of DDIM, where an explorer samples
@@ -162,7 +162,7 @@ def photo_explorer(models: Mapping[str, Model], schedule: Schedule, y: Tensor, *
     """
     @lru_cache
     def path(model: str, w: float) -> list[Tensor]:
-        return [x_T, *ddim(models[model], schedule, y, x_T=x_T, w=w, steps=steps)]
+        return [x_T, *ddim(models[model], schedule, y, x_T, Sampling(w=w, steps=steps))]
 
     def draw(w: float, step: int) -> tuple[plt.Figure, str]:
         rows = {model: path(model, w)[step].cpu() for model in models}
@@ -455,7 +455,7 @@ def results_explorer(results: pd.DataFrame, arms: Sequence[str], *, arm: str, ot
                 "statistic": choice("statistic", [s for s in STATISTICS if s in there]),
                 "t": choice("timestep", ["all", *map(str, times)])}
     controls["arm"].value, controls["other"].value = arm, other
-    coarse = {"arm": [*(a for a in arms[:8] if a != arm), arm],
+    coarse = {"arm": [*(a for a in arms[:5] if a != arm), arm],
               "other": list(dict.fromkeys(a for a in (other, "scratch") if a in arms)),
               "t": ["all", *(str(t) for t in times[:: max(len(times) // 2, 1)])]}
     return Explorer(draw, controls, list(controls.values()), page=coarse)

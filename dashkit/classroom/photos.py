@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 
-import numpy as np
 import torch
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
@@ -40,28 +39,33 @@ def models(run: Run, arms: Sequence[str]) -> dict[str, Model]:
     return {a: load_teacher(run).model if a == "teacher" else load_student(run, a, run.seed) for a in arms}
 
 
-def scale_explorer(run: Run, *, labels: Sequence[int] = tuple(range(8)), steps: int = 25) -> explorers.Explorer:
-    """Guidance scale and time of sampling over the four models of `SHOWN`."""
+def scale_explorer(run: Run, *, arms: Mapping[str, str] = SHOWN, labels: Sequence[int] = tuple(range(8)),
+                   steps: int = 25) -> explorers.Explorer:
+    """Guidance scale and time of sampling over the teacher and the students of `arms`, which maps arms to names."""
     y, x_T = start(run, labels)
-    named = {SHOWN[arm]: model for arm, model in models(run, list(SHOWN)).items()}
+    named = {arms[arm]: model for arm, model in models(run, list(arms)).items()}
     return explorers.photo_explorer(named, run.schedule, y, x_T=x_T, name=run.images.class_name, steps=steps)
 
 
 def plot_guidance(images: Mapping[str, Sequence[Tensor]], *, titles: Mapping[str, str], scales: Sequence[float],
                   columns: Sequence[str]) -> Figure:
-    """A sheet for each arm: a row for each guidance scale, a column for each class that was asked for."""
-    figure, axes = plt.subplots(1, len(images), figsize=(3.2 * len(images), 2.5), layout="constrained")
-    for ax, (arm, rows) in zip(np.atleast_1d(axes), images.items(), strict=True):
-        n, height = len(columns), rows[0].shape[-1] + 1
-        plots.plot_images(torch.cat(list(rows)).numpy(), columns=n, ax=ax)
+    """A sheet for each arm, two beside each other: a row for each guidance scale, a column for each class asked for."""
+    rows = -(-len(images) // 2)
+    figure, axes = plt.subplots(rows, 2, figsize=(11.5, 3.7 * rows), squeeze=False, layout="constrained")
+    for ax, (arm, drawn) in zip(axes.flat, images.items(), strict=False):
+        n, height = len(columns), drawn[0].shape[-1] + 1
+        plots.plot_images(torch.cat(list(drawn)).numpy(), columns=n, ax=ax)
         ax.set_axis_on()
         ax.grid(False)
-        ax.set_title(titles[arm], fontsize="large")
-        ax.set_xticks([height * (i + 0.5) - 1 for i in range(n)], columns, fontsize=7)
-        ax.set_yticks([height * (i + 0.5) - 1 for i in range(len(scales))], [f"w = {w:g}" for w in scales], fontsize=9)
+        ax.set_title(titles[arm], fontsize="large", pad=10)
+        ax.xaxis.tick_top()
+        ax.set_xticks([height * (i + 0.5) - 1 for i in range(n)], columns, fontsize="medium")
+        ax.set_yticks([height * (i + 0.5) - 1 for i in range(len(scales))], [f"w = {w:g}" for w in scales])
         ax.tick_params(length=0)
         for spine in ax.spines.values():
             spine.set_visible(False)
+    for ax in axes.flat[len(images):]:
+        ax.set_axis_off()
     return figure
 
 

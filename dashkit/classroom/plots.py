@@ -275,6 +275,28 @@ def plot_calibration(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     return ax
 
 
+def plot_gap_arrows(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
+    """Gaps as arrows beside their teacher's, which has length 1 and points to the right.
+
+    `table` has a row for each gap, with columns rho, its length, and cos, of the angle to the teacher's.  The dotted
+    line from the tip of an arrow ends at the share of the teacher's gap that is in it.
+    """
+    ax = ax or plt.subplots(figsize=(7.2, 4.4))[1]
+    ax.plot(np.cos(arc := np.linspace(0, np.pi / 2, 100)), np.sin(arc), color="#bbbbbb", lw=1)
+    colours = sns.color_palette("colorblind", len(table))
+    for colour, (name, row) in zip(colours, table.iterrows(), strict=True):
+        angle = np.arccos(np.clip(row.cos, -1, 1))
+        x, y = row.rho * np.cos(angle), row.rho * np.sin(angle)
+        ax.annotate("", (x, y), (0, 0), arrowprops={"arrowstyle": "-|>", "color": colour, "lw": 2.6, "shrinkA": 0,
+                                                    "shrinkB": 0, "mutation_scale": 18})
+        ax.plot([x, x], [0, y], ":", color=colour, lw=1.4)
+        ax.plot([], [], color=colour, lw=2.6, label=f"{name}: length {row.rho:.1f}, {np.degrees(angle):.0f}°")
+    ax.set(xlim=(-0.12, 1.5), ylim=(-0.12, 1.2), aspect="equal", xlabel="along the teacher's gap",
+           ylabel="away from it")
+    ax.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    return ax
+
+
 def plot_by_timestep(results: pd.DataFrame, *, name: str = "rho", arms: Sequence[str] | None = None,
                      ax: Axes | None = None) -> Axes:
     """A gap statistic against t, one line an arm (mean over seeds)."""

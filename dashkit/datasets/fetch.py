@@ -30,7 +30,7 @@ from torch import Tensor
 from dashkit import environment
 from dashkit.datasets import files, sources
 from dashkit.storage import locks, store
-from dashkit.storage.paths import make_folder
+from dashkit.storage.paths import as_path, make_folder
 
 TIMEOUT = 15.0       # seconds without an answer of a data set's own source
 PATIENCE = 6 * 3600  # seconds that a package manager's client may take: 200 MB at 10 kB a second
@@ -70,9 +70,9 @@ def fetch(name: str, *, cache: Path | str = Path("data/cache")) -> Path:
     A download that was verified before is not repeated, and the final file appears whole or not at all.  ValueError for
     an unknown name, OSError with the reasons and what to do by hand if no source gives what is pinned.
     """
-    if name not in SOURCES and name != "cifar16":
-        raise ValueError(f"there is nothing to fetch called {name!r}; choose from {', '.join(SOURCES)}, cifar16")
-    cache = Path(cache)
+    if not isinstance(name, str) or (name not in SOURCES and name != "cifar16"):
+        raise ValueError(f"there is nothing to fetch called {name!r:.80}; choose from {', '.join(SOURCES)}, cifar16")
+    cache = as_path(cache, "cache")
     path = cache / (INCEPTION if name == "inception" else f"{name}.npz")
     work = cache / f".{name}.part"
     if path.is_file() and not work.is_dir():

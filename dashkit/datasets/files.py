@@ -16,6 +16,7 @@ from PIL import Image
 
 from dashkit.method.images import Images
 from dashkit.storage import store
+from dashkit.storage.paths import as_path
 
 MAX_ARRAY = 2**36        # bytes of one array of an .npz; ImageNet-64 has a quarter of that
 MAX_PIXELS = 2**27       # of one image in a folder; the largest cameras take 102 million
@@ -23,13 +24,15 @@ FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")      # not all of
 SUFFIXES = (".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".dib", ".gif", ".tif", ".tiff", ".webp", ".ppm",
             ".pgm", ".pbm", ".pnm", ".heic", ".heif", ".avif", ".jp2")       # names that promise an image
 LEFT_BEHIND = ("__macosx", "__pycache__", "thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini", "icon\r",
-               "picasa.ini", "@eadir", "@tmp", "@recycle", "#recycle", "#snapshot", "$recycle.bin", "recycler",
+               "picasa.ini", "thumbs.db:encryptable", "zbthumbnail.info", "pspbrwse.jbf",
+               "@eadir", "@tmp", "@recycle", "#recycle", "#snapshot", "$recycle.bin", "recycler",
                "system volume information", "lost+found", "network trash folder", "temporary items", "cvs")
 """Names, in lower case, of what operating systems, file servers and editors leave in folders; hidden files besides."""
 TRAINING = ("train", "training")
 HELD_OUT_PARTS = ("test", "testing", "val", "valid", "validation", "eval", "evaluation", "dev", "held_out", "holdout")
 """Names, in any case, of the two parts that a folder of images may be divided into."""
 MOST_NAMED = 100         # files in one message
+OTHER_ORDERS = {"(N, H, W, C)": (0, 3, 1, 2), "(H, W, C, N)": (3, 2, 0, 1)}     # and how they are put in our order
 
 
 class _TooLarge(ValueError):
@@ -43,10 +46,13 @@ def holds(path: Path, name: str) -> bool:
 
 def read_npz(path: Path, names: Sequence[str]) -> list[np.ndarray]:
     """The named arrays of an .npz; every header is held against its entry's size before anything is allocated."""
-    found = []
+    path, found = as_path(path, "the .npz"), []
     try:
         with zipfile.ZipFile(path) as archive:
+            there = [n.removesuffix(".npy") for n in archive.namelist()]
             for name in names:
+                if name not in there:
+                    raise ValueError(f"it lacks {name}, and has {_shortened(there)}")
                 entry = archive.getinfo(f"{name}.npy")
                 check_array_size(name, entry.file_size)
                 with archive.open(entry) as file:          # its name in full: np.load would prefer one without .npy
@@ -55,7 +61,7 @@ def read_npz(path: Path, names: Sequence[str]) -> list[np.ndarray]:
                         np.lib.format.read_array_header_2_0)
                     shape, _, kind = header(file)
                     if kind.hasobject:
-                        raise ValueError(f"{name} holds Python objects, which are never opened; save numbers")
+                        raise ValueError(f"{name} holds Python objects, which are never opened; {_saved_as(name)}")
                     if math.prod(shape) * kind.itemsize != entry.file_size - file.tell():
                         raise ValueError(f"{name} says {kind} {shape}, which its {entry.file_size:,} bytes are not")
                 with archive.open(entry) as file:
@@ -66,6 +72,13 @@ def read_npz(path: Path, names: Sequence[str]) -> list[np.ndarray]:
     except (LookupError, ValueError, EOFError, OSError, zipfile.BadZipFile, zlib.error, RuntimeError, ArithmeticError,
             TypeError, AttributeError, SyntaxError, tokenize.TokenError) as error:      # numpy's header is Python
         raise ValueError(f"{path} is damaged or not what data/README.md asks for ({error})") from error
+
+
+def _saved_as(name: str) -> str:
+    """What to do with an array that holds Python objects, by its name in an .npz."""
+    kind = {"names": f"texts: np.array({name}, dtype=str)", "labels": f"integers: np.array({name}, dtype=np.int64)",
+            "pixels": f"bytes: np.stack({name}).astype(np.uint8), once all images have one size"}
+    return f"save it as {kind.get(name.removeprefix('test_'), 'numbers or texts')}"
 
 
 def check_array_size(name: str, size: int) -> None:
@@ -81,27 +94,37 @@ def check_array_size(name: str, size: int) -> None:
 
 def from_arrays(pixels: np.ndarray, labels: np.ndarray, test_pixels: np.ndarray, test_labels: np.ndarray, *,
                 names: Sequence[str] = (), latent: bool = False) -> Images:
-    """Check and wrap arrays of your own; `names` are those of the classes.  ValueError says what is wrong with them.
+    """Check and wrap arrays of your own: pixels uint8 (N, C, H, W), labels integers from 0 (N,), names of the classes.
 
-    With `latent` they are floats, as the encoder of a latent diffusion model gives them to the network.
+    ValueError says what is wrong with them.  Pixels whose channels come last are recognised by their shape, and refused
+    with what to type; (N, 3, 3, 3) could be either, and is taken as (N, C, H, W).  With `latent` they are floats, as
+    the encoder of a latent diffusion model gives them to the network.
     """
-    pixels, labels, test_pixels, test_labels = map(np.asarray, (pixels, labels, test_pixels, test_labels))
+    given = {"training pixels": pixels, "training labels": labels, "test pixels": test_pixels,
+             "test labels": test_labels}
+    pixels, labels, test_pixels, test_labels = (_array(name, value) for name, value in given.items())
     for part, p, y in (("training", pixels, labels), ("test", test_pixels, test_labels)):
         if p.ndim != 4 or p.dtype not in ((np.float16, np.float32) if latent else (np.uint8,)) or 0 in p.shape:
-            kind = "float32" if latent else "uint8"
-            raise ValueError(f"{part} pixels must be non-empty {kind} (N, C, H, W), not {p.dtype} {p.shape}")
+            kind, advice = ("float32", "") if latent else ("uint8", _advice(p))
+            raise ValueError(f"{part} pixels must be non-empty {kind} (N, C, H, W), not {p.dtype} {p.shape}{advice}")
         if latent and not (np.isfinite(p).all() and np.abs(p).max() > 1):
             raise ValueError(f"{part} pixels are floats, which are latents, but none is above 1, or some are no "
-                             "numbers; "
-                             "pictures that were scaled belong into uint8, 0 to 255")
+                             "numbers; pictures that were scaled belong into uint8, 0 to 255")
+        if not latent and (other := _other_order(p.shape, y.shape)):
+            raise ValueError(f"{part} pixels must be (N, C, H, W), and {p.shape} looks like {other}; type "
+                             f"pixels.transpose{OTHER_ORDERS[other]}")
         if y.shape != (len(p),) or not np.issubdtype(y.dtype, np.integer) or y.min() < 0:
             raise ValueError(f"{part} labels must be {len(p)} integers from 0, not {y.dtype} {y.shape}")
     there = np.zeros(len(labels) + 1, dtype=bool)          # not labels.max(): a stray label may be huge
     there[labels[labels < len(labels)]] = True
     if (gap := there.argmin()) <= labels.max():
         raise ValueError(f"no training image has label {gap}")
-    if pixels.shape[1:] != test_pixels.shape[1:] or test_labels.max() > labels.max():
-        raise ValueError("training and test images must have the same shape and the same classes")
+    if pixels.shape[1:] != test_pixels.shape[1:]:
+        raise ValueError(f"training and test images must have the same shape, not {pixels.shape[1:]} and "
+                         f"{test_pixels.shape[1:]}")
+    if test_labels.max() > labels.max():
+        raise ValueError(f"training and test images must have the same classes, but only test images have label "
+                         f"{test_labels.max()}")
     if latent:
         pixels, test_pixels = pixels.astype(np.float32), test_pixels.astype(np.float32)
     return Images(*(torch.from_numpy(np.ascontiguousarray(a)) for a in
@@ -109,13 +132,38 @@ def from_arrays(pixels: np.ndarray, labels: np.ndarray, test_pixels: np.ndarray,
                   _class_names(names, int(labels.max()) + 1), latent)
 
 
+def _array(name: str, value: object) -> np.ndarray:
+    try:
+        return np.asarray(value)
+    except (TypeError, ValueError, RuntimeError) as error:     # lists of several lengths, a tensor on a GPU
+        raise ValueError(f"{name} cannot be read as one array ({_said(error)})") from error
+
+
+def _advice(pixels: np.ndarray) -> str:
+    """What makes an array of images uint8 (N, C, H, W), if its shape or type says so; else nothing."""
+    if pixels.ndim == 3 and pixels.dtype == np.uint8:
+        return "; grey images get their channel by pixels[:, None]"
+    if pixels.ndim == 4 and np.issubdtype(pixels.dtype, np.floating):
+        return "; scale them to 0 .. 255, then type pixels.round().astype(np.uint8)"
+    return ""
+
+
+def _other_order(shape: tuple[int, ...], labels: tuple[int, ...]) -> str:
+    """The order of axes that images (N, C, H, W) of this shape seem to have instead; nothing if they seem in order."""
+    first, second, third, last = shape
+    if third in (1, 3, 4) and (last,) == labels != (first,):
+        return "(H, W, C, N)"
+    return "(N, H, W, C)" if last in (1, 3, 4) and second > 4 and third != last else ""
+
+
 def _class_names(names: Sequence[str], count: int) -> tuple[str, ...]:
     """The names of `count` classes, or () for none; ValueError unless they are as many different texts."""
-    found = np.asarray(names)
+    found = _array("names", names)
     if not found.size:
         return ()
     if found.dtype.kind != "U" or found.shape != (count,) or len(set(found.tolist())) < count or "" in found:
-        raise ValueError(f"names must be {count} different texts, one for each class, not {found.dtype} {found.shape}")
+        raise ValueError(f"names must be {count} different texts, one for each class, not {found.dtype} {found.shape}"
+                         + ("; type np.array(names, dtype=str)" if found.dtype.kind == "S" else ""))
     try:
         "".join(found.tolist()).encode()
     except UnicodeError as error:
@@ -135,12 +183,10 @@ def from_folder(folder: Path | str, *, size: int, channels: int = 3, held_out: f
     and the files that are no image, are damaged, are smaller than `size`, have more than 8 bits a channel or
     MAX_PIXELS pixels, or are grey where `channels` is 3.
     """
-    folder = Path(folder)
-    size = _whole("size", size)
+    folder, size, channels = as_path(folder, "folder"), _whole("size", size), _whole("channels", channels)
     if channels not in (1, 3):
-        raise ValueError(f"channels must be 1 or 3, not {channels!r}")
-    if isinstance(held_out, str) or not 0 < held_out < 1:
-        raise ValueError(f"held_out must be a number in (0, 1), not {held_out!r}")
+        raise ValueError(f"channels must be 1 or 3, not {channels}")
+    held_out = _share("held_out", held_out)
     if not folder.is_dir():
         raise ValueError(f"{folder} is no folder" if folder.exists() else f"there is no folder {folder}")
     parts = [_classes(folder, place, fewest) for place, fewest in _parts(folder)]
@@ -148,7 +194,7 @@ def from_folder(folder: Path | str, *, size: int, channels: int = 3, held_out: f
     if len(parts) > 1 and (other := sorted(parts[0].keys() ^ parts[1].keys())):
         where = "; ".join(f"{n}, which is in only one" for n in other[:MOST_NAMED])
         raise ValueError(f"{folder}: both parts need the same classes, but there is {where}")
-    pixels = _read_images(folder, [f for part in parts for files in part.values() for f in files], size, int(channels))
+    pixels = _read_images(folder, [f for part in parts for files in part.values() for f in files], size, channels)
     train, test = [], []
     for label, name in enumerate(names):
         files = [part[name] for part in parts]
@@ -214,13 +260,24 @@ def _whole(name: str, value: object) -> int:
     except TypeError:
         number = 0
     if number < 1:
-        raise ValueError(f"{name} must be a positive integer, not {value!r}")
+        raise ValueError(f"{name} must be a positive integer, not {value!r:.80}")
+    return number
+
+
+def _share(name: str, value: object) -> float:
+    """A number between 0 and 1, both left out; ValueError for anything else."""
+    try:
+        number = 0.0 if isinstance(value, str | bytes) else float(value)
+    except (TypeError, ValueError, RuntimeError):
+        number = 0.0
+    if not 0 < number < 1:
+        raise ValueError(f"{name} must be a number in (0, 1), not {value!r:.80}")
     return number
 
 
 def is_left_behind(path: Path) -> bool:
     """Whether a file or folder is hidden, or of the kind that operating systems, file servers and editors leave."""
-    return path.name.startswith(".") or path.name.lower() in LEFT_BEHIND
+    return path.name.startswith((".", "~$")) or path.name.lower() in LEFT_BEHIND
 
 
 def _inside(folder: Path) -> list[Path]:
@@ -291,7 +348,7 @@ def _classes(folder: Path, place: Path, fewest: int) -> dict[str, list[Path]]:
         ("folders inside a class, whose images would be left out (give the folder whose subfolders are the classes)",
          nested)) if paths]
     if few and not nested:
-        shown = ", ".join(few[:MOST_NAMED]) + (f" and {len(few) - MOST_NAMED} more" if len(few) > MOST_NAMED else "")
+        shown = _shortened(few)
         wrong.append(f"{shown}; it needs {need}" if len(few) == 1 else f"{shown}; each needs {need}")
     if wrong:
         raise ValueError(f"{place}: {'; '.join(wrong)}")
@@ -299,8 +356,12 @@ def _classes(folder: Path, place: Path, fewest: int) -> dict[str, list[Path]]:
 
 
 def _listed(folder: Path, paths: Sequence[Path]) -> str:
-    shown = ", ".join(p.relative_to(folder).as_posix() for p in paths[:MOST_NAMED])
-    return shown + (f" and {len(paths) - MOST_NAMED:,} more" if len(paths) > MOST_NAMED else "")
+    return _shortened([p.relative_to(folder).as_posix() for p in paths])
+
+
+def _shortened(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:MOST_NAMED]) or "nothing"
+    return shown + (f" and {len(names) - MOST_NAMED:,} more" if len(names) > MOST_NAMED else "")
 
 
 def _read_images(folder: Path, files: Sequence[Path], size: int, channels: int) -> Mapping[Path, np.ndarray]:
@@ -314,38 +375,53 @@ def _read_images(folder: Path, files: Sequence[Path], size: int, channels: int) 
             wrong.setdefault(str(error), []).append(file)
             pixels.clear()                       # only the message is still to be made
     if wrong:
-        said = "; ".join(f"{_listed(folder, paths)} {reason}" for reason, paths in list(wrong.items())[:MOST_NAMED])
+        said = "; ".join(f"{_listed(folder, paths)} {_agreeing(reason, len(paths))}"
+                         for reason, paths in list(wrong.items())[:MOST_NAMED])
         n = sum(map(len, wrong.values()))
         raise ValueError(f"{folder} holds {n:,} file{'' if n == 1 else 's'} that cannot be used; remove or mend {said}")
     return pixels
 
 
+def _agreeing(reason: str, count: int) -> str:
+    """A reason of `_read_image` as said of one file or of several."""
+    words = {"{is}": "are", "{has}": "have", "{it}": "them", "{an image}": "images", "{a file}": "files"}
+    for word, several in words.items():
+        reason = reason.replace(word, word.strip("{}") if count == 1 else several)
+    return reason
+
+
 def _read_image(file: Path, size: int, channels: int) -> np.ndarray:
-    """One image (channels, size, size), uint8; ValueError says what is wrong with it, without its name."""
+    """One image (channels, size, size), uint8; ValueError says what is wrong with it, without its name.
+
+    The message has the words of `_agreeing`.
+    """
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     if not file.is_file():
-        raise ValueError("is no file, or a link to nothing")         # and a pipe would never end
+        raise ValueError("{is} not {a file}: a pipe, or a link to nothing")         # and a pipe would never end
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)      # the limit here is our own
             image = Image.open(file, formats=FORMATS)
     except UnidentifiedImageError:
-        raise ValueError(f"is no image of a kind that is read here ({', '.join(FORMATS)})") from None
+        raise ValueError("{is} not {an image} of a kind that is read here (" + ", ".join(FORMATS) + ")") from None
     except Image.DecompressionBombError:
-        raise ValueError(f"has more than {MAX_PIXELS:,} pixels; make it smaller") from None
+        raise ValueError(f"{{has}} more than {MAX_PIXELS:,} pixels; make {{it}} smaller") from None
     except Exception as error:                   # decoders fail in every way there is
         raise ValueError(f"cannot be read ({_said(error)})") from error
     with image:
         if image.width * image.height > MAX_PIXELS:
-            raise ValueError(f"has {image.width} x {image.height} pixels, more than {MAX_PIXELS:,}; make it smaller")
+            raise ValueError(f"{{has}} {image.width} x {image.height} pixels, more than {MAX_PIXELS:,}; make {{it}} "
+                             "smaller")
         if image.mode.startswith(("I", "F")):                # convert would clip them to 255
-            raise ValueError(f"has more than 8 bits a channel ({image.mode}); save it with 8")
+            raise ValueError(f"{{has}} more than 8 bits a channel ({image.mode}); save {{it}} with 8")
         if channels == 3 and image.mode in ("1", "L", "LA", "La"):
-            raise ValueError(f"is grey ({image.mode}); convert it to colour, or take channels=1")
+            raise ValueError(f"{{is}} grey ({image.mode}); convert {{it}} to colour, or take channels=1")
         if min(image.size) < size:
-            raise ValueError(f"has {image.width} x {image.height} pixels, fewer than {size} x {size}")
+            raise ValueError(f"{{has}} {image.width} x {image.height} pixels, fewer than {size} x {size}")
         try:
+            if (alpha := _alpha_of_bmp(file, image)) is not None:
+                image.putalpha(alpha)
             ImageOps.exif_transpose(image, in_place=True)
             picture = _on_white(image, "RGB" if channels == 3 else "L")
             pixels = np.asarray(ImageOps.fit(picture, (size, size), Image.Resampling.BOX))
@@ -369,8 +445,23 @@ def _on_white(image: "Image.Image", mode: str) -> "Image.Image":
     return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert(mode)
 
 
+def _alpha_of_bmp(file: Path, image: "Image.Image") -> "Image.Image | None":
+    """The fourth channel of a 32-bit BMP, which the format leaves open and programs take for alpha.
+
+    None where it says nothing: it is the same everywhere, mostly 0.
+    """
+    from PIL import Image
+
+    if image.format != "BMP" or not image.tile or image.tile[0][3][0] != "BGRX":
+        return None
+    _, _, offset, (_, _, direction) = image.tile[0]
+    pixels = np.fromfile(file, np.uint8, 4 * image.width * image.height, offset=offset)
+    alpha = pixels.reshape(image.height, image.width, 4)[::direction, :, 3]
+    return None if alpha.min() == alpha.max() else Image.fromarray(np.ascontiguousarray(alpha))
+
+
 def save_images(images: Images, path: Path | str) -> None:
     """Write images as the .npz that `load` reads, whole or not at all."""
     arrays = {"pixels": images.pixels, "labels": images.labels, "test_pixels": images.test_pixels,
               "test_labels": images.test_labels} | ({"names": np.array(images.names)} if images.names else {})
-    store.write_file(Path(path), lambda file: np.savez(file, **arrays))
+    store.write_file(as_path(path, "the .npz"), lambda file: np.savez(file, **arrays))

@@ -73,15 +73,16 @@ def load_images(name: str, *, cache: Path | str = Path("data/cache")) -> Images:
     `test_pixels`, uint8 (N, C, H, W), `labels` and `test_labels`, integers (N,), and, if its classes have names,
     `names`, texts (K,).  ValueError for an unknown name, FileNotFoundError if there is no file.
     """
+    if not isinstance(name, str) or name not in DATASETS:
+        raise ValueError(f"unknown data set {name!r:.80}; choose from {', '.join(DATASETS)}")
+    cache = paths.as_path(cache, "cache")
     if name == "digits":
         return _digits()
     if name == "digits_validation":
         return _split(_digits().pixels.numpy(), _digits().labels.numpy(), VALIDATION)
-    if name.endswith("_mirrored") and name in DATASETS:
+    if name.endswith("_mirrored"):
         plain = load_images(name.removesuffix("_mirrored"), cache=cache)
         return replace(plain, pixels=torch.cat([plain.pixels, plain.pixels.flip(3)]), labels=plain.labels.repeat(2))
-    if name not in DATASETS:
-        raise ValueError(f"unknown data set {name!r}; choose from {', '.join(DATASETS)}")
     path = source_file(name, cache)
     if not path.is_file():
         path = sample_file(name) or path

@@ -23,7 +23,7 @@ from dashkit.experiments.networks import check_current, load_student, load_teach
 from dashkit.experiments.profiles import PROFILES
 from dashkit.experiments.ready import FEWEST_FID, check_run
 from dashkit.experiments.run import SAMPLING_SEED, Run
-from dashkit.experiments.settings import number
+from dashkit.experiments.settings import number, typed
 from dashkit.experiments.training import train_teacher, unfinished
 from dashkit.experiments.turns import Stage, Used, now, work
 from dashkit.method import guidance
@@ -79,8 +79,7 @@ def make_plan(run: Run, hours: float, *, fid_samples: int = 50_000, wanted: Sequ
     hours or `fid_samples` than those of a campaign already begun, and whatever `ready.check_run` says.
     """
     check(run, wanted=wanted)
-    hours = number("hours", hours, 1e-6, 10_000)
-    fid_samples = number("fid_samples", fid_samples, 20, 10**9, whole=True)
+    hours, fid_samples = typed("hours", hours), typed("fid_samples", fid_samples)
     path, began, p = plan_path(run), now(), run.profile
     plan, most, planned = _read_plan(run, path) if path.is_file() else (None, fid_samples, ())
     new = tuple(name for name in wanted if name not in planned)
@@ -329,7 +328,7 @@ def run_turn(run: Run, plan: Plan, wanted: Mapping[str, float], *, seconds: floa
 
 def run_stages(run: Run, plan: Plan, *, minutes: float, extract: fid.Extractor, reference: fid.Statistics) -> bool:
     """Work through all stages for at most about `minutes`; returns whether all is done.  Stop it at any time."""
-    seconds = 60 * number("minutes", minutes, 0, 10**6)
+    seconds = 60 * typed("minutes", minutes)
     used = run_turn(run, plan, dict.fromkeys(STAGES, 0.0), seconds=seconds, extract=extract, reference=reference)
     return all(u.done for u in used)
 

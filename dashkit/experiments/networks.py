@@ -76,7 +76,7 @@ def _load_final(run: Run, arm: str, seed: int) -> store.Saved:
     found = flat(saved.meta)
     differing = [k for k in sorted(wanted | found) if wanted.get(k) != found.get(k)]
     if differing:
-        raise ValueError(f"{path} is another network: its {', '.join(differing)} differ from this run's; delete it")
+        raise ValueError(f"{path} is another network: it differs from this run's in {', '.join(differing)}; delete it")
     losses = saved.tensors.get("losses", torch.empty(0))
     if losses.ndim != 1 or not len(losses) or not losses.is_floating_point():
         raise ValueError(f"{path} lacks the losses of its training; delete it to start afresh")
@@ -99,8 +99,7 @@ def stale(run: Run, arm: str, seed: int) -> list[str]:
 
     Such a network is neither used nor deleted; the caller tells the user why training starts again.
     """
-    wanted = flat(run.teacher_settings() if arm == "teacher" else run.student_settings(arm, seed))
-    differing: dict[str, None] = {}
+    wanted, differing = flat(run.teacher_settings() if arm == "teacher" else run.student_settings(arm, seed)), {}
     for path in sorted((run.root / run.profile.name).glob(f"{arm}-s{seed}-*/manifest.json")):
         settings = store.read_json(path, "settings")["settings"]
         if not isinstance(settings, dict):
@@ -119,7 +118,12 @@ def say_stale(run: Run, missing: Mapping[int, Sequence[str]]) -> None:
         if (folder / CHECKPOINT).is_file():              # it only goes on
             continue
         for arm in arms:
-            if not run.is_trained(arm, seed) and (changed := stale(run, arm, seed)):
+            if run.is_trained(arm, seed):
+                continue
+            if (run.folder(arm, seed) / "manifest.json").is_file():
+                print(f"{arm}, seed {seed}: trained before, but {FINAL} is missing in {run.folder(arm, seed)}; "
+                      "trained again")
+            elif changed := stale(run, arm, seed):
                 print(f"{arm}, seed {seed}: trained before with another {', '.join(changed)}; trained again")
 
 

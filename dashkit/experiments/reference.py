@@ -73,7 +73,7 @@ def train_colour_classifier(
         model = ColourClassifier(tuple(pixels.shape[1:]), num_classes)
         model.to(device, memory_format=torch.channels_last)
         optimiser = torch.optim.SGD(model.parameters(), momentum=0.9, nesterov=True, weight_decay=5e-4)
-        steps = epochs * len(pixels) // batch
+        steps = max(epochs * len(pixels) // batch, 20)             # a few images make less than one
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, max_lr=0.2, total_steps=steps)
         for _ in range(steps):
             i = torch.randint(len(pixels), (batch,), device=device)

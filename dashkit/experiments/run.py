@@ -323,6 +323,7 @@ def start_run(profile: str | os.PathLike = "auto", *, seed: int = 42, device: st
     """
     paths.refuse_another_copy()
     chosen = parse_settings(settings) | {k: v for k, v in overrides.items() if v is not None}
+    pretrained = truth("pretrained", pretrained)
     root = paths.RUNS if pretrained else paths.RUNS / "anew"
     run = Run(resolve(profile, **chosen), seed=seed, device=pick_device(device), compile=compile, root=root)
     if pretrained:

@@ -197,13 +197,18 @@ def refuse(problems: Sequence[str], file: str = "") -> None:
     raise ValueError((f"{file}: " if file else "") + several + "; ".join(listed)) from None
 
 
+_PARAMETERS = {"hours": _number(1e-6, 10_000), "minutes": _number(0, 10**6), "jobs": _number(1, 1024, whole=True),
+               "teachers": _number(1, 100, whole=True), "fid_samples": _number(20, 10**9, whole=True)}
+"""What a notebook, a command or a call takes beside the settings of a profile."""
+
+
 def typed(name: str, value: object) -> object:
-    """The value of one setting as its type; ValueError names what is allowed.
+    """The value of a setting, or of one of `_PARAMETERS`, as its type; ValueError names what is allowed.
 
     >>> typed("ws", "1, 1.5, 4"), typed("batch", "1e2"), typed("gamma", 5)
     ((1.0, 1.5, 4.0), 100, 5.0)
     """
-    return typed_settings({name: value})[name]
+    return _one(name, value, _PARAMETERS[name]) if name in _PARAMETERS else typed_settings({name: value})[name]
 
 
 def number(name: str, value: object, low: float, high: float, *, whole: bool = False) -> int | float:

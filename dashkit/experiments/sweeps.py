@@ -15,6 +15,7 @@ from dashkit.experiments.networks import load_student, load_teacher, say_stale
 from dashkit.experiments.progress import progress_bar
 from dashkit.experiments.ready import check_run
 from dashkit.experiments.run import Run
+from dashkit.experiments.settings import typed
 from dashkit.experiments.threads import side_by_side
 from dashkit.experiments.training import distil, get_students, get_teacher, unfinished
 from dashkit.method.arms import objective
@@ -33,6 +34,7 @@ def sweep(run: Run, *, jobs: int = 1, teachers: int = 1) -> pd.DataFrame:
     One process by default.  With `jobs` > 1 the seeds are spread over a joblib backend, the current one: processes, or
     whatever `joblib.parallel_config` names, a Dask cluster too; they share the run folder and nothing else.
     """
+    jobs, teachers = typed("jobs", jobs), typed("teachers", teachers)
     if teachers > 1:
         if run.profile.seeds > TEACHERS_APART:
             raise ValueError(f"with several teachers there may be at most {TEACHERS_APART} seeds, "

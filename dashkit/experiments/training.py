@@ -34,9 +34,12 @@ def train_teacher(run: Run) -> Iterator[Step]:
     """Train the teacher and its TIRT curriculum jointly, yielding each step; goes on where it was stopped.
 
     Loss: omega_t |eps(x_t, t, y) - eps|^2 with labels dropped a sample at a time.  Yields nothing if it is finished.
-    Says why, if one that was trained before cannot be used.
+    Says why, if one that was trained before cannot be used.  Raises what `check_run` does before it yields anything.
     """
-    say_stale(run, {run.seed: ["teacher"]})         # now, and not after the progress bar has begun
+    if not run.is_trained("teacher", run.seed):     # now, and not after the progress bar has begun
+        run.require_whole_data()
+        check_run(run)
+        say_stale(run, {run.seed: ["teacher"]})
     return _train_teacher(run)
 
 
@@ -45,8 +48,6 @@ def _train_teacher(run: Run) -> Iterator[Step]:
     if run.is_trained("teacher", run.seed):
         clear(folder)
         return
-    run.require_whole_data()
-    check_run(run)
     images = run.images
     model = seeded(run.seed, lambda: nn.ModuleDict({"net": UNet(p.teacher), "tirt": curriculum.TIRT(run.base.cpu())}))
     model = model.to(run.device, memory_format=torch.channels_last)

@@ -3,7 +3,7 @@
 `write_pipeline` writes a whole pipeline, which samples; `write` the network alone, a part of it.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from dashkit.interop.schedules import scheduler_config
 from dashkit.method.schedule import cosine_schedule
 from dashkit.method.unet import Attention, Stage, UNet, UNetConfig
 from dashkit.storage import store
+from dashkit.storage.paths import as_path
 
 CONFIG, WEIGHTS = "config.json", "diffusion_pytorch_model.safetensors"
 INDEX, SCHEDULER, NETWORK = "model_index.json", "scheduler/scheduler_config.json", "unet"
@@ -37,13 +38,15 @@ def write_pipeline(model: UNet, folder: Path | str, *, T: int, names: Sequence[s
 
     T is the number of timesteps of the cosine schedule that the network was trained on; `names` are those of its
     classes, () for their numbers.  The folder holds model_index.json, pipeline.py, unet/ and scheduler/; the index is
-    written last, so that a folder with an index is whole.  ValueError for anything that is not a plain UNet, and for
-    another number of names than of classes.
+    written last, so that a folder with an index is whole.  ValueError for anything that is not a plain UNet, for
+    names that are not one text for each class, and for a T that is no positive integer.
     """
-    count = _plain(model).config.num_classes
-    _check_names(names, count)
-    write(model, Path(folder) / NETWORK)
-    write_around(Path(folder), scheduler_config(cosine_schedule(T), "epsilon"), range(count + 1), names=names)
+    folder, count = as_path(folder, "folder"), _plain(model).config.num_classes
+    names = _names_of(count, names)
+    if isinstance(T, bool) or not isinstance(T, int) or T < 1:
+        raise ValueError(f"T must be a positive integer, not {T!r:.80}")
+    write(model, folder / NETWORK)
+    write_around(folder, scheduler_config(cosine_schedule(T), "epsilon"), range(count + 1), names=names)
 
 
 def write_around(folder: Path, scheduler: Mapping[str, Any], rows: Sequence[int], *, names: Sequence[str] = (),
@@ -54,19 +57,22 @@ def write_around(folder: Path, scheduler: Mapping[str, Any], rows: Sequence[int]
     DDIMScheduler.
     """
     *classes, null = rows
-    _check_names(names, len(classes))
     store.write_json(folder / SCHEDULER, dict(scheduler))
     store.write_bytes(folder / PIPELINE.name, PIPELINE.read_bytes())
     index = {
         "_class_name": [PIPELINE.stem, "GuidedPipeline"], "_diffusers_version": "0.35.0",
-        "id2label": {str(k): names[i] if names else str(i) for i, k in enumerate(classes)},
+        "id2label": {str(k): name for k, name in zip(classes, _names_of(len(classes), names), strict=True)},
         "scheduler": ["diffusers", "DDIMScheduler"], "unet": ["diffusers", kind]}
     store.write_json(folder / INDEX, index | ({"null_label": null} if null != len(classes) else {}))
 
 
-def _check_names(names: Sequence[str], count: int) -> None:
-    if names and len(names) != count:
-        raise ValueError(f"{count} classes need as many names, not {len(names)}")
+def _names_of(count: int, names: Sequence[str]) -> list[str]:
+    """The names of `count` classes, their numbers for (); ValueError unless they are as many different texts."""
+    found = list(names) if isinstance(names, Iterable) and not isinstance(names, str) else [names]
+    texts = {name for name in found if isinstance(name, str) and name}
+    if found and not len(texts) == len(found) == count:
+        raise ValueError(f"{count} classes need as many names, all of them different texts, not {names!r:.80}")
+    return found or [str(i) for i in range(count)]
 
 
 def write(model: UNet, folder: Path | str) -> None:
@@ -74,7 +80,7 @@ def write(model: UNet, folder: Path | str) -> None:
 
     The null label is the last class.  ValueError for anything that is not a plain UNet.
     """
-    folder = Path(folder)
+    folder = as_path(folder, "folder")
     cfg, ours = _plain(model).config, model.state_dict()
     attends = [cfg.size >> i in cfg.attention for i in range(len(cfg.ch_mult))]
     config = _FIXED | {
@@ -103,7 +109,7 @@ def read(folder: Path | str) -> UNet:
 
     ValueError if it is not of this family, or its weights are not.
     """
-    folder = Path(folder)
+    folder = as_path(folder, "folder")
     if not (folder / CONFIG).is_file() and (folder / NETWORK).is_dir():
         folder = folder / NETWORK
     if not (folder / CONFIG).is_file():

@@ -3,11 +3,21 @@
 `dashkit export` copies this file into the folder of a network.  It needs diffusers and nothing of dashkit.
 """
 
-from collections.abc import Sequence
+import operator
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from diffusers import DDIMScheduler, DiffusionPipeline, DiTTransformer2DModel, ImagePipelineOutput, UNet2DModel
 from diffusers.utils.torch_utils import randn_tensor
+
+
+def _whole(value: Any) -> int:
+    """A whole number of any library as an int, and -1 for anything else."""
+    try:
+        return -1 if isinstance(value, bool) else operator.index(value)
+    except (TypeError, RuntimeError):
+        return -1
 
 
 class GuidedPipeline(DiffusionPipeline):
@@ -31,8 +41,11 @@ class GuidedPipeline(DiffusionPipeline):
 
     def get_label_ids(self, labels: str | int | Sequence[str | int]) -> list[int]:
         """The numbers of classes given by name or by number; ValueError for a class that the network does not have."""
-        given = [labels] if isinstance(labels, str | int) else list(labels)
-        found = [self.labels.get(v, -1) if isinstance(v, str) else int(v) for v in given]
+        many = isinstance(labels, Iterable) and not isinstance(labels, str) and getattr(labels, "ndim", True)
+        given: list[Any] = [*labels] if many and isinstance(labels, Iterable) else [labels]
+        found = [self.labels.get(v, -1) if isinstance(v, str) else _whole(v) for v in given]
+        if not given:
+            raise ValueError("class_labels must name at least one class")
         wrong = [v for v, number in zip(given, found, strict=True) if not 0 <= number <= self.last]
         if wrong:
             names = ", ".join(f"{number} {name}" for name, number in list(self.labels.items())[:20])
@@ -60,9 +73,13 @@ class GuidedPipeline(DiffusionPipeline):
         T, device = self.scheduler.config.num_train_timesteps, self.unet.device
         if output_type not in ("pil", "np", "pt"):
             raise ValueError(f"output_type must be pil, np or pt, not {output_type!r}")
-        if not 1 <= int(num_inference_steps) <= T:
-            raise ValueError(f"num_inference_steps must be in 1 .. {T}, not {num_inference_steps!r}")
-        table = torch.as_tensor(guidance_scale, dtype=torch.float32).flatten().tolist()
+        steps = _whole(num_inference_steps)
+        if not 1 <= steps <= T:
+            raise ValueError(f"num_inference_steps must be a whole number in 1 .. {T}, not {num_inference_steps!r}")
+        try:
+            table = torch.as_tensor(guidance_scale, dtype=torch.float32).flatten().tolist()
+        except (TypeError, ValueError, RuntimeError):
+            table = []
         if len(table) not in (1, T) or not all(0 <= w <= 20 for w in table):
             raise ValueError(f"guidance_scale must be a number in [0, 20], or {T} of them")
         labels = torch.tensor(self.get_label_ids(class_labels), device=device)
@@ -74,7 +91,7 @@ class GuidedPipeline(DiffusionPipeline):
             raise ValueError(f"latents must have shape {shape}, not {tuple(x.shape)}")
 
         alphas = self.scheduler.alphas_cumprod.to(device)
-        times = [i * T // int(num_inference_steps) for i in reversed(range(int(num_inference_steps)))]
+        times = [i * T // steps for i in reversed(range(steps))]
         for t, earlier in self.progress_bar(list(zip(times, [*times[1:], None], strict=True))):
             signal, noise = alphas[t].sqrt(), (1 - alphas[t]).sqrt()
             out, kind = self._guided(x, t, labels, table[t] if len(table) > 1 else table[0]), self.scheduler.config

@@ -19,7 +19,7 @@ from dashkit.method.calibration import (
     x0_branches,
 )
 from dashkit.method.unet import n_parameters
-from dashkit.storage import provenance
+from dashkit.storage import paths, provenance
 
 
 def gap_table(run: Run) -> pd.DataFrame:
@@ -41,6 +41,7 @@ def gap_table(run: Run) -> pd.DataFrame:
 
 def main(profile: str) -> None:
     """Measure and publish."""
+    paths.require_project()
     run = start_run(profile, device="cpu")
     run.require_whole_data()
     table = gap_table(run)

@@ -6,11 +6,12 @@
 from dashkit.analysis.tables import RESULTS, published_results
 from dashkit.classroom import photos, plots
 from dashkit.experiments import start_run
-from dashkit.storage import store
+from dashkit.storage import paths, store
 
 
 def main() -> None:
     """Draw and write the pictures."""
+    paths.require_project()
     plots.use_style()
     run = start_run("cifar16", device="cpu")
     images = photos.sampled(run, list(photos.SHOWN), photos.SCALES, photos.CLASSES)

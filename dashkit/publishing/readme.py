@@ -24,7 +24,7 @@ from dashkit.publishing import gpu
 from dashkit.publishing.corrections import corrections
 from dashkit.publishing.series import BUILD
 from dashkit.storage import store, tables
-from dashkit.storage.paths import ROOT, print_anything
+from dashkit.storage.paths import ROOT, print_anything, require_project
 
 README = ROOT / "README.md"
 PAGES = (README, ROOT / "notebooks" / "INSTRUCTOR.md", *sorted((ROOT / "docs").glob("*.md")))
@@ -241,6 +241,7 @@ def take_series(source: Path = BUILD / "digits", root: Path = RESULTS) -> None:
 
 def main() -> None:
     print_anything()
+    require_project()
     if (BUILD / "digits" / "series.json").is_file():
         take_series()
     if not (RESULTS / "cost.csv").is_file():

@@ -8,10 +8,10 @@ from typing import NamedTuple
 
 import nbformat
 import pandas as pd
-from nbconvert import HTMLExporter
 
 from dashkit.analysis.tables import calibration_table
 from dashkit.classroom import plots
+from dashkit.classroom.page import notebook_page
 from dashkit.experiments.run import Run
 from dashkit.storage import provenance, store
 
@@ -50,7 +50,7 @@ def write_report(folder: Path, run: Run, outcomes: Sequence[Outcome], results: p
         if outcome.status != "not run" and path.is_file():
             notebook = nbformat.read(path, as_version=4)
             page = path.with_suffix(".html")
-            store.write_bytes(page, HTMLExporter().from_notebook_node(notebook)[0].encode())
+            store.write_bytes(page, notebook_page(notebook))
             link = f'<a href="{page.name}">{link}</a> (<a href="{path.name}">notebook</a>)'
             found = [f"<figure>{image}<figcaption>{alt}</figcaption></figure>" for image, alt in _pictures(notebook)]
             pictures += [f"<h2>{html.escape(_title(notebook, outcome.name))}</h2>", *found] if found else []

@@ -72,7 +72,7 @@ def prepare(profile: str, folder: Path, series: Path) -> None:
             shutil.copyfile(path, target)
         else:
             jobs[number] = lambda path=path, target=target: execute(path, target, {"profile": "smoke"})
-            graph[number] = {NEEDS[number]} if number in NEEDS else set()
+            graph[number] = {NEEDS[number]} & jobs.keys() if number in NEEDS else set()
         if "_explorer(" in path.read_text(encoding="utf-8"):
             jobs[f"{number} explorers"] = lambda path=path, own=own: draw_states(path, folder, own)
             graph[f"{number} explorers"] = {number} if number in jobs else set()
@@ -88,13 +88,18 @@ def draw_states(path: Path, folder: Path, profile: str) -> None:
 
 
 def run_jobs(jobs: Mapping[str, Callable[[], None]], graph: Mapping[str, set[str]]) -> None:
-    """Run jobs, each once those are done that it needs; the first error ends it all."""
-    waiting, running = TopologicalSorter(graph), {}
+    """Run jobs, one a core, each once those are done that it needs; the shorter name first, since others wait for it.
+
+    The first error ends it all.
+    """
+    waiting, ready, running = TopologicalSorter(graph), [], {}
     waiting.prepare()
-    with ThreadPoolExecutor(os.cpu_count() or 2) as pool:
+    with ThreadPoolExecutor(workers := os.cpu_count() or 2) as pool:
         while waiting.is_active():
-            ready = sorted(waiting.get_ready())
-            running |= {pool.submit(jobs.get(name, lambda: None)): (name, time.monotonic()) for name in ready}
+            ready = sorted([*ready, *waiting.get_ready()], key=lambda name: (len(name), name))
+            for name in ready[: workers - len(running)]:
+                running[pool.submit(jobs[name])] = name, time.monotonic()
+            ready = [name for name in ready if name not in [started for started, _ in running.values()]]
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 name, began = running.pop(future)
                 future.result()

@@ -37,8 +37,9 @@ def deck(notebook: NotebookNode) -> NotebookNode:
                       for text, where in ((shown, kind), (cell.source, "notes"))]
             room = SHORT - len(shown)
         elif cell.id in CODE or any("text/html" in o.get("data", {}) for o in cell.outputs):
-            tags, kind = [] if cell.id in CODE else ["remove-input"], "-" if room > 0 else "subslide"
-            cells.append(cell | {"metadata": {"slideshow": {"slide_type": kind}, "tags": tags}})
+            small = any("<form" in o.get("data", {}).get("text/html", "") for o in cell.outputs)
+            cells.append(cell | {"metadata": {"slideshow": {"slide_type": "-" if room > 0 or small else "subslide"},
+                                              "tags": [] if cell.id in CODE else ["remove-input"]}})
             room = 0
     return nbformat.from_dict(notebook | {"cells": cells})
 

@@ -100,6 +100,11 @@ def is_current(folder: Path, token: object) -> bool:
     return held is not None and held.token is token
 
 
+def holds_any() -> bool:
+    """Whether this process works in any run folder: there may be something to save."""
+    return bool(_held)
+
+
 LOCK, HOLDER = ".lock", ".holder"      # two files: on Windows nobody else can read a locked one
 
 

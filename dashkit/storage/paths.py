@@ -37,6 +37,25 @@ CACHE = HOME / "data" / "cache"
 BUILD = HOME / "build"
 
 
+def as_path(value: object, what: str) -> Path:
+    """The path that a caller gave as a text or a `Path`, without `~`; ValueError names `what`, if it is none."""
+    if not isinstance(value, str | Path) or not str(value).strip() or "\0" in str(value):
+        raise ValueError(f"{what} must be a path, as a text or a Path, not {value!r:.80}")
+    try:
+        return Path(value).expanduser()
+    except RuntimeError:
+        raise ValueError(f"{what} {value}: this system knows no such user; write the path in full") from None
+
+
+def require_project(path: Path | None = None) -> None:
+    """Raise ValueError if the kit is installed without its project, and `path`, if one is given, lies beside it.
+
+    Nothing is ever written among the installed packages.
+    """
+    if not IS_PROJECT and (path is None or Path(path).absolute().is_relative_to(ROOT)):
+        raise ValueError(NOT_A_PROJECT)
+
+
 def explained(error: OSError, path: Path) -> OSError:
     """The same error with one sentence on what to do, which fits its cause: a file in the way, no access, a full disk.
 
@@ -79,11 +98,19 @@ def other_copy(folder: Path) -> Path | None:
 
 
 def refuse_another_copy() -> None:
-    """Raise ValueError if the current folder belongs to another copy of the project, which is not to be touched."""
-    other = other_copy(Path.cwd())
-    if other is not None:
-        raise ValueError(f"the current folder belongs to the project in {other}, but this dashkit is that of {ROOT}; "
-                         f"type there: {PYTHON} run.py dashkit …")
+    """Raise ValueError if the current folder belongs to another copy of the project, which is not to be touched.
+
+    Or if the environment or the program does: until run.py has repaired it, a copied environment starts the kit that it
+    was made for.  A kit that somebody has put on Python's path is meant.
+    """
+    places = {"the current folder": Path.cwd()}
+    if str(ROOT) not in sys.path:
+        places |= {"this environment": Path(sys.prefix), "this program": Path(sys.argv[0]).absolute()}
+    for what, place in places.items():
+        other = other_copy(place)
+        if other is not None:
+            raise ValueError(f"{what} belongs to the project in {other}, but this dashkit is that of {ROOT}; "
+                             f"type there: {PYTHON} run.py dashkit …")
 
 
 def hand_on() -> None:

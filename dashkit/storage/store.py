@@ -16,7 +16,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from dashkit.storage import locks
-from dashkit.storage.paths import explained
+from dashkit.storage.paths import as_path, explained, require_project
 
 MAX_JSON = 2**24                            # bytes; a manifest has thousands, a learner's work some hundred thousand
 MAX_TABLE = 2**30                           # bytes; a thousand seeds of every arm are an eighth of that
@@ -36,6 +36,7 @@ def write_file(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     written.  What a killed writer of the same file left behind is removed.
     """
     path = Path(path)
+    require_project(path)
     try:
         while not _written(path, write):
             pass
@@ -66,6 +67,7 @@ def _written(path: Path, write: Callable[[IO[bytes]], object]) -> bool:
 
 def check_writable(folder: Path) -> None:
     """Raise OSError, which says what to do, unless files can be written in a folder; it is made if it is not there."""
+    require_project(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=folder, prefix=".write-test."):
@@ -84,7 +86,7 @@ def write_json(path: Path, value: object) -> None:
 
 def read_json(path: Path, *required: str) -> dict:
     """A JSON object from disk; ValueError if the file is damaged, larger than 16 MiB or lacks a `required` key."""
-    path = Path(path)
+    path = as_path(path, "the file")
     check_size(path, MAX_JSON, "manifest")
     try:
         value = parse_json(path.read_text(encoding="utf-8"))
@@ -149,7 +151,7 @@ def load_tensors(path: Path, *, device: torch.device | str = "cpu") -> Saved:
 
     A file without a checksum is taken if it is whole; one that holds NaN or infinity never is.
     """
-    path = Path(path)
+    path = as_path(path, "the file")
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint at {path}")
     try:

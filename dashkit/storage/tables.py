@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from dashkit.storage.paths import as_path
 from dashkit.storage.store import MAX_TABLE, check_size, write_bytes
 
 COLUMNS = ("profile", "arm", "seed", "metric", "value", "n", "device", "commit")
@@ -22,7 +23,7 @@ def write_table(path: Path, table: pd.DataFrame) -> None:
 def read_table(path: Path) -> pd.DataFrame:
     """Read a tidy results table; ValueError if its columns are not `COLUMNS`, a cell is missing or of the wrong kind,
     a row is there twice, or the file is larger than 1 GiB."""
-    path = Path(path)
+    path = as_path(path, "the table")
     check_size(path, MAX_TABLE, "table")
     try:
         table = pd.read_csv(path, dtype=dict.fromkeys(COLUMNS, str), keep_default_na=False, encoding_errors="strict")

@@ -1,4 +1,6 @@
 
+from dataclasses import replace
+
 import pandas as pd
 import pytest
 
@@ -10,6 +12,7 @@ from dashkit.analysis.tables import (
     checked,
     intervals,
     published_results,
+    scales_of,
     source_of,
     with_beta,
     write_published,
@@ -59,6 +62,19 @@ def test_beta_follows_from_the_slope_and_r2_of_an_older_table():
     assert new[new.metric.str.startswith("beta")].set_index("metric").value.to_dict() == {
         "beta": 0.5 / 0.75, "beta_x0": 1.0}
     assert with_beta(new) is new and with_beta(tidy()).equals(tidy())
+
+
+@pytest.mark.parametrize(("settings", "scales"), [
+    ({}, (1.5, 4.0)), ({"w": 2.2, "ws": (1, 2.2, 3)}, (1.5, 4.0)), ({"w": 1.0, "ws": (1.0, 2.0)}, (1.0, 2.0)),
+    ({"w": 1.0, "ws": (1.0, 2.2)}, (1.5, 4.0)),
+])  # fmt: skip
+def test_published_results_are_read_at_scales_that_they_were_measured_at(settings, scales):
+    found = published_results("digits").table
+    assert scales_of(found, replace(PROFILES["smoke"], **settings)) == scales
+    by_seed(found, f"frechet_teacher@w={scales[1]:g}")
+    own = found.assign(profile="own")
+    with pytest.raises(ValueError, match="results of own were not measured at the scales"):
+        scales_of(own, replace(PROFILES["smoke"], w=2.2, ws=(1, 2.2)))
 
 
 def test_by_seed_divides_by_the_floor_and_repeats_the_teacher():

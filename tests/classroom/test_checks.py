@@ -69,6 +69,8 @@ def flops_of(module, x):
 
 
 RIGHT = {     # written differently from the module's own where there is another way
+    "00.1": [lambda w, rho: w / rho, lambda w, rho: torch.tensor(w) / rho, lambda w, rho: np.divide(w, rho)],
+    "00.2": [1, 1.0, torch.tensor(1.0), lambda: 1],
     "01.1": [x0, lambda x, e, a: ((x - (1 - a) ** 0.5 * e) / a**0.5).float(), lambda *v: x0(*v).numpy()],
     "01.2": [lambda c, u, w: w * c + (1 - w) * u, lambda c, u, w: c + (w - 1) * (c - u)],
     "01.3": [lambda x, e, a: (x - a**0.5 * x0(x, e, a).clamp(-1, 1)) / (1 - a) ** 0.5],
@@ -115,6 +117,12 @@ RIGHT = {     # written differently from the module's own where there is another
     "05.3": [lambda o, s, x: o * (1 - s) * (x / o.sum() - (o * x).sum() / o.sum() ** 2)],
 }
 WRONG = {     # name: answers with a piece of the reply they must get
+    "00.1": [(lambda w, rho: w * rho, "other way round"), (lambda w, rho: 1 + (w - 1) / rho, "conditional branch"),
+             (lambda w, rho: w - rho, "subtract"), (lambda w, rho: w / rho**2, "once"), (lambda w, rho: w, "itself"),
+             (lambda w, rho: rho / w, "Upside down"), (lambda w, rho: w + 1 / rho, "off by"),
+             (lambda w, rho: (w, rho), "shape"), (3.0, "function")],
+    "00.2": [(0, "the wrong one"), (1.5, "still counts"), (2, "in full"), (0.5, "one half"), (-1, "twice"),
+             (4, "off by"), ((0, 1), "shape"), ("one", "str arrived")],
     "01.1": [(lambda x, e, a: (x - (1 - a) * e) / a, "square root"),
              (lambda x, e, a: x - (1 - a) ** 0.5 * e, "divide")],
     "01.2": [(lambda c, u, w: c + w * (c - u), "w - 1"), (lambda c, u, w: c + w * (u - c), "Swapped")],
@@ -192,6 +200,7 @@ WRONG = {     # name: answers with a piece of the reply they must get
 }
 
 MORE_WRONG = {     # further plausible mistakes: of sign, order, shape, norm, mean and type
+    "00.1": [], "00.2": [],
     "01.1": [(lambda x, e, a: (x - a**0.5 * e) / (1 - a) ** 0.5, "Swapped"),
              (lambda x, e, a: (x + (1 - a) ** 0.5 * e) / a**0.5, "sign"),
              (lambda x, e, a: x - e, "off by"), (lambda x, e, a: x0(x, e, a).clamp(-1, 1), "off by")],
@@ -360,7 +369,7 @@ def test_every_listed_mistake_is_recognised(name, answer, mistake):
 @pytest.mark.parametrize("name", EXERCISES)
 @pytest.mark.parametrize("answer", [
     None, ..., "text", object(), [], {}, float("nan"), bad, lambda *_: None, lambda *_: "text",
-    lambda *_: torch.zeros(3, 9), lambda *_: float("nan"), lambda: 1.0, lambda *_: (1, "a"), lambda *_: (),
+    lambda *_: torch.zeros(3, 9), lambda *_: float("nan"), lambda: 12.5, lambda *_: (1, "a"), lambda *_: (),
     lambda *_: 10**400, lambda *_: 1j, lambda *v: v, torch.ones(2, 2), int])
 def test_bad_answers_get_a_sentence_and_no_exception(name, answer):
     result = check(name, answer)

@@ -130,3 +130,12 @@ def test_the_network_is_drawn_with_all_its_levels_and_the_places_of_time_and_cla
     assert sum("residual" in t for t in texts) == 2 * len(config.ch_mult) + 1
     assert any("timestep" in t for t in texts) and any(f"table of {config.num_classes} rows" in t for t in texts)
     plt.close(ax.figure)
+
+
+def test_gaps_are_arrows_of_their_length_and_angle():
+    table = pd.DataFrame({"rho": [1.0, 1.0, 0.5], "cos": [1.0, 0.6, 0.0]}, index=["whole", "noisy", "other"])
+    ax = plots.plot_gap_arrows(table)
+    tips = [a.xy for a in ax.texts]
+    assert np.allclose(tips, [(1, 0), (0.6, 0.8), (0, 0.5)])
+    labels = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert labels == ["whole: length 1.0, 0°", "noisy: length 1.0, 53°", "other: length 0.5, 90°"]

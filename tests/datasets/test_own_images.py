@@ -10,7 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
-from dashkit.datasets import files, sources
+from dashkit.datasets import fetch, files, sources
+from dashkit.interop import export
+from dashkit.storage import store, tables
 
 
 def picture(path, size=(12, 10), mode="RGB", colour=(200, 10, 30), **how):
@@ -57,6 +59,7 @@ def masked(mode, **how):
 
 CASES = {
     "RGBA.png": lambda: (disc("RGBA")[0], {}), "LA.png": lambda: (disc("LA")[0], {}),
+    "RGBA.bmp": lambda: (disc("RGBA")[0], {}),
     "RGBA.webp": lambda: (disc("RGBA")[0], {"lossless": True}), "RGBA.tif": lambda: (disc("RGBA")[0], {}),
     "multiplied by alpha.tif": lambda: (disc("RGBA")[0], {}), "LA.tif": lambda: (disc("LA")[0], {}),
     "palette with alphas.png": lambda: (disc("RGBA")[0].quantize(16), {}),
@@ -85,7 +88,7 @@ def test_transparent_images_are_laid_on_white(tmp_path, name, channels):
     with Image.open(tmp_path / "a" / path.name) as saved:
         grey = saved.mode in ("1", "L", "LA")
     if grey and channels == 3:
-        with pytest.raises(ValueError, match="is grey"):
+        with pytest.raises(ValueError, match="are grey"):
             files.from_folder(tmp_path, size=24)
         return
     found = files.from_folder(tmp_path, size=24, channels=channels).pixels[0]
@@ -104,6 +107,17 @@ def test_half_transparent_pixels_are_mixed_with_white(tmp_path):
     assert len(found.unique()) > 5
 
 
+@pytest.mark.parametrize("fourth", [0, 255, 100])
+def test_a_fourth_channel_of_a_bmp_that_is_the_same_everywhere_says_nothing(tmp_path, fourth):
+    pixels = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+    for kind in ("a", "b"):
+        (tmp_path / kind).mkdir()
+        Image.fromarray(np.dstack([pixels, np.full((16, 16), fourth, np.uint8)])).save(tmp_path / kind / "0.bmp")
+        Image.fromarray(pixels).save(tmp_path / kind / "1.bmp")
+    images = files.from_folder(tmp_path, size=16, held_out=0.5)
+    assert all((p.permute(1, 2, 0).numpy() == pixels).all() for p in (*images.pixels, *images.test_pixels))
+
+
 def test_opaque_images_keep_their_bytes(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
     for kind in ("a", "b"):
@@ -118,7 +132,8 @@ def test_opaque_images_keep_their_bytes(tmp_path):
 
 
 LEFT = ["._0.png", ".DS_Store", "Thumbs.db", "desktop.ini", "Desktop.ini", "THUMBS.DB", ".hidden.png", "ehthumbs.db",
-        "Icon\r", ".ipynb_checkpoints/0-checkpoint.png", "__MACOSX/cat/._0.png", "@eaDir/0.png/SYNOPHOTO_THUMB_M.png",
+        "Icon\r", "Thumbs.db:encryptable", "~$notes.docx", "ZbThumbnail.info",
+        ".ipynb_checkpoints/0-checkpoint.png", "__MACOSX/cat/._0.png", "@eaDir/0.png/SYNOPHOTO_THUMB_M.png",
         "$RECYCLE.BIN/desktop.ini", ".git/config", "System Volume Information/x", "#recycle/0.png", "lost+found/x",
         "__pycache__/x.pyc", ".Trashes/0.png", ".Spotlight-V100/x"]
 
@@ -150,19 +165,35 @@ def test_all_files_that_cannot_be_used_are_named_at_once_with_the_reason(tmp_pat
         files.from_folder(tmp_path, size=8)
     said = str(error.value)
     assert f"{tmp_path} holds 10 files that cannot be used" in said
-    assert "cat/notes.txt, dog/empty.png, dog/labels.csv, dog/page.jpg is no image of a kind that is read here" in said
-    assert "cat/gone.png, cat/pipe.png is no file" in said and "dog/cut.png cannot be read (" in said
+    assert "notes.txt, dog/empty.png, dog/labels.csv, dog/page.jpg are not images of a kind that is read here" in said
+    assert "cat/gone.png, cat/pipe.png are not files: a pipe, or a link to nothing" in said
+    assert "dog/cut.png cannot be read (" in said
     assert "dog/small.png has 4 x 9 pixels, fewer than 8 x 8" in said
     assert "dog/grey.png is grey (L); convert it to colour, or take channels=1" in said
     assert "cat/deep.tif has more than 8 bits a channel (I;16); save it with 8" in said
     assert "0.png" not in said
 
 
+def test_a_reason_agrees_with_the_number_of_files(tmp_path):
+    classes(tmp_path)
+    for name in "xyz":
+        picture(tmp_path / "cat" / f"{name}.png", mode="L", colour=3)
+        picture(tmp_path / "dog" / f"{name}.tif", mode="I;16", colour=40_000)
+        picture(tmp_path / "dog" / f"{name}.gif", size=(4, 9))
+    with pytest.raises(ValueError, match="holds 9 files") as error:
+        files.from_folder(tmp_path, size=8)
+    said = str(error.value)
+    assert "cat/x.png, cat/y.png, cat/z.png are grey (L); convert them to colour, or take channels=1" in said
+    assert "dog/z.tif have more than 8 bits a channel (I;16); save them with 8" in said
+    assert "dog/z.gif have 4 x 9 pixels, fewer than 8 x 8" in said
+    assert "{" not in said
+
+
 def test_thousands_of_bad_files_make_a_message_that_can_be_read(tmp_path):
     classes(tmp_path)
     for i in range(3000):
         (tmp_path / "cat" / f"{i:04d}.txt").write_bytes(b"")
-    with pytest.raises(ValueError, match=r"holds 3,000 files .*0099\.txt and 2,900 more is no image") as error:
+    with pytest.raises(ValueError, match=r"holds 3,000 files .*0099\.txt and 2,900 more are not images") as error:
         files.from_folder(tmp_path, size=8)
     assert len(str(error.value)) < 3000
 
@@ -250,11 +281,44 @@ def test_names_are_composed_so_that_both_parts_agree(tmp_path):
 
 @pytest.mark.parametrize("how", [
     {"size": 0}, {"size": -8}, {"size": 8.0}, {"size": True}, {"size": "8"}, {"size": None}, {"held_out": 0},
-    {"held_out": 1}, {"held_out": float("nan")}, {"held_out": "0.1"}, {"channels": 4},
+    {"held_out": 1}, {"held_out": float("nan")}, {"held_out": "0.1"}, {"channels": 4}, {"held_out": None},
+    {"held_out": [0.1, 0.2]}, {"held_out": 1j}, {"held_out": True}, {"channels": "3"}, {"channels": None},
+    {"channels": np.array([1, 3])}, {"size": (8, 8)}, {"size": np.array([8, 8])},
 ])  # fmt: skip
 def test_parameters_that_make_no_sense_are_refused(tmp_path, how):
     with pytest.raises(ValueError, match=f"{next(iter(how))} must be"):
         files.from_folder(classes(tmp_path), **{"size": 8} | how)
+
+
+@pytest.mark.parametrize("place", [None, 7, b"in", ["in"], "", " ", "a\0b"])
+def test_what_is_no_path_is_refused_by_every_reader_and_writer(place):
+    images = sources.load_images("digits")
+    for read in (lambda: files.from_folder(place, size=8), lambda: files.read_npz(place, ["pixels"]),
+                 lambda: files.save_images(images, place), lambda: sources.load_images("cifar10", cache=place),
+                 lambda: fetch.fetch("cifar10", cache=place), lambda: store.load_tensors(place),
+                 lambda: store.read_json(place), lambda: tables.read_table(place), lambda: export.read(place)):
+        with pytest.raises(ValueError, match=r"must be a path, as a text or a Path, not "):
+            read()
+
+
+@pytest.mark.parametrize("name", [None, 7, ["cifar10"], b"cifar10", np.array(["digits", "cifar10"])])
+def test_what_is_no_name_is_refused(name):
+    with pytest.raises(ValueError, match=r"unknown data set .*; choose from digits"):
+        sources.load_images(name)
+    with pytest.raises(ValueError, match=r"nothing to fetch called .*; choose from cifar10"):
+        fetch.fetch(name)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="HOME is for other systems")
+def test_a_path_may_begin_with_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(classes(tmp_path / "in"))
+    images = files.from_folder("~/in", size=8)
+    files.save_images(images, "~/cache/cifar10.npz")
+    assert torch.equal(sources.load_images("cifar10", cache="~/cache").pixels, images.pixels)
+    assert not (tmp_path / "in" / "~").exists()
+    with pytest.raises(ValueError, match="this system knows no such user"):
+        files.from_folder("~nobody-at-all/in", size=8)
 
 
 def test_a_path_may_be_a_text_and_a_size_numpys(tmp_path):
@@ -301,7 +365,7 @@ def said_to_be(width, height):
 
 
 @pytest.mark.parametrize(("spoil", "message"), [
-    (postscript, "is no image of a kind that is read"), (said_to_be(12_000, 12_000), "12000 x 12000 pixels, more than"),
+    (postscript, "is not an image of a kind that is"), (said_to_be(12_000, 12_000), "12000 x 12000 pixels, more than"),
     (said_to_be(60_000, 60_000), "has more than 134,217,728 pixels; make it smaller"),
 ])  # fmt: skip
 def test_pictures_that_call_other_programs_or_take_all_memory_are_refused(tmp_path, spoil, message):

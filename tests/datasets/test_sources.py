@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import numpy as np
@@ -93,10 +94,23 @@ def test_names_that_are_not_one_text_a_class_are_refused(tmp_path, names):
         sources.load_images("cifar10", cache=tmp_path)
 
 
-def test_pickled_names_are_never_loaded(tmp_path):
-    np.savez(tmp_path / "cifar10.npz", **arrays(names=np.array(["a", None, "c"], dtype=object)))
-    with pytest.raises(ValueError, match="names holds Python objects"):
+@pytest.mark.parametrize(("name", "advice"), [
+    ("names", "texts: np.array(names, dtype=str)"), ("labels", "integers: np.array(labels, dtype=np.int64)"),
+    ("test_labels", "integers: np.array(test_labels, dtype=np.int64)"),
+    ("pixels", "bytes: np.stack(pixels).astype(np.uint8), once all images have one size"),
+    ("test_pixels", "bytes: np.stack(test_pixels).astype(np.uint8), once all images have one size"),
+])  # fmt: skip
+def test_pickled_arrays_are_never_loaded_and_the_message_says_how_to_save_them(tmp_path, name, advice):
+    good = arrays(names=np.array(["a", "b", "c"]))
+    bad = np.empty(len(good[name]), dtype=object)
+    bad[:] = list(good[name])
+    np.savez(tmp_path / "cifar10.npz", **good | {name: bad})
+    with pytest.raises(ValueError, match=re.escape(f"({name} holds Python objects, which are never opened; save it as "
+                                                   f"{advice})")):
         sources.load_images("cifar10", cache=tmp_path)
+    saved = eval(advice.partition(": ")[2].partition(", once")[0], {"np": np, name: bad})      # it must work
+    np.savez(tmp_path / "cifar10.npz", **good | {name: saved})
+    assert sources.load_images("cifar10", cache=tmp_path).names == ("a", "b", "c")
 
 
 def test_a_path_may_be_a_text(tmp_path):
@@ -114,6 +128,58 @@ def test_a_path_may_be_a_text(tmp_path):
     images = files.from_arrays(**arrays())
     files.save_images(images, str(tmp_path / "cifar10.npz"))
     assert torch.equal(sources.load_images("cifar10", cache=str(tmp_path)).pixels, images.pixels)
+
+
+ORDERS = {"(N, H, W, C)": ((0, 2, 3, 1), "pixels.transpose(0, 3, 1, 2)"),
+          "(H, W, C, N)": ((2, 3, 1, 0), "pixels.transpose(3, 2, 0, 1)")}
+
+
+@pytest.mark.parametrize("part", ["training", "test"])
+@pytest.mark.parametrize("shape", [(6, 3, 8, 8), (6, 1, 28, 28), (6, 4, 16, 16), (6, 3, 24, 32)])
+@pytest.mark.parametrize("order", ORDERS)
+def test_channels_in_another_place_are_refused_with_what_to_type(tmp_path, order, shape, part):
+    pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    good = arrays(pixels=pixels, test_pixels=pixels[:3])
+    axes, way = ORDERS[order]
+    name = "pixels" if part == "training" else "test_pixels"
+    wrong = np.ascontiguousarray(good[name].transpose(axes))
+    np.savez(tmp_path / "cifar10.npz", **good | {name: wrong})
+    with pytest.raises(ValueError, match=re.escape(f"{part} pixels must be (N, C, H, W), and {wrong.shape} looks like "
+                                                   f"{order}; type {way}")):
+        sources.load_images("cifar10", cache=tmp_path)
+    mended = eval(way, {"pixels": wrong})                                                      # it must work
+    assert torch.equal(files.from_arrays(**good | {name: mended}).pixels, torch.from_numpy(pixels))
+
+
+@pytest.mark.parametrize("shape", [(6, 3, 3, 3), (6, 1, 4, 4), (6, 16, 4, 4), (6, 4, 8, 8), (6, 3, 8, 1), (6, 2, 5, 3)])
+def test_images_that_can_be_in_order_are_taken_as_they_are(shape):
+    pixels = np.zeros(shape, np.uint8)
+    assert files.from_arrays(**arrays(pixels=pixels, test_pixels=pixels[:3])).shape == shape[1:]
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    ({"pixels": np.zeros((6, 28, 28), np.uint8)}, r"grey images get their channel by pixels\[:, None\]"),
+    ({"pixels": np.zeros((6, 3, 8, 8), np.float32)}, r"scale them to 0 \.\. 255, then type pixels\.round\(\)"),
+    ({"pixels": None}, r"training pixels must be non-empty uint8 \(N, C, H, W\), not object \(\)"),
+    ({"pixels": [[1, 2], [3]]}, "training pixels cannot be read as one array"),
+    ({"test_labels": [[0], [1, 2]]}, "test labels cannot be read as one array"),
+    ({"labels": None}, "training labels must be 6 integers from 0, not object"),
+    ({"names": None}, "names must be 3 different texts"), ({"names": 5}, "names must be 3 different texts"),
+    ({"names": {"a", "b", "c"}}, "names must be 3 different texts"), ({"names": "cat"}, "names must be 3 different"),
+    ({"names": np.array([b"a", b"b", b"c"])}, r"not \|S1 \(3,\); type np\.array\(names, dtype=str\)"),
+    ({"test_labels": [0, 1, 7]}, "same classes, but only test images have label 7"),
+    ({"names": [["a"], ["b", "c"]]}, "names cannot be read as one array"),
+])  # fmt: skip
+def test_arrays_of_another_kind_are_refused_with_one_sentence(change, message):
+    with pytest.raises(ValueError, match=message):
+        files.from_arrays(**arrays(**change))
+
+
+def test_a_file_that_lacks_an_array_says_which_and_what_it_has(tmp_path):
+    for given, message in (((arrays()["pixels"],), r"it lacks pixels, and has arr_0\)"), ((), "and has nothing")):
+        np.savez(tmp_path / "cifar10.npz", *given)
+        with pytest.raises(ValueError, match=message):
+            sources.load_images("cifar10", cache=tmp_path)
 
 
 def test_lists_are_arrays_too_and_empty_images_are_refused():

@@ -246,3 +246,36 @@ def test_a_teacher_that_is_trained_again_says_why_and_one_that_goes_on_says_noth
     get_teacher(changed)                           # is there
     get_teacher(run)
     assert capsys.readouterr().out == ""
+
+
+def test_a_network_whose_file_is_gone_is_trained_again_and_it_is_said(tiny, capsys):
+    run = tiny(arms=("dash", "cond_only"))
+    students = get_students(run, get_teacher(run))
+    for arm in ("teacher", "dash"):
+        capsys.readouterr()
+        (run.folder(arm, 1) / FINAL).unlink()
+        get_students(run, get_teacher(run))
+        assert capsys.readouterr().out == (f"{arm}, seed 1: trained before, but final.safetensors is missing in "
+                                           f"{run.folder(arm, 1)}; trained again\n")
+    get_students(run, get_teacher(run))
+    assert capsys.readouterr().out == "" and set(students) == {("dash", 1), ("cond_only", 1)}
+
+
+def test_a_network_that_was_being_finished_goes_on_and_nothing_is_said(tiny, monkeypatch, capsys):
+    run, real = tiny(), store.save_tensors
+
+    def save(path, *arguments):
+        if path.name == FINAL:
+            raise KeyboardInterrupt
+        return real(path, *arguments)
+
+    for step in train_teacher(run):
+        if step.number == 3:
+            break
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "save_tensors", save)
+        with pytest.raises(KeyboardInterrupt):
+            get_teacher(run)
+    assert (run.folder("teacher", 1) / "manifest.json").is_file()
+    get_teacher(run)
+    assert capsys.readouterr().out == ""

@@ -45,7 +45,7 @@ def test_the_network_of_another_profile_is_refused_by_its_settings(trained):
     other = dataclasses.replace(run, profile=dataclasses.replace(run.profile, gamma=4.0))
     other.folder("teacher", 1).mkdir()
     (run.folder("teacher", 1) / FINAL).rename(other.folder("teacher", 1) / FINAL)
-    with pytest.raises(ValueError, match="is another network: its gamma differ from this run's"):
+    with pytest.raises(ValueError, match="is another network: it differs from this run's in gamma"):
         load_teacher(other)
 
 

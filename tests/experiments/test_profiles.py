@@ -12,6 +12,7 @@ import torch
 
 from dashkit import cli
 from dashkit.analysis.tables import published_results, results_of
+from dashkit.datasets import sources
 from dashkit.experiments import campaign, sweeps
 from dashkit.experiments.evaluation import _evaluation_path, results_path
 from dashkit.experiments.profiles import PROFILES, Profile, address, resolve
@@ -19,7 +20,7 @@ from dashkit.experiments.run import Run, start_run
 from dashkit.experiments.settings import SETTINGS, number, parse_settings, truth, typed
 from dashkit.method import guidance
 from dashkit.method.arms import ARMS
-from dashkit.storage import store
+from dashkit.storage import paths, store
 
 
 def test_auto_is_the_environment_or_digits(monkeypatch):
@@ -260,6 +261,40 @@ def test_a_truth_value_may_be_a_text():
     for neither in ("maybe", "", 2, None, [], "tru", 0.5):
         with pytest.raises(ValueError, match="recompute must be true or false, not"):
             truth("recompute", neither)
+
+
+def test_no_text_is_a_truth_value_anywhere(tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, "RUNS", tmp_path)
+    assert start_run("smoke", pretrained="false").root == tmp_path / "anew"
+    assert start_run("smoke", compile="off", pretrained="1").root == tmp_path
+    for name in ("pretrained", "compile"):
+        with pytest.raises(ValueError, match=f"{name} must be true or false, not 'maybe'"):
+            start_run("smoke", **{name: "maybe"})
+
+
+@pytest.mark.parametrize(("name", "good", "bad"), [
+    ("hours", ("0.4", 0.4, np.float32(0.4), "4e-1"), ("0,4", "0", None, "soon", float("nan"))),
+    ("minutes", ("9", 9, 9.0), ("-1", True, [9])), ("jobs", ("2", 2, 2.0, np.int8(2)), ("two", 0, 1.5, None)),
+    ("fid_samples", ("1e3", 1000, "1000"), ("10", "many", 20.5)),
+])  # fmt: skip
+def test_what_a_notebook_or_a_command_takes_beside_settings_is_typed_too(name, good, bad):
+    assert len({typed(name, value) for value in good}) == 1
+    for value in bad:
+        with pytest.raises(ValueError, match=f"^{name} must be "):
+            typed(name, value)
+
+
+@pytest.mark.parametrize("option", ["--hours=0,4", "--minutes=soon", "--fid-samples=many"])
+def test_a_campaign_refuses_its_parameters_before_it_reads_an_image(monkeypatch, capsys, option):
+    monkeypatch.setattr(sources, "load_images", lambda *a, **k: pytest.fail("it read images"))
+    assert cli.main(["campaign", "--profile", "cifar10_fast", option]) == 2
+    assert capsys.readouterr().err.startswith(f"dashkit: {option[2:].partition('=')[0].replace('-', '_')} must be ")
+
+
+def test_a_sweep_refuses_jobs_that_are_no_number_before_any_work(tiny, monkeypatch):
+    monkeypatch.setattr(sweeps, "check_run", lambda run: pytest.fail("it began"))
+    with pytest.raises(ValueError, match=r"jobs must be an integer in \[1, 1024\], not 'two'"):
+        sweeps.sweep(tiny(), jobs="two")
 
 
 def test_no_text_starts_a_sweep(tiny, monkeypatch):

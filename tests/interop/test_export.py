@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from diffusers import DiffusionPipeline, UNet2DModel
@@ -134,7 +135,10 @@ def test_a_colour_network_with_named_classes_gives_pictures(tmp_path, loaded):
     for picture, array, x in zip(pictures, arrays, wanted, strict=True):
         assert picture.size == (32, 32) and picture.mode == "RGB"
         assert (torch.from_numpy(array * 255) - x).abs().max() < 0.51
-    assert pipe.get_label_ids(["kind 7", 2]) == [7, 2] and pipe.config.id2label["9"] == "kind 9"
+    for labels in (["kind 7", 2], torch.tensor([7, 2]), np.array([7, 2]), (7, np.int8(2))):
+        assert pipe.get_label_ids(labels) == [7, 2]
+    assert pipe.get_label_ids("kind 7") == pipe.get_label_ids(7) == [7]
+    assert pipe.config.id2label["9"] == "kind 9"
     pipe.save_pretrained(tmp_path / "again")
     assert json.loads((tmp_path / "again" / "model_index.json").read_text())["id2label"]["9"] == "kind 9"
 
@@ -143,6 +147,12 @@ def test_a_colour_network_with_named_classes_gives_pictures(tmp_path, loaded):
     ({"class_labels": [11]}, r"no class 11; there are 0 to 9 \(0 0, .*\), and 10 for no class"),
     ({"class_labels": ["cat"]}, "no class 'cat'"), ({"guidance_scale": 21}, r"number in \[0, 20\], or 1000"),
     ({"guidance_scale": [1.0, 2.0]}, "or 1000 of them"), ({"num_inference_steps": 0}, r"in 1 \.\. 1000"),
+    ({"class_labels": []}, "at least one class"), ({"class_labels": None}, "no class None"),
+    ({"class_labels": [0.7]}, r"no class 0\.7"), ({"class_labels": [True]}, "no class True"),
+    ({"class_labels": torch.tensor(0.5)}, "no class tensor"), ({"guidance_scale": None}, r"number in \[0, 20\]"),
+    ({"guidance_scale": "2"}, r"number in \[0, 20\]"), ({"guidance_scale": float("nan")}, r"number in \[0, 20\]"),
+    ({"num_inference_steps": "ten"}, r"whole number in 1 \.\. 1000, not 'ten'"),
+    ({"num_inference_steps": 2.7}, "whole"), ({"num_inference_steps": None}, "whole number in"),
     ({"output_type": "latent"}, "pil, np or pt"), ({"latents": torch.zeros(3, 1, 8, 8)}, r"shape \(4, 1, 8, 8\)"),
 ])  # fmt: skip
 def test_the_pipeline_refuses_what_makes_no_sense(exported, how, message):
@@ -161,9 +171,17 @@ def test_both_layouts_are_read_and_no_network_is_named(tmp_path):
         export.read(tmp_path)
 
 
-def test_names_must_be_as_many_as_classes(tmp_path):
-    with pytest.raises(ValueError, match="10 classes need as many names, not 2"):
-        export.write_pipeline(net(PROFILES["smoke"].student), tmp_path, T=1000, names=("cat", "dog"))
+@pytest.mark.parametrize(("change", "message"), [
+    ({"names": ("cat", "dog")}, "10 classes need as many names"), ({"names": "0123456789"}, "10 classes need as many"),
+    ({"names": [*"012345678", None]}, "all of them different texts"), ({"names": [*"0123456788"]}, "different texts"),
+    ({"names": None}, "10 classes need as many names.* not None"), ({"names": range(10)}, "different texts"),
+    ({"T": "1000"}, "T must be a positive integer, not '1000'"), ({"T": 0}, "T must be a positive integer"),
+    ({"folder": None}, "folder must be a path"), ({"folder": 7}, "folder must be a path, as a text or a Path, not 7"),
+])  # fmt: skip
+def test_what_makes_no_pipeline_is_refused_before_anything_is_written(tmp_path, change, message):
+    given = {"folder": tmp_path, "T": 1000} | change
+    with pytest.raises(ValueError, match=message):
+        export.write_pipeline(net(PROFILES["smoke"].student), given.pop("folder"), **given)
     assert not list(tmp_path.iterdir())
 
 

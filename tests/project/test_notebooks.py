@@ -8,10 +8,12 @@ import sys
 
 import browser
 import nbformat
+import numpy as np
 import pytest
 
 from dashkit.classroom.exercises import EXERCISES
-from dashkit.classroom.notebooks import notebook_paths, tagged
+from dashkit.classroom.notebooks import execute, notebook_paths, tagged
+from dashkit.datasets import files
 from dashkit.storage import paths
 
 PATHS = notebook_paths()
@@ -68,6 +70,46 @@ def test_parameters_are_plain_and_validated_at_once(notebook):
 def test_nothing_banned(notebook):
     for cell in code(notebook):
         assert not [b for b in BANNED if b in cell.source]
+
+
+@notebooks
+def test_the_data_decide_how_many_classes_and_pixels_there_are(notebook):
+    """A profile of one's own has other classes, sizes, timesteps and pictures than the digits."""
+    fixed = re.compile(r"\brange\(10\)|arange\(10\b(?!.*% .*num_classes)|% 10\b|(?:1|3), 8, 8\)|@t=\d|to real digits|"
+                       r"digits at its")
+    assert [c.source for c in code(notebook) if fixed.search(c.source)] == []
+
+
+OWN = """
+extends = "smoke"
+dataset = "cifar10"
+w = 2.2
+ws = [1.0, 2.2]
+T = 400
+teacher_steps = 20
+student_steps = 20
+samples = 30
+states = 60
+sample_steps = 4
+arms = ["dash", "cond_only"]
+teacher = { size = 16, channels = 3, num_classes = 3 }
+student = { size = 16, channels = 3, num_classes = 3 }
+"""
+
+
+@pytest.mark.slow
+def test_the_lessons_take_a_profile_with_other_classes_sizes_and_scales(tmp_path, monkeypatch):
+    rng = np.random.default_rng(0)
+    pixels, held_out = (rng.integers(0, 256, (n, 3, 16, 16), dtype=np.uint8) for n in (120, 60))
+    images = files.from_arrays(pixels, np.arange(120) % 3, held_out, np.arange(60) % 3, names=["emu", "fox", "yak"])
+    files.save_images(images, tmp_path / "data" / "cache" / "cifar10.npz")
+    (tmp_path / "own.toml").write_text(OWN)
+    monkeypatch.setenv("DASHKIT_HOME", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(paths.ROOT))
+    for path in PATHS:
+        execute(path, tmp_path / path.name, {"profile": str(tmp_path / "own.toml"), "device": "cpu"})
+    shown = (tmp_path / PATHS[2].name).read_text(encoding="utf-8")
+    assert all(name in shown for name in images.names)
 
 
 @notebooks
@@ -130,6 +172,56 @@ def test_predictions_are_open_and_drawn_beside_the_result(notebook):
             drawn = [c for c in later[:again] if re.search(rf"\b{variable}\b", c.source)]
             assert drawn and ("plots.show(" in drawn[-1].source or "print(" in drawn[-1].source)
     assert len(set(made)) == len(made) >= 1
+
+
+@notebooks
+def test_a_prediction_that_was_not_made_is_drawn_as_an_example(notebook):
+    source = "\n".join(c.source for c in code(notebook))
+    assert "my guess" not in source and "your guess" not in source
+    for name in re.findall(r"= predict\(\"([^\"]*)\"", source):
+        drawn = re.search(rf"(guess_label\(|plot_guess\([^,]+, )['\"]{name}['\"]", source)
+        assert drawn or name == "04.rho", name                                # 04.rho stands beside 04.arm
+
+
+WORDS, LINES = 110, 12          # a minute, of English and of Python, for a reader whose first language it is not
+
+
+def minutes_for(notebook):
+    """Minutes to read a notebook, look at its figures, and try its predictions and exercises."""
+    source, text = code(notebook), " ".join(c.source for c in notebook.cells if c.cell_type == "markdown")
+    lines = sum(len(c.source.splitlines()) for c in source if not imported(c))
+    figures = sum(c.source.count("plots.show(") for c in source)
+    made = sum(len(re.findall(r"= predict\(|^check\(", c.source, re.M)) for c in source)
+    exercises = sum(c.source.count("check(\"") for c in source)
+    return len(text.split()) / WORDS + lines / LINES + figures + 2 * made + 5 * exercises
+
+
+@notebooks
+def test_the_minutes_of_the_header_are_honest(notebook):
+    said = re.search(r"\*\*Time\.\*\*.*?(\d+) minutes\s+to\s+read\s+and\s+try", notebook.cells[0].source, re.S)
+    assert said, "a header says: About 30 minutes to read and try"
+    assert 0.75 < int(said[1]) / minutes_for(notebook) < 1.6
+
+
+PATH = {"00": 10, "03": 10, "04": 6, "12": 4}
+"""The 30-minute path: notebooks, and the minutes that their headers give it."""
+
+
+def test_the_path_of_thirty_minutes_is_marked_and_takes_no_longer():
+    marked = {}
+    for notebook in (nbformat.read(p, as_version=4) for p in PATHS):
+        cells, number = notebook.cells, notebook.cells[0].id[:2]
+        parts = [c for c in cells[1:] if c.cell_type == "markdown" and re.search(r"^▶", c.source, re.M)]
+        if parts and number in PATH:
+            figures = sum("plots.show(" in cells[cells.index(c) + k].source for c in parts for k in (1, 2)
+                          if cells.index(c) + k < len(cells))
+            marked[number] = sum(len(c.source.split()) for c in parts) / WORDS + 0.3 * figures
+            assert "30-minute path" in cells[0].source
+        else:
+            assert not parts
+    assert set(marked) == set(PATH)
+    assert sum(PATH.values()) == 30 and sum(marked.values()) < 30
+    assert all(marked[n] < 1.25 * PATH[n] for n in PATH), marked
 
 
 def test_the_first_notebook_explains_a_broken_set_up_before_it_needs_it(tmp_path):

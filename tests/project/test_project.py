@@ -29,12 +29,12 @@ FIX = r"(python3? run\.py install --fresh|.*-m pip install --force-reinstall )"
 
 def requirements():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    pinned = dict(re.fullmatch(r"([a-z-]+)(.*)", d).groups() for d in project["dependencies"])
+    pinned = dict(re.fullmatch(r"([a-z0-9-]+)(.*)", d).groups() for d in project["dependencies"])
     return {CONDA.get(n, n): v for n, v in pinned.items()} | {"python": project["requires-python"]}
 
 
 def test_environment_yml_agrees_with_pyproject():
-    lines = re.findall(r"^  - ([a-z-]+)([<>=!].*)?$", (ROOT / "environment.yml").read_text(), re.M)
+    lines = re.findall(r"^  - ([a-z0-9-]+)([<>=!].*)?$", (ROOT / "environment.yml").read_text(), re.M)
     assert {n: v for n, v in lines if n not in ("conda-forge", "pip")} == requirements()
 
 
@@ -140,6 +140,13 @@ def test_the_command_refuses_bad_input_in_one_line(arguments, message, capsys):
     assert cli.main(arguments) == 2
     error = capsys.readouterr().err
     assert re.fullmatch(rf"dashkit: .*{message}.*\n", error)
+
+
+def test_a_package_that_is_missing_is_a_case_for_the_doctor(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "dashkit.experiments.profiles", None)
+    assert cli.main(["train", "--profile", "smoke"]) == 2
+    said = capsys.readouterr().err
+    assert re.fullmatch(r"dashkit: .*profiles.*; to see what is missing, type: .*dashkit doctor\n", said)
 
 
 def test_doctor_passes_here_and_names_the_fix_for_a_folder_it_cannot_write(tmp_path):

@@ -2,6 +2,8 @@
 
 import ast
 import contextlib
+import errno
+import importlib.metadata
 import json
 import os
 import re
@@ -19,6 +21,7 @@ import nbformat
 import pytest
 import yaml
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 
 from dashkit import cli, doctor, environment, launch
 from dashkit.environment import UNFINISHED, Environment, SetUpError
@@ -233,6 +236,7 @@ def test_pins_are_used_unless_the_newest_are_wanted(env):
 @pytest.mark.parametrize(("said", "message"), [
     ("ERROR: No matching distribution found for torch==1.0", "no wheel for Python .* --latest"),
     ("WARNING: Retrying (Retry(total=4)) after error\nERROR: No matching distribution", "see to the network"),
+    ("ERROR: Could not install: OSError: [Errno 13] Permission denied: '/x'", "ask whoever installed"),
     ("ERROR: Could not install packages due to an OSError: [Errno 28] No space left on device", "free some space"),
 ])  # fmt: skip
 def test_a_failure_of_pip_says_what_to_do_and_a_good_environment_stays(env, monkeypatch, said, message):
@@ -299,6 +303,20 @@ def test_a_shared_installation_that_cannot_be_written_is_used_or_its_owner_is_na
     env.ensure()
     with pytest.raises(SetUpError, match=r"the requirements have changed, but .* ask whoever installed it to type"):
         env.ensure(["scale"])
+
+
+@posix
+@pytest.mark.parametrize("call", ["rename", "touch", "mkdir"])
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS])
+def test_a_shared_installation_that_is_broken_is_its_owners_to_mend(env, monkeypatch, call, number):
+    """The lock can be opened, and the folder around it cannot be written."""
+    def denied(self, *arguments, **how):
+        raise OSError(number, os.strerror(number), str(self))
+
+    no_interpreter(env)
+    monkeypatch.setattr(Path, call, denied)
+    with pytest.raises(SetUpError, match=rf"cannot be written \({os.strerror(number)}\); ask whoever installed it"):
+        env.ensure()
 
 
 def test_a_python_that_cannot_make_environments_is_explained(tmp_path, monkeypatch):
@@ -571,6 +589,18 @@ def test_the_pins_fit_the_requirements_of_every_system():
             assert need.specifier.contains(pins[environment.normal(need.name)], prereleases=True), line
 
 
+def test_every_pin_can_be_installed_on_the_first_release_of_every_supported_python():
+    """Debian has 3.11.2: a pin that wants 3.11.5 would stop its first command."""
+    assert list(SpecifierSet(PROJECT["requires-python"]).filter(f"3.{n}.0" for n in range(30))) == [
+        f"{major}.{minor}.0" for major, minor in environment.SUPPORTED]
+    narrow = []
+    for name in environment.pins():
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            requires = importlib.metadata.metadata(name)["Requires-Python"]
+            narrow += [] if environment.fits_every_python(requires) else [f"{name} needs {requires}"]
+    assert narrow == []
+
+
 def test_pins_are_made_from_what_is_installed_and_needed():
     lines = environment.frozen(["site"]).splitlines()
     names = dict.fromkeys(environment.normal(line.split("==")[0]) for line in lines)
@@ -734,6 +764,18 @@ def test_a_copy_is_never_served_by_the_kit_of_another(copy, capsys):
     assert sorted(p.name for p in copy.rglob("*")) == ["dashkit", "notebooks", "paths.py", "run.py", "storage"]
 
 
+@pytest.mark.parametrize("part", ["environment", "program"])
+def test_a_copied_environment_that_is_not_repaired_serves_nobody(copy, monkeypatch, capsys, part):
+    monkeypatch.chdir(copy.parent)
+    monkeypatch.setattr(sys, "path", [p for p in sys.path if p not in ("", str(ROOT))])
+    monkeypatch.setattr(sys, "prefix", str(copy / ".venv" if part == "environment" else copy.parent))
+    monkeypatch.setattr(sys, "argv", [str(copy / ".venv" / "bin" / "dashkit" if part == "program" else "dashkit")])
+    assert cli.main(["train", "--profile", "smoke"]) == 2 and not doctor._project().ok
+    assert f"this {part} belongs to the project in {copy}" in capsys.readouterr().err
+    monkeypatch.setattr(sys, "path", [str(ROOT), *sys.path])                   # put there by hand
+    assert doctor._project().ok
+
+
 def test_a_link_to_the_project_is_no_copy(tmp_path, monkeypatch):
     if os.name == "posix":
         (tmp_path / "link").symlink_to(ROOT)
@@ -756,6 +798,36 @@ def test_a_kit_without_its_project_says_so_and_writes_to_the_users_folder(wheel,
     assert "ok=False" in finding and said in finding and "without its notebooks" in said
     assert not wrong(said.split("type there: ")[1])
     assert runs == str(tmp_path / "dashkit" / "data" / "runs")
+
+
+INSTALLED = """
+import sys
+import numpy as np
+from pathlib import Path
+from dashkit import cli
+from dashkit.analysis import published_results
+from dashkit.analysis.tables import RESULTS, write_published
+from dashkit.publishing import gaps, pictures, readme
+from dashkit.storage import paths, store
+for act in (lambda: published_results("digits"), lambda: readme.main(), lambda: pictures.main(),
+            lambda: gaps.main("cifar16"), lambda: store.write_bytes(RESULTS / "x", b""),
+            lambda: store.check_writable(paths.ROOT / "data")):
+    try:
+        act()
+        print("done")
+    except ValueError as error:
+        print(error)
+for command in ("sweep", "tune", "campaign"):
+    print(cli.main([command, "--publish", "--profile", "digits"]))
+"""
+
+
+def test_a_kit_without_its_project_publishes_nothing_among_the_installed_packages(wheel, tmp_path):
+    before = sorted(p for p in wheel.rglob("*") if "__pycache__" not in p.parts)
+    done = shell(INSTALLED, tmp_path, PYTHONPATH=str(wheel), HOME=str(tmp_path), USERPROFILE=str(tmp_path))
+    assert done.stdout.decode().splitlines() == 6 * [paths.NOT_A_PROJECT] + 3 * ["2"], done.stderr.decode()
+    assert done.stderr.decode().splitlines()[:2] == 2 * [f"dashkit: {paths.NOT_A_PROJECT}"]
+    assert sorted(p for p in wheel.rglob("*") if "__pycache__" not in p.parts) == before
 
 
 def test_a_series_without_notebooks_says_what_is_missing(tmp_path, monkeypatch):

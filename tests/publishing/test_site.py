@@ -150,6 +150,14 @@ def test_dead_widgets_leave_and_explorers_come(tmp_path):
     assert text.count("<label") == 2 and text.count("<button") == 1
 
 
+def test_a_list_can_be_played_as_a_slider_can(tmp_path):
+    w = explorers.choice("scale", ["1", "2"])
+    states.write_states(explorers.Explorer(lambda w: (plt.figure(figsize=(1, 1)), w), {"w": w}, [w], play="w"),
+                        tmp_path / "00-x")
+    text = lessons.explorer(tmp_path / "00-x")
+    assert text.count('class="play"') == 1 and '<option value="0" selected>1</option>' in text
+
+
 @pytest.mark.parametrize(("page", "wanted"), [
     ('<p>fine</p><img src="a.png" alt="a curve"><a href="https://arxiv.org">paper</a>', []),
     ('<script src="https://cdn.example/x.js"></script>', ["fetches https://cdn.example/x.js"]),
@@ -240,14 +248,19 @@ def test_notebooks_come_from_the_series_or_as_stored_or_are_executed(tmp_path, m
     assert stored | run == set(numbers) and "06" in stored and not stored & run
 
 
-def test_jobs_wait_for_what_they_need_and_the_first_error_ends_them(capsys):
+def test_jobs_wait_for_what_they_need_and_the_first_error_ends_them(monkeypatch):
     order = []
     jobs = {name: lambda name=name: order.append(name) for name in "abc"}
     site.run_jobs(jobs, {"a": {"b"}, "b": {"c"}, "c": set()})
     assert order == ["c", "b", "a"]
+    monkeypatch.setattr(site.os, "cpu_count", lambda: 1)
+    order.clear()
+    jobs = {name: lambda name=name: order.append(name) for name in ("00 explorers", "04", "02", "04 explorers")}
+    site.run_jobs(jobs, {"00 explorers": set(), "02": set(), "04": {"02"}, "04 explorers": {"04"}})
+    assert order == ["02", "04", "00 explorers", "04 explorers"]       # what others wait for comes first
     with pytest.raises(ZeroDivisionError):
         site.run_jobs({"a": lambda: 1 / 0, "b": lambda: order.append("b")}, {"a": set(), "b": {"a"}})
-    assert order == ["c", "b", "a"]
+    assert len(order) == 4
 
 
 # ------------------------------------------------------------------------------------------------------------- slides

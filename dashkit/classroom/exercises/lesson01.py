@@ -7,7 +7,7 @@ from dashkit.classroom.exercises.exercise import Exercise, draw_fields, draw_noi
 
 
 def _step(g: torch.Generator) -> tuple:
-    """Inputs: x_t and eps (5, 3), abar_t, and abar_s of an earlier, less noisy timestep."""
+    """Inputs: x_t and eps (5, 3), abar, and abar_next of the next, less noisy timestep."""
     x_t, eps, _ = draw_fields(2)(g)
     a, b = torch.rand(2, generator=g).tolist()
     return x_t, eps, 0.1 + 0.4 * a, 0.55 + 0.4 * b
@@ -35,10 +35,10 @@ def answer_01_3(x_t, eps, abar):
     return (x_t - abar ** 0.5 * x0) / (1 - abar) ** 0.5
 
 
-def answer_01_4(x_t, eps, abar_t, abar_s):
-    x0 = ((x_t - (1 - abar_t) ** 0.5 * eps) / abar_t ** 0.5).clamp(-1, 1)
-    eps = (x_t - abar_t ** 0.5 * x0) / (1 - abar_t) ** 0.5
-    return abar_s ** 0.5 * x0 + (1 - abar_s) ** 0.5 * eps
+def answer_01_4(x_t, eps, abar, abar_next):
+    x0 = ((x_t - (1 - abar) ** 0.5 * eps) / abar ** 0.5).clamp(-1, 1)
+    eps = (x_t - abar ** 0.5 * x0) / (1 - abar) ** 0.5
+    return abar_next ** 0.5 * x0 + (1 - abar_next) ** 0.5 * eps
 
 
 EXERCISES = {
@@ -76,15 +76,15 @@ EXERCISES = {
          "eps = (x_t - sqrt(abar) x0) / sqrt(1 - abar)."),
         source(answer_01_3)),
     "01.4": Exercise(
-        "Write answer(x_t, eps, abar_t, abar_s): one DDIM step down to abar_s, with x0 clamped and eps recomputed.",
+        "Write answer(x_t, eps, abar, abar_next): one DDIM step down to abar_next, with x0 clamped and eps recomputed.",
         _ddim, _step,
         {"You kept the eps that was predicted; recompute it after the clamp.":
             lambda x, e, a, b: b**0.5 * _x0(x, e, a).clamp(-1, 1) + (1 - b) ** 0.5 * e,
          "Nothing was clamped.": lambda *v: _ddim(*v, clip=1e9),
          "That is x0; mix it with eps again, at the new timestep.": lambda x, e, a, b: _x0(x, e, a).clamp(-1, 1),
          "You mixed with the old timestep's factors, which leads back to x_t.": lambda x, e, a, b: x,
-         "Swapped: x_t has abar_t, the result has abar_s.": lambda x, e, a, b: _ddim(x, e, b, a)},
+         "Swapped: x_t has abar, the result has abar_next.": lambda x, e, a, b: _ddim(x, e, b, a)},
         ("Three steps you have written before: x0, clamp, the eps that belongs to it.",
-         "Then noise that x0 with that eps, at the new timestep.", "sqrt(abar_s) x0 + sqrt(1 - abar_s) eps."),
+         "Then noise that x0 with that eps, at the new timestep.", "sqrt(abar_next) x0 + sqrt(1 - abar_next) eps."),
         source(answer_01_4)),
 }

@@ -6,7 +6,7 @@ from dashkit.classroom.exercises.exercise import Exercise, source
 
 
 def _gaussians(g: torch.Generator) -> tuple:
-    """Inputs: means (6,) and standard deviations (6,) of two Gaussians: m1, s1, m2, s2."""
+    """Inputs: means (6,) and standard deviations (6,) of two Gaussians: m1, sd1, m2, sd2."""
     m, s = torch.randn(2, 2, 6, generator=g, dtype=torch.float64)
     s = 0.2 + s.abs()
     return m[0], s[0], m[1], s[1]
@@ -18,8 +18,8 @@ def _distances(g: torch.Generator) -> tuple:
     return end + bias, end + bias / 2
 
 
-def answer_10_1(m1, s1, m2, s2):
-    return ((m1 - m2) ** 2 + (s1 - s2) ** 2).sum()
+def answer_10_1(m1, sd1, m2, sd2):
+    return ((m1 - m2) ** 2 + (sd1 - sd2) ** 2).sum()
 
 
 def answer_10_2(at_n, at_2n):
@@ -28,18 +28,19 @@ def answer_10_2(at_n, at_2n):
 
 EXERCISES = {
     "10.1": Exercise(
-        "Write answer(m1, s1, m2, s2): the squared Fréchet distance of two Gaussians of independent features, from "
+        "Write answer(m1, sd1, m2, sd2): the squared Fréchet distance of two Gaussians of independent features, from "
         "means (D,) and standard deviations (D,).",
-        lambda m1, s1, m2, s2: ((m1 - m2) ** 2 + (s1 - s2) ** 2).sum(), _gaussians,
-        {"The spreads count, too.": lambda m1, s1, m2, s2: ((m1 - m2) ** 2).sum(),
-         "The means count, too.": lambda m1, s1, m2, s2: ((s1 - s2) ** 2).sum(),
+        lambda m1, sd1, m2, sd2: ((m1 - m2) ** 2 + (sd1 - sd2) ** 2).sum(), _gaussians,
+        {"The spreads count, too.": lambda m1, sd1, m2, sd2: ((m1 - m2) ** 2).sum(),
+         "The means count, too.": lambda m1, sd1, m2, sd2: ((sd1 - sd2) ** 2).sum(),
          "The formula has no root: it is the squared distance.":
-            lambda m1, s1, m2, s2: ((m1 - m2) ** 2 + (s1 - s2) ** 2).sum().sqrt(),
-         "Sum over the features, do not average.": lambda m1, s1, m2, s2: ((m1 - m2) ** 2 + (s1 - s2) ** 2).mean(),
-         "C holds variances, s standard deviations: the root of C1 C2 is s1 s2.":
-            lambda m1, s1, m2, s2: ((m1 - m2) ** 2 + s1 + s2 - 2 * (s1 * s2).sqrt()).sum()},
-        ("A diagonal matrix is handled entry by entry.", "C1 + C2 - 2 (C1 C2)^(1/2) is s1^2 + s2^2 - 2 s1 s2 there.",
-         "That is (s1 - s2)^2."),
+            lambda m1, sd1, m2, sd2: ((m1 - m2) ** 2 + (sd1 - sd2) ** 2).sum().sqrt(),
+         "Sum over the features, do not average.": lambda m1, sd1, m2, sd2: ((m1 - m2) ** 2 + (sd1 - sd2) ** 2).mean(),
+         "C holds variances, sd standard deviations: the root of C1 C2 is sd1 sd2.":
+            lambda m1, sd1, m2, sd2: ((m1 - m2) ** 2 + sd1 + sd2 - 2 * (sd1 * sd2).sqrt()).sum()},
+        ("A diagonal matrix is handled entry by entry.",
+         "C1 + C2 - 2 (C1 C2)^(1/2) is sd1^2 + sd2^2 - 2 sd1 sd2 there.",
+         "That is (sd1 - sd2)^2."),
         source(answer_10_1)),
     "10.2": Exercise(
         "Write answer(at_n, at_2n): where a distance ends for infinitely many images if its error goes as 1 / N.",

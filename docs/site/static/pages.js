@@ -132,7 +132,7 @@
     const share = (Number(value) - guess.values[k]) / (guess.values[k + 1] - guess.values[k]);
     const place = Math.min(Math.max((k + share) / last, 0), 1);
     const along = 100 * (guess.ends[0] + place * (guess.ends[1] - guess.ends[0]));
-    const across = guess.across === null ? 8 : 100 * guess.across;
+    const across = guess.across === null ? 25 : 100 * guess.across;
     const dot = document.createElement("span");
     dot.className = "guess";
     dot.style.left = `${guess.along === "x" ? along : across}%`;
