@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from dashkit.experiments.run import Run
 
-TOGETHER = ("train", "distil", "evaluate", "campaign")
+TOGETHER = ("train", "distil", "evaluate", "campaign", "shrink")
 """Commands that several processes can share, started by `accelerate launch -m dashkit COMMAND ...`."""
 CARRYING = ("pack", "unpack", "bring")
 EPILOG = ("A profile is a name, or the path of a .toml file of your own.  Its settings are changed with --set "
@@ -39,6 +39,9 @@ def parser() -> argparse.ArgumentParser:
                  "correction; goes on where it was stopped",
         "tune": "compare learning rates for every arm on a validation split (profile tuning)",
         "campaign": "the paper's experiment within some hours, FID included; goes on where it was stopped",
+        "new": "look at pictures and a teacher of your own, and write a profile for them",
+        "shrink": "train students of a profile of your own; write the best as a pipeline, and a report",
+        "measure": "compare any student with its teacher on pictures of your own; write a report",
         "export": "write the trained teacher, or the student of one arm, as a pipeline from which diffusers samples",
         "fetch": "get a data set, or the weights of FID, into the cache",
         "doctor": "check this set-up; with --device cuda or --self-test also what it computes",
@@ -65,7 +68,15 @@ def parser() -> argparse.ArgumentParser:
         if name in CARRYING:
             _carrying_options(command, name)
             continue
-        command.add_argument("--profile", default="auto", help="smoke, digits (default), cifar10, … or my.toml")
+        if name in ("measure", "new"):
+            _measuring_options(command) if name == "measure" else _new_options(command)
+            continue
+        if name == "shrink":
+            command.add_argument("profile", metavar="my.toml", help="as the command new writes it")
+            command.add_argument("--out", metavar="FOLDER", help="the student and its report (my_student beside "
+                                                                 "my.toml)")
+        else:
+            command.add_argument("--profile", default="auto", help="smoke, digits (default), cifar10, … or my.toml")
         command.add_argument("--seed", default="42")
         command.add_argument("--device", default="auto", help="auto (default), cpu or cuda")
         command.add_argument("--set", dest="settings", action="append", default=[], metavar="NAME=VALUE")
@@ -93,6 +104,34 @@ def parser() -> argparse.ArgumentParser:
         if name == "series":
             command.add_argument("--only", default="", help="numbers of notebooks, e.g. 02,04")
     return top
+
+
+_NETWORK = "a folder (of diffusers, or of this kit), or package.module:function"
+_PICTURES = "a folder with one subfolder a class, or an .npz"
+
+
+def _new_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("profile", metavar="my.toml", help="the file to write")
+    command.add_argument("--images", required=True, metavar="I", help=_PICTURES)
+    command.add_argument("--teacher", metavar="T", help=f"{_NETWORK} (default: train one here)")
+    command.add_argument("--student", metavar="S", help="teacher (its own class, smaller; the default for a network of "
+                                                        "diffusers), ours, or package.module:function")
+    command.add_argument("--factor", default=6, help="how many times fewer parameters the student has (6)")
+    command.add_argument("--hours", default=2, help="what training and measuring may take here (2)")
+    command.add_argument("--null", metavar="NUMBER", help="what the teacher takes for no class, or random")
+    command.add_argument("--device", default="auto", help="auto (default), cpu or cuda")
+
+
+def _measuring_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--teacher", required=True, metavar="T", help=_NETWORK)
+    command.add_argument("--student", required=True, metavar="S", help=_NETWORK)
+    command.add_argument("--images", required=True, metavar="I", help=_PICTURES)
+    command.add_argument("--null", metavar="NUMBER", help="what the teacher takes for no class, if it does not say; or "
+                                                          "random, a random class in its place")
+    command.add_argument("--out", default="report.html", metavar="FILE", help="the report (report.html)")
+    command.add_argument("--device", default="auto", help="auto (default), cpu or cuda")
+    command.add_argument("--set", dest="settings", action="append", default=[], metavar="NAME=VALUE",
+                         help="states, samples, sample_steps, w, ws, …")
 
 
 def _carrying_options(command: argparse.ArgumentParser, name: str) -> None:
@@ -126,7 +165,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise ValueError(f"{options.command} is for one process; several can share {', '.join(TOGETHER)}")
         tasks = {"series": _series, "doctor": _doctor, "sweep": _sweep, "study": _study, "tune": _tune,
                  "fetch": _fetch, **dict.fromkeys(CARRYING, _carry), "campaign": _campaign, "export": _export,
-                 **dict.fromkeys(("site", "slides"), _site)}
+                 "measure": _measure, "new": _new, "shrink": _shrink, **dict.fromkeys(("site", "slides"), _site)}
         quiet = os.environ.get("RANK", "0") != "0"                # of several processes only the first one speaks
         with contextlib.redirect_stdout(io.StringIO() if quiet else sys.stdout), _stoppable(came, alone=not several):
             return tasks.get(options.command, _recipe)(options)
@@ -177,7 +216,7 @@ def _advice(error: Exception) -> str:
 
 def _outlook(options: argparse.Namespace) -> str:
     """What the same command will do after it was stopped."""
-    if options.command in ("doctor", "export"):
+    if options.command in ("doctor", "export", "measure", "new"):
         return ""
     if options.command == "fetch":
         return "; the same command goes on from here"
@@ -278,6 +317,75 @@ def _export(options: argparse.Namespace) -> int:
     export.write_pipeline(model, Path(options.folder), T=run.profile.T, names=run.images.names)
     print(options.folder)
     return 0
+
+
+def _new(options: argparse.Namespace) -> int:
+    from dashkit import environment
+    from dashkit.experiments.new import Wish, write_profile
+
+    wish = Wish(options.images, options.teacher, options.student, options.factor, options.hours, _null(options.null))
+    written = write_profile(options.profile, wish, device=options.device)
+    print(*written.said, written.path, f"to train the students, type: {environment.kit(f'shrink {options.profile}')}",
+          sep="\n")
+    return 0
+
+
+def _shrink(options: argparse.Namespace) -> int:
+    from dashkit.experiments import budget, processes
+    from dashkit.experiments.evaluation import get_results
+    from dashkit.experiments.ready import check_run
+    from dashkit.experiments.training import get_students, get_teacher
+    from dashkit.publishing import student_report
+    from dashkit.storage import store
+
+    run = _start(options)
+    name = run.profile.name
+    out = Path(options.out or Path(options.profile).expanduser().absolute().parent / f"{name}_student")
+    store.check_writable(out)
+    check_run(run)
+    print(budget.remaining(run))
+    teacher = get_teacher(run)
+    students = get_students(run, teacher)
+    if not processes.is_main():
+        return 0
+    results = get_results(run, teacher, students)
+    arm = run.profile.arms[0]
+    student_report.write_student(out, run, students[arm, run.seed])
+    models = {"teacher": teacher.model} | {a: students[a, run.seed] for a in run.profile.arms}
+    student_report.write_student_report(
+        out / "report.html", run, models, results, title=f"{name}: {arm} beside its teacher",
+        command=student_report.command_line("shrink", Path(options.profile).name))
+    print(f"{arm}: {out}\n{out / 'report.html'}")
+    return 0
+
+
+def _measure(options: argparse.Namespace) -> int:
+    from dashkit.experiments import own
+    from dashkit.experiments.evaluation import evaluate_others
+    from dashkit.experiments.settings import parse_settings
+    from dashkit.publishing import student_report
+    from dashkit.storage import store
+
+    store.check_writable(Path(options.out).absolute().parent)
+    run, teacher, students = own.comparison(
+        options.teacher, {"student": options.student}, options.images, null_label=_null(options.null),
+        device=options.device, **parse_settings(options.settings))
+    results = evaluate_others(run, teacher, students)
+    command = student_report.command_line("measure", "--teacher", options.teacher, "--student", options.student,
+                                          "--images", options.images)
+    student_report.write_student_report(
+        Path(options.out), run, {"teacher": teacher.model, **students}, results, command=command,
+        title=f"Guidance of {Path(options.student).name} beside {Path(options.teacher).name}")
+    print(Path(options.out).absolute())
+    return 0
+
+
+def _null(text: str | None) -> int | str | None:
+    """The null label that was typed: a number, random, or nothing."""
+    from dashkit.experiments.settings import number
+    from dashkit.interop.networks import RANDOM
+
+    return text if text in (None, RANDOM) else number("null", text, 0, 65_536, whole=True)
 
 
 def _campaign(options: argparse.Namespace) -> int:

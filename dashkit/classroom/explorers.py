@@ -20,6 +20,7 @@ from torch import Tensor
 from dashkit.analysis.statistics import Interval, bootstrap
 from dashkit.analysis.tables import by_seed
 from dashkit.classroom import plots
+from dashkit.interop.schedules import read_scheduler
 from dashkit.method import curriculum
 from dashkit.method.calibration import gap_stats
 from dashkit.method.exact_teacher import ExactTeacher
@@ -339,6 +340,45 @@ def tirt_explorer(schedule: Schedule, losses: Tensor) -> Explorer:
     return Explorer(draw, {"gamma": cap, "lr": rate, "steps": steps, "base": base},
                     [base, cap_box, rate_box, steps_box], play="steps",
                     page={"gamma": (1, 2, 5, 10), "lr": (0.002, 0.005, 0.02), "steps": (0, 100, 200, 500, 1000, 2000)})
+
+
+SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
+"""Schedules of diffusers; the last one is the cosine schedule of this kit."""
+
+
+def prediction_weights(schedule: Schedule) -> dict[str, np.ndarray]:
+    """How large an error of eps an error of size one in each kind of prediction makes, (T,) by kind."""
+    abar = schedule.alphas_cumprod.double().numpy()
+    signal, noise = np.sqrt(abar), np.sqrt(1 - abar)
+    return {"epsilon": np.ones_like(signal), "v_prediction": signal, "sample": signal / noise}
+
+
+def named_schedule(kind: str, end: float = 0.02) -> Schedule:
+    """A schedule of diffusers by its name; `end` is the last beta of a linear one."""
+    return read_scheduler({"beta_schedule": kind, "beta_end": end, "num_train_timesteps": 1000}).schedule
+
+
+def prediction_explorer() -> Explorer:
+    """A scheduler's betas, and what the same error in eps, v or x0 does to eps at every timestep."""
+    def draw(kind: str, end: float, t: int) -> tuple[plt.Figure, str]:
+        schedule = named_schedule(kind, end)
+        weights, abar = prediction_weights(schedule), schedule.alphas_cumprod.numpy()
+        figure, axes = plt.subplots(1, 2, figsize=(9.6, 3.3), layout="constrained")
+        plots.plot_curves({"signal": np.sqrt(abar), "noise": np.sqrt(1 - abar)}, ylabel="size", ax=axes[0])
+        plots.plot_curves(weights, ylabel="error of eps", log=True, ax=axes[1])
+        for ax in axes:
+            ax.axvline(t, color="#999999", lw=1)
+        axes[0].set_title(kind)
+        said = ", ".join(f"{weights[k][t]:.2g} in {k}" for k in weights)
+        return figure, (f"{kind}, last beta {end:g}: at t = {t} an image keeps {np.sqrt(abar[t]):.3f} of its size, "
+                        "and an "
+                        f"error of size 1 counts as {said}. At the last timestep {np.sqrt(abar[-1]):.4f} of it is "
+                        "left.")
+
+    last, last_box = number("last beta (if linear)", 0.02, 0.005, 0.04, step=0.005)
+    t, t_box = number("timestep", 200, 0, 999)
+    kind = choice("schedule", list(SCHEDULES))
+    return Explorer(draw, {"kind": kind, "end": last, "t": t}, [kind, last_box, t_box])
 
 
 def synthetic_gap(size: float, noise: float, *, n: int = 400, dim: int = 64, seed: int = 0) -> tuple[Branches, ...]:

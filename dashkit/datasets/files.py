@@ -93,19 +93,24 @@ def check_array_size(name: str, size: int) -> None:
 
 
 def from_arrays(pixels: np.ndarray, labels: np.ndarray, test_pixels: np.ndarray, test_labels: np.ndarray, *,
-                names: Sequence[str] = ()) -> Images:
+                names: Sequence[str] = (), latent: bool = False) -> Images:
     """Check and wrap arrays of your own: pixels uint8 (N, C, H, W), labels integers from 0 (N,), names of the classes.
 
     ValueError says what is wrong with them.  Pixels whose channels come last are recognised by their shape, and refused
-    with what to type; (N, 3, 3, 3) could be either, and is taken as (N, C, H, W).
+    with what to type; (N, 3, 3, 3) could be either, and is taken as (N, C, H, W).  With `latent` they are floats, as
+    the encoder of a latent diffusion model gives them to the network.
     """
     given = {"training pixels": pixels, "training labels": labels, "test pixels": test_pixels,
              "test labels": test_labels}
     pixels, labels, test_pixels, test_labels = (_array(name, value) for name, value in given.items())
     for part, p, y in (("training", pixels, labels), ("test", test_pixels, test_labels)):
-        if p.ndim != 4 or p.dtype != np.uint8 or 0 in p.shape:
-            raise ValueError(f"{part} pixels must be non-empty uint8 (N, C, H, W), not {p.dtype} {p.shape}{_advice(p)}")
-        if other := _other_order(p.shape, y.shape):
+        if p.ndim != 4 or p.dtype not in ((np.float16, np.float32) if latent else (np.uint8,)) or 0 in p.shape:
+            kind, advice = ("float32", "") if latent else ("uint8", _advice(p))
+            raise ValueError(f"{part} pixels must be non-empty {kind} (N, C, H, W), not {p.dtype} {p.shape}{advice}")
+        if latent and not (np.isfinite(p).all() and np.abs(p).max() > 1):
+            raise ValueError(f"{part} pixels are floats, which are latents, but none is above 1, or some are no "
+                             "numbers; pictures that were scaled belong into uint8, 0 to 255")
+        if not latent and (other := _other_order(p.shape, y.shape)):
             raise ValueError(f"{part} pixels must be (N, C, H, W), and {p.shape} looks like {other}; type "
                              f"pixels.transpose{OTHER_ORDERS[other]}")
         if y.shape != (len(p),) or not np.issubdtype(y.dtype, np.integer) or y.min() < 0:
@@ -120,9 +125,11 @@ def from_arrays(pixels: np.ndarray, labels: np.ndarray, test_pixels: np.ndarray,
     if test_labels.max() > labels.max():
         raise ValueError(f"training and test images must have the same classes, but only test images have label "
                          f"{test_labels.max()}")
+    if latent:
+        pixels, test_pixels = pixels.astype(np.float32), test_pixels.astype(np.float32)
     return Images(*(torch.from_numpy(np.ascontiguousarray(a)) for a in
                     (pixels, labels.astype(np.int64), test_pixels, test_labels.astype(np.int64))),
-                  _class_names(names, int(labels.max()) + 1))
+                  _class_names(names, int(labels.max()) + 1), latent)
 
 
 def _array(name: str, value: object) -> np.ndarray:
@@ -192,14 +199,58 @@ def from_folder(folder: Path | str, *, size: int, channels: int = 3, held_out: f
     for label, name in enumerate(names):
         files = [part[name] for part in parts]
         if len(parts) == 1:
-            n = min(max(1, round(held_out * len(files[0]))), len(files[0]) - 1)
-            shuffled = [files[0][i] for i in np.random.default_rng(0).permutation(len(files[0]))]
-            files = [shuffled[n:], shuffled[:n]]
+            files = [[files[0][i] for i in half] for half in _halves(len(files[0]), held_out)]
         train += [(pixels[f], label) for f in files[0]]
         test += [(pixels[f], label) for f in files[1]]
     arrays = (np.stack([p for p, _ in part]) if i == 0 else np.array([y for _, y in part])
               for part in (train, test) for i in (0, 1))
     return from_arrays(*arrays, names=names)
+
+
+def _halves(count: int, held_out: float) -> tuple[np.ndarray, np.ndarray]:
+    """Which of `count` images of a class are learned from, and which are held out: a fixed share, at least one."""
+    n, order = min(max(1, round(held_out * count)), count - 1), np.random.default_rng(0).permutation(count)
+    return order[n:], order[:n]
+
+
+def from_npz(path: Path | str, *, held_out: float = 0.1) -> Images:
+    """Images of your own in an .npz: `pixels` uint8 (N, C, H, W), or float32 for latents, and `labels` (N,).
+
+    `test_pixels` and `test_labels` are the held-out part; without them a fixed share of each class is held out.
+    `names` (K,) are those of the classes, optional.  ValueError says what is wrong.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}")
+    try:
+        there = [holds(path, name) for name in ("pixels", "labels", "test_pixels", "test_labels", "names")]
+    except (zipfile.BadZipFile, OSError) as error:
+        raise ValueError(f"{path} is no .npz ({error})") from error
+    if there[:2] != [True, True] or there[2] != there[3]:
+        raise ValueError(f"{path} needs the arrays pixels and labels, and test_pixels and test_labels or neither of "
+                         "both")
+    arrays = read_npz(path, ("pixels", "labels", "test_pixels", "test_labels")[: 4 if there[2] else 2])
+    names = read_npz(path, ("names",))[0] if there[4] else np.array((), dtype=str)
+    try:
+        if not there[2]:
+            arrays = _split(*arrays, held_out)
+        return from_arrays(*arrays, names=names, latent=np.issubdtype(arrays[0].dtype, np.floating))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def _split(pixels: np.ndarray, labels: np.ndarray, held_out: float) -> list[np.ndarray]:
+    """Arrays with a share of each class held out."""
+    if labels.shape != pixels.shape[:1] or not np.issubdtype(labels.dtype, np.integer):
+        raise ValueError(f"labels must be {len(pixels)} integers from 0, not {labels.dtype} {labels.shape}")
+    parts = []
+    for k in np.unique(labels):
+        places = np.flatnonzero(labels == k)
+        if len(places) < 2:
+            raise ValueError(f"class {k} has 1 image; it needs two: to learn and to test")
+        parts.append([places[half] for half in _halves(len(places), held_out)])
+    train, test = (np.concatenate(half) for half in zip(*parts, strict=True))
+    return [pixels[train], labels[train], pixels[test], labels[test]]
 
 
 def _whole(name: str, value: object) -> int:

@@ -1,5 +1,7 @@
 """The data sets, by name."""
 
+import hashlib
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +11,7 @@ import torch
 from dashkit import environment
 from dashkit.datasets import files
 from dashkit.method.images import Images
-from dashkit.storage import paths
+from dashkit.storage import paths, store
 
 DATASETS = ("digits", "digits_validation", "fashion_mnist", "cifar10", "cifar10_mirrored", "cifar16",
             "cifar16_mirrored", "cifar100", "imagenet64")
@@ -19,14 +21,43 @@ SAMPLES = {"cifar16": "69ff0ae5fc4f4eaaf96f5bb6ee194435d55e669b0acbae62c67ea0e9e
 """Sets of which a few images come with the kit, and the SHA-256 of their whole file."""
 
 
+def is_own(name: str) -> bool:
+    """Whether a data set is no known one by name but the path of pictures."""
+    return name not in DATASETS and (os.sep in name or "/" in name)
+
+
+def load_own(path: str, *, size: int, channels: int) -> Images:
+    """Pictures of a user's: a folder with a subfolder a class, reduced to `size`; or an .npz, which has its size.
+
+    ValueError, or FileNotFoundError, in one sentence.
+    """
+    if Path(path).suffix.lower() == ".npz":
+        return files.from_npz(path)
+    return files.from_folder(path, size=size, channels=channels)
+
+
+def digest_of(path: Path) -> str:
+    """SHA-256 of a file; of a folder, that of the names and the content of all files in it."""
+    if path.is_file():
+        return store.sha256(path)
+    digest = hashlib.sha256()
+    for file in sorted(p for p in path.rglob("*") if p.is_file() and not files.is_left_behind(p)):
+        digest.update(f"\0{file.relative_to(path).as_posix()}\0{store.sha256(file)}".encode(errors="surrogateescape"))
+    return digest.hexdigest()
+
+
 def source_file(name: str, cache: Path) -> Path | None:
-    """The file that a data set is read from; None for the digits, which scikit-learn ships."""
+    """The file, or folder, that a data set is read from; None for the digits, which scikit-learn ships."""
+    if is_own(name):
+        return Path(name)
     return None if name.startswith("digits") else Path(cache) / f"{name.removesuffix('_mirrored')}.npz"
 
 
 def sample_file(name: str) -> Path | None:
     """The file of those images of a data set that come with the kit, or None if none do."""
     plain = name.removesuffix("_mirrored")
+    if is_own(name):
+        return None
     path = paths.ROOT / "data" / "pretrained" / plain / "sample.npz"
     return path if plain in SAMPLES and path.is_file() else None
 

@@ -16,7 +16,7 @@ from dashkit.method.guidance import Branches, Model, branches
 from dashkit.method.losses import distil_terms, total
 from dashkit.method.schedule import noised
 from dashkit.method.training import Learner
-from dashkit.method.unet import UNet
+from dashkit.method.unet import UNetConfig
 
 
 class Budget(NamedTuple):
@@ -65,11 +65,12 @@ def rates(run: Run) -> Rates:
     shape = (n, p.teacher.channels, p.teacher.size, p.teacher.size)
     x0, y = torch.zeros(shape, device=device), torch.zeros(n, dtype=torch.long, device=device)
     batch = noised(run.schedule, x0, y, generator=generator)
-    nets = [seeded(0, lambda c=c: UNet(c)).to(device, memory_format=torch.channels_last)
-            for c in (p.teacher, p.student)]
+    own = load_teacher(run).model if run.teacher_is_given else None
+    nets = [seeded(0, c.make).to(device, memory_format=torch.channels_last)
+            for c in (p.teacher if isinstance(p.teacher, UNetConfig) else run.student, run.student)]
     teaching, learning = (Learner(net, lr=1e-6, steps=2, ema=0.9) for net in nets)
     teacher, student = map(run.compiled, nets)
-    own = load_teacher(run).model if p.exact_bandwidth else teacher
+    own = own or teacher
 
     def both(model: Model) -> Branches:
         with torch.no_grad(), run.autocast():

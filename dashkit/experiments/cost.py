@@ -11,17 +11,17 @@ from torch import Tensor, nn
 from dashkit.method.unet import UNet
 
 
-def inner_unet(model: nn.Module) -> UNet:
-    """The UNet that a model is, or wraps."""
-    return next(m for m in model.modules() if isinstance(m, UNet))
+def inner_network(model: nn.Module) -> nn.Module:
+    """The UNet that a model is, or wraps; the model itself if there is none in it."""
+    return next((m for m in model.modules() if isinstance(m, UNet)), model)
 
 
 def flops(model: nn.Module) -> int:
-    """Operations of one pass of a model's UNet for one image, 2 for each multiply-add, by torch's FlopCounterMode."""
+    """Operations of one pass of a network for one image, 2 for each multiply-add, by torch's FlopCounterMode."""
     from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
 
-    model = inner_unet(model)             # the network alone: a wrapper may draw random numbers
+    model = inner_network(model)             # the network alone: a wrapper may draw random numbers
     cfg, device = model.config, next(model.parameters()).device
     t = torch.zeros(1, dtype=torch.long, device=device)
     # the counter knows the products of attention only when they are not fused
@@ -32,7 +32,7 @@ def flops(model: nn.Module) -> int:
 
 @contextmanager
 def counted_passes(model: nn.Module) -> Iterator[list[int]]:
-    """Count the images that go through the UNet of `model` inside the block: a list with one number.
+    """Count the images that go through the network of `model` inside the block: a list with one number.
 
     >>> from dashkit.method.unet import UNet, UNetConfig
     >>> net = UNet(UNetConfig(8, 1, 2, ch=4, ch_mult=(1,), blocks=1, groups=1, attention=(8,)))
@@ -46,7 +46,7 @@ def counted_passes(model: nn.Module) -> Iterator[list[int]]:
     def count(module: nn.Module, arguments: tuple[Tensor, ...]) -> None:
         seen[0] += len(arguments[0])
 
-    handle = inner_unet(model).register_forward_pre_hook(count)
+    handle = inner_network(model).register_forward_pre_hook(count)
     try:
         yield seen
     finally:

@@ -2,7 +2,7 @@
 
 import copy
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,7 @@ from dashkit.experiments.pruning import n_nonzero
 from dashkit.experiments.run import SAMPLING_SEED, Run, Teacher
 from dashkit.experiments.threads import side_by_side
 from dashkit.method import guidance
-from dashkit.method.arms import objective
+from dashkit.method.arms import OBJECTIVES, objective
 from dashkit.method.calibration import (
     Calibration,
     GapStats,
@@ -65,11 +65,8 @@ def evaluate_all(run: Run, teacher: Teacher, students: Mapping[tuple[str, int], 
     if missing or not own.is_file():
         for arm, seed, model in [("teacher", run.seed, teacher.model), *((*key, students[key]) for key in missing)]:
             check_current(run, arm, seed, model)
-        states = held_out_states(run.schedule, run.images, run.profile.states, seed=SAMPLING_SEED)
-        # counted here and not in the threads: the counter's hooks see all of them
-        costs = {kind: flops(net) for kind, net in {_kind(m): m for m in students.values()}.items()}
-        reference = TeacherReference(teacher, states, all_branches(teacher.model, states),
-                                     _teacher_features(run, teacher), costs)
+        reference = _reference(run, teacher, students.values(), _teacher_features(run, teacher))
+        costs = reference.operations
 
         def measure_one(arm: str, seed: int, model: nn.Module) -> Iterator[None]:
             with locks.lock_folder(run.folder(arm, seed)):
@@ -98,6 +95,26 @@ def evaluate_all(run: Run, teacher: Teacher, students: Mapping[tuple[str, int], 
         n = sum(c in older for c in trained)
         print(f"{n} of {len(trained)} networks were trained at commit {', '.join(older)}, this is {now}")
     return table
+
+
+def _reference(run: Run, teacher: Teacher, students: Iterable[nn.Module],
+               features: dict[str, Tensor]) -> TeacherReference:
+    states = held_out_states(run.schedule, run.images, run.profile.states, seed=SAMPLING_SEED)
+    # counted here and not in threads: the counter's hooks see all of them
+    costs = {kind: flops(net) for kind, net in {_kind(m): m for m in students}.items()}
+    return TeacherReference(teacher, states, all_branches(teacher.model, states), features, costs)
+
+
+def evaluate_others(run: Run, teacher: Teacher, students: Mapping[str, nn.Module]) -> pd.DataFrame:
+    """What `evaluate_all` measures, of students that were trained elsewhere, by name; nothing is kept on disk."""
+    p = run.profile
+    scales = [(w, k) for w in p.ws for k in range(p.sampling_sets)]
+    features = {f"{_of_set(k)}w={w:g}": measure(run, teacher.model, w, sampling_set=k).features
+                for w, k in progress_bar(scales, total=len(scales), title="the teacher's samples")}
+    models = {"teacher": teacher.model, **students}
+    reference = _reference(run, teacher, models.values(), features)
+    return pd.concat([floor_rows(run), *(_evaluate(run, name, run.seed, model, reference) for name, model in
+                      progress_bar(models.items(), total=len(models), title="evaluation"))], ignore_index=True)
 
 
 def _training_commits(run: Run, keys: Sequence[tuple[str, int]]) -> list[str]:
@@ -208,7 +225,8 @@ def _evaluate(run: Run, arm: str, seed: int, model: nn.Module, reference: Teache
 def _gaps_elsewhere(run: Run, arm: str, model: nn.Module, own: Branches, reference: TeacherReference) -> list[dict]:
     """Gap statistics with other null rows, in the space of x0, and on the states that the model's own samples visit."""
     found, n = [], run.profile.states
-    if arm == "cond_only":                       # its null row never gets a gradient: whatever it starts as, it stays
+    if arm == "cond_only" and isinstance(model, UNet):
+        # its null row never gets a gradient: whatever it starts as, it stays
         for name, net in other_null_rows(model).items():
             stats = gap_stats(all_branches(net, reference.states), reference.target)
             found += gap_rows(stats, n, f"@null={name}")
@@ -273,7 +291,7 @@ def _difficulty(run: Run, arm: str, seed: int, own: Branches, reference: Teacher
     reducible = None
     if arm == "teacher":
         omega, losses = reference.teacher.omega, per_sample(own.cond, reference.states.eps)
-    elif objective(arm).curriculum == "relearned":
+    elif arm in OBJECTIVES and objective(arm).curriculum == "relearned":
         omega, lam = load_curriculum(run, arm, seed), objective(arm).lam
         terms = distil_terms(own, reference.target, eps=reference.states.eps, w=1.0)
         losses = sum(c * terms[k] for k, c in lam.items())
@@ -290,7 +308,7 @@ def _difficulty(run: Run, arm: str, seed: int, own: Branches, reference: Teacher
 
 def _sizes(run: Run, arm: str, model: nn.Module, reference: TeacherReference) -> list[dict]:
     """Parameters that are stored, operations of one pass, and passes of one image."""
-    pruned = arm != "teacher" and objective(arm).student == "pruned"
+    pruned = arm in OBJECTIVES and objective(arm).student == "pruned"
     with counted_passes(model) as passes:
         measure(run, model, run.profile.w, n=2)
     size = n_nonzero(model) if pruned else n_parameters(model)

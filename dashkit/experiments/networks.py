@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from dashkit.experiments.run import CHECKPOINT, FINAL, Run, Teacher
 from dashkit.experiments.students import empty
+from dashkit.interop.networks import Source
 from dashkit.method import curriculum
 from dashkit.method.arms import objective
 from dashkit.method.exact_teacher import ExactTeacher
@@ -21,6 +22,8 @@ def load_teacher(run: Run) -> Teacher:
     if run.profile.exact_bandwidth:
         exact = ExactTeacher(run.schedule, run.images.x0, run.images.labels, bandwidth=run.profile.exact_bandwidth)
         return Teacher(exact, run.base, pd.DataFrame({"step": [], "loss": []}))
+    if isinstance(run.profile.teacher, Source):
+        return Teacher(run.given.model, run.base, pd.DataFrame({"step": [], "loss": []}))
     saved = _load_final(run, "teacher", run.seed)
     model = nn.ModuleDict({"net": UNet(run.profile.teacher), "tirt": curriculum.TIRT(run.base.cpu())})
     _fill(run, model, "teacher", run.seed, saved, prefix="ema.")
@@ -36,7 +39,7 @@ def load_student(run: Run, arm: str, seed: int) -> nn.Module:
     if row.reuses:
         net = IndependentCondition(load_student(run, row.reuses, seed)).to(run.device).eval()
     else:
-        net = empty(row.student, run.profile.teacher, run.profile.student)
+        net = empty(row.student, run.profile.teacher, run.student)
         net = _fill(run, net, arm, seed, _load_final(run, arm, seed), prefix="ema.net.")
     net.loaded = run.weights(arm, seed)
     return net

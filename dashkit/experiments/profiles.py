@@ -12,9 +12,13 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
+from dashkit.datasets.sources import DATASETS
 from dashkit.experiments.settings import NETWORKS, Settings, parse_settings, refuse, shown, typed_settings
+from dashkit.interop.networks import TEACHER, Source
 from dashkit.method.unet import UNetConfig
 
+UNUSED = {"teacher_steps": 1, "teacher_lr": 1e-3, "teacher_ema": 0.99, "label_dropout": 0.1}
+"""What a profile need not say if its teacher is from elsewhere, and so is not trained."""
 MAX_BYTES = 2**20        # of a profile's file
 
 
@@ -23,9 +27,9 @@ class Profile:
     """The settings of one run.  `resolve` makes one; a bad value is refused there with the allowed ones named."""
 
     name: str
-    dataset: str
-    teacher: UNetConfig
-    student: UNetConfig
+    dataset: str              # a name, or the path of a folder of pictures or of an .npz
+    teacher: UNetConfig | Source
+    student: UNetConfig | Source
     T: int
     base: str                 # the curriculum TIRT starts from, one of BASES
     gamma: float              # where that curriculum caps the snr
@@ -56,9 +60,10 @@ class Profile:
     def __post_init__(self) -> None:
         """Type every setting, so that `dataclasses.replace` is checked as a file is."""
         given = {name: getattr(self, name) for name in Settings.model_fields}
-        settings = typed_settings({k: v.asdict() if isinstance(v, UNetConfig) else v for k, v in given.items()})
+        tables = {k: v.asdict() if isinstance(v, UNetConfig | Source) else v for k, v in given.items()}
+        settings = typed_settings(tables)
         refuse([wrong for name in NETWORKS for wrong in _mistakes(name, settings[name])])
-        settings |= {name: UNetConfig(**settings[name]) for name in NETWORKS}
+        settings |= {name: _network(settings[name])(**settings[name]) for name in NETWORKS}
         for name, value in settings.items():
             object.__setattr__(self, name, value)
         refuse(_contradictions(self))
@@ -68,7 +73,7 @@ class Profile:
 
         So what was made before them keeps its fingerprint.
         """
-        settings = dataclasses.asdict(self)
+        settings = dataclasses.asdict(self) | {name: getattr(self, name).asdict() for name in NETWORKS}
         for name, default in (("stored", "float32"), ("classifier", "small"), ("pace", "fixed"), ("sampling_sets", 1)):
             if settings[name] == default:
                 del settings[name]
@@ -93,12 +98,24 @@ def _contradictions(p: Profile) -> list[str]:
     return found
 
 
+def _network(settings: Mapping[str, object]) -> type[UNetConfig] | type[Source]:
+    """What a table of settings describes: a network of ours, or one that is elsewhere."""
+    return Source if "source" in settings else UNetConfig
+
+
 def _mistakes(name: str, settings: Mapping[str, object]) -> list[str]:
     """Why a table of typed settings is no network."""
-    missing = [f"{name}.{f.name} is missing" for f in dataclasses.fields(UNetConfig)
-               if f.default is dataclasses.MISSING and f.name not in settings]
+    kind = _network(settings)
+    fields = [f for f in dataclasses.fields(kind) if f.name != "dropout" or kind is UNetConfig]
+    missing = [f"{name}.{f.name} is missing" for f in fields if f.default is dataclasses.MISSING
+               and f.default_factory is dataclasses.MISSING and f.name not in settings]
+    if more := sorted(settings.keys() - {f.name for f in fields}):
+        beside = "beside source" if kind is Source else "without source"
+        return [f"{', '.join(f'{name}.{k}' for k in more)} says nothing {beside}; leave it out"]
+    if name == "teacher" and settings.get("source") == TEACHER:
+        return [f"teacher.source must be a folder or package.module:function, not {TEACHER}"]
     try:
-        _ = missing or UNetConfig(**settings)
+        _ = missing or kind(**settings)
     except ValueError as error:
         return [f"{name}: {error}"]
     return missing
@@ -145,7 +162,25 @@ def _read(path: Path, above: tuple[str, ...] = ()) -> dict[str, object]:
     if base is not None:
         found = _read_base(path, base, (*above, str(path)))
     for name, value in typed_settings(table, file=str(path)).items():
-        found[name] = {**found.get(name, {}), **value} if name in NETWORKS else value
+        found[name] = _merged(found.get(name, {}), value) if name in NETWORKS else value
+    return _from_here(path, found, table)
+
+
+def _merged(base: Mapping[str, object], value: Mapping[str, object]) -> dict[str, object]:
+    """A network's table over the one that it extends, of which a network from elsewhere keeps what pictures are."""
+    if "source" in value and "source" not in base:
+        base = {k: v for k, v in base.items() if k in ("size", "channels", "num_classes")}
+    return {**base, **value}
+
+
+def _from_here(path: Path, found: dict[str, object], table: Mapping[str, object]) -> dict[str, object]:
+    """The settings with the paths that this file says made absolute: they start in its folder."""
+    if "dataset" in table and found["dataset"] not in DATASETS:
+        found["dataset"] = str((path.parent / Path(found["dataset"]).expanduser()).resolve())
+    for name in NETWORKS:
+        source = table.get(name, {}).get("source", TEACHER)
+        if source != TEACHER and ":" not in Path(source).name:
+            found[name]["source"] = str((path.parent / Path(source).expanduser()).resolve())
     return found
 
 
@@ -167,6 +202,8 @@ def _read_base(path: Path, base: object, above: tuple[str, ...]) -> dict[str, ob
 
 def _profile(name: str, path: Path) -> Profile:
     settings = _read(path)
+    if "source" in settings.get("teacher", {}):
+        settings = UNUSED | settings
     missing = [f.name for f in dataclasses.fields(Profile)
                if f.default is dataclasses.MISSING and f.name not in ("name", *settings)]
     if missing:

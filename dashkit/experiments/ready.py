@@ -1,18 +1,22 @@
 """Can a run be carried to its end?  What would stop it after hours is found before the first step."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Protocol
 
 import torch
+from torch import nn
 
 from dashkit import environment
 from dashkit.datasets import fetch
 from dashkit.experiments.profiles import Profile
 from dashkit.experiments.settings import number
 from dashkit.experiments.students import STUDENTS
+from dashkit.interop.networks import Found, Other, ignores_label
 from dashkit.method.arms import objective
+from dashkit.method.distillation import seeded
 from dashkit.method.images import Images
-from dashkit.method.unet import UNet
+from dashkit.method.unet import UNet, UNetConfig, n_parameters
 from dashkit.storage import store
 
 FEWEST = 2        # images on either side of a Fréchet distance
@@ -24,9 +28,16 @@ class Run(Protocol):
 
     profile: Profile
     device: torch.device
+    seed: int
 
     @property
     def images(self) -> Images: ...
+
+    @property
+    def given(self) -> Found: ...            # of a teacher from elsewhere
+
+    @property
+    def student(self) -> UNetConfig | Other: ...
 
 
 def check_run(run: Run, *, weights: Path | None = None, reference: int | None = None,
@@ -40,7 +51,7 @@ def check_run(run: Run, *, weights: Path | None = None, reference: int | None = 
     """
     images = run.images                # is the file there, is it whole, and do the profile's networks fit it?
     _check_images(run, images)
-    _check_networks(run.profile)
+    _check_networks(run)
     if weights is not None:
         fetch.require_fidelity()
         if not weights.is_file():
@@ -67,15 +78,33 @@ def _check_images(run: Run, images: Images) -> None:
                          f"machine has {memory / 2**30:.1f} GiB; take fewer images")
 
 
-def _check_networks(profile: Profile) -> None:
-    """Build the teacher and every kind of student without memory for weights: their shapes may not fit each other."""
+def _check_networks(run: Run) -> None:
+    """Build the teacher and every kind of student without memory for weights: their shapes may not fit each other.
+
+    A teacher from elsewhere is loaded, and a student must be smaller than it and listen to its label.
+    """
+    profile = run.profile
     kinds = {row.student: arm for arm in profile.arms for row in [objective(arm)]}
-    with torch.device("meta"):
-        teacher = UNet(profile.teacher)
+    given = not isinstance(profile.teacher, UNetConfig)
+    if given:
+        _check_student(run, run.given.model)
+    with nullcontext() if given else torch.device("meta"):
+        teacher = run.given.model if given else UNet(profile.teacher)
         for kind, arm in kinds.items():
             try:
-                STUDENTS[kind](teacher, profile.student)
+                STUDENTS[kind](teacher, run.student)
             except (ValueError, RuntimeError, LookupError) as error:
                 said = " ".join(str(error).split())[:200] if not isinstance(error, LookupError) else (
                     f"their layers differ, the first is {error}")
                 raise ValueError(f"{arm} cannot start from the teacher of {profile.name}: {said}") from error
+
+
+def _check_student(run: Run, teacher: nn.Module) -> None:
+    student = seeded(run.seed, run.student.make)
+    sizes = n_parameters(student), n_parameters(teacher)
+    if sizes[0] >= sizes[1]:
+        raise ValueError(f"the student has {sizes[0]:,} parameters and the teacher {sizes[1]:,}: a student is smaller; "
+                         "give it fewer channels or blocks")
+    if ignores_label(student):
+        raise ValueError("the student ignores its label: its output is the same for every class, so it can have no "
+                         "guidance gap; let the label enter the network")

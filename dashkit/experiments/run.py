@@ -19,6 +19,8 @@ from dashkit.experiments.pretrained import put_in_place
 from dashkit.experiments.profiles import Profile, resolve
 from dashkit.experiments.reference import colour_reference
 from dashkit.experiments.settings import number, parse_settings, truth
+from dashkit.interop import networks as other_networks
+from dashkit.interop.networks import TEACHER, Found, Other, Source
 from dashkit.method import curriculum
 from dashkit.method.arms import objective
 from dashkit.method.exact_teacher import ExactTeacher
@@ -26,10 +28,9 @@ from dashkit.method.images import Images
 from dashkit.method.quality import ImageReference, make_image_reference
 from dashkit.method.schedule import Schedule, cosine_schedule
 from dashkit.method.training import Stepper, plain_steps
-from dashkit.method.unet import UNet
+from dashkit.method.unet import UNet, UNetConfig
 from dashkit.storage import paths, provenance, store
 from dashkit.storage.arithmetic import choose_arithmetic
-from dashkit.storage.store import sha256
 
 CHECKPOINT, FINAL = "checkpoint.safetensors", "final.safetensors"
 SAMPLING_SEED = 1234        # the same noise and labels for every model, so that differences are paired
@@ -56,9 +57,12 @@ def pick_device(name: str = "auto") -> torch.device:
 
 
 class Teacher(NamedTuple):
-    """A trained teacher: averaged weights, and the curriculum (T,) that it learned; or an exact one with the base."""
+    """A trained teacher: averaged weights, and the curriculum (T,) that it learned.
 
-    model: UNet | ExactTeacher
+    An exact teacher and one from elsewhere have learned no curriculum; they come with the run's base.
+    """
+
+    model: UNet | ExactTeacher | nn.Module
     omega: Tensor
     history: pd.DataFrame   # step, loss
 
@@ -81,6 +85,8 @@ class Run:
         provenance.commit()                            # what runs is this one, whatever is committed meanwhile
         for arm in self.profile.arms:            # refuses an unknown arm here, before any work
             row = objective(arm)
+            if isinstance(self.profile.student, Source) and (row.student != "new" or "hint" in row.lam):
+                raise ValueError(f"{arm} needs a student of this kit, described by ch, ch_mult and blocks")
             if self.profile.exact_bandwidth and (row.student in ("pruned", "sliced") or "hint" in row.lam):
                 raise ValueError(f"{arm} needs a teacher that is a network; that of {self.profile.name} is exact")
             if self.compile and "hint" in row.lam:
@@ -88,7 +94,45 @@ class Run:
 
     @cached_property
     def schedule(self) -> Schedule:
-        return cosine_schedule(self.profile.T).to(self.device)
+        own = isinstance(self.profile.teacher, Source)
+        schedule = self.given.diffusion.schedule if own else cosine_schedule(self.profile.T)
+        clip = None if sources.is_own(self.profile.dataset) and self.images.latent else 1.0
+        return Schedule(schedule.alphas_cumprod.to(self.device), clip)
+
+    @property
+    def teacher_is_given(self) -> bool:
+        """Whether the teacher is not trained here: it is exact, or from elsewhere."""
+        return bool(self.profile.exact_bandwidth) or isinstance(self.profile.teacher, Source)
+
+    @cached_property
+    def given(self) -> Found:
+        """The teacher that the profile names; ValueError if its pictures or its number of timesteps are others."""
+        source = self.profile.teacher
+        wanted = other_networks.Shape(source.channels, source.size, source.num_classes)
+        found = other_networks.load(source.source, null_label=source.null_label, images=wanted)
+        _check_shape(source.source, found, wanted)
+        if found.diffusion.schedule.T != self.profile.T:
+            raise ValueError(f"the teacher's scheduler has {found.diffusion.schedule.T} timesteps, but the profile has "
+                             f"T = {self.profile.T}; give it that T")
+        model = found.model.to(self.device, memory_format=torch.channels_last)
+        model.loaded = found.digest
+        return found._replace(model=model)
+
+    @cached_property
+    def student(self) -> UNetConfig | Other:
+        """What a new student is made from: `make()` builds it."""
+        source = self.profile.student
+        if isinstance(source, UNetConfig):
+            return source
+        if source.source != TEACHER:
+            return other_networks.described(source, self.given.diffusion if isinstance(self.profile.teacher, Source)
+                                            else other_networks.Diffusion(self.schedule, "epsilon"))
+        config = getattr(self.given.model, "config", None) if isinstance(self.profile.teacher, Source) else None
+        if not isinstance(config, Other):
+            raise ValueError("student.source = \"teacher\" shrinks a teacher of another library; for a teacher of "
+                             "this kit "
+                             "give the student's ch, ch_mult and blocks")
+        return config.changed(source.config)
 
     @cached_property
     def images(self) -> Images:
@@ -98,11 +142,12 @@ class Run:
     def _read(self) -> tuple[Images, str]:
         """The images, and the digest of the file that they are from."""
         digest = self._digest()
-        images = sources.load_images(self.profile.dataset, cache=paths.CACHE).to(self.device)
+        net, name = self.profile.teacher, self.profile.dataset
+        images = (sources.load_own(name, size=net.size, channels=net.channels) if sources.is_own(name)
+                  else sources.load_images(name, cache=paths.CACHE)).to(self.device)
         if self._digest() != digest:
             raise ValueError(f"{sources.source_file(self.profile.dataset, paths.CACHE)} was changed while it was read; "
                              "start again")
-        net = self.profile.teacher
         if images.shape != (net.channels, net.size, net.size) or images.num_classes != net.num_classes:
             expected = (net.channels, net.size, net.size)
             raise ValueError(f"{self.profile.dataset} has images {images.shape} in {images.num_classes} classes, but "
@@ -131,6 +176,8 @@ class Run:
         if self.has_sample_only:                 # its networks were trained on the whole file
             return sources.SAMPLES[self.profile.dataset.removesuffix("_mirrored")]
         path = sources.source_file(self.profile.dataset, paths.CACHE)
+        if path and path.is_dir():
+            return _sha256(path, *_stamp(path))
         return _sha256(path, path.stat().st_mtime_ns, path.stat().st_size) if path and path.is_file() else ""
 
     @cached_property
@@ -170,7 +217,8 @@ class Run:
     @property
     def captures(self) -> bool:
         """Whether training steps and sampling are replayed as CUDA graphs: on one GPU, and without dropout."""
-        return (self.device.type == "cuda" and processes.size() == 1 and self.profile.teacher.dropout == 0
+        ours = isinstance(self.profile.teacher, UNetConfig) and isinstance(self.profile.student, UNetConfig)
+        return (ours and self.device.type == "cuda" and processes.size() == 1 and self.profile.teacher.dropout == 0
                 and os.environ.get("DASHKIT_CUDA_GRAPHS") != "0")
 
     @property
@@ -196,6 +244,10 @@ class Run:
         settings = self.profile.asdict()
         own = {"data": self.data_digest} if self.data_digest else {}
         own |= {k: settings[k] for k in ("stored", "pace") if k in settings}
+        if sources.is_own(self.profile.dataset):         # wherever the pictures lie: `data` says what they are
+            own["dataset"] = Path(self.profile.dataset).name
+        if isinstance(self.profile.teacher, Source):     # and wherever the teacher does
+            own["teacher"] = {"digest": self.given.digest}
         return {k: settings[k] for k in names} | own | {"seed": self.seed}
 
     def student_settings(self, arm: str, seed: int) -> dict:
@@ -203,6 +255,8 @@ class Run:
         settings, seed = self.profile.asdict(), number("seed", seed, 0, 2**32, whole=True)
         row = objective(arm)
         weights = objective(row.reuses) if row.reuses else row
+        if isinstance(self.student, Other):
+            settings["student"] = {"kind": self.student.kind, "settings": self.student.settings}
         return {k: settings[k] for k in names} | {
             "teacher": self.teacher_settings(), "teacher_weights": self.weights("teacher", self.seed), "seed": seed,
             "objective": weights._asdict() | {"reuses": row.reuses}}
@@ -223,18 +277,38 @@ class Run:
 
     def is_trained(self, arm: str, seed: int) -> bool:
         """Whether the network of one arm and seed is finished, with exactly these settings."""
-        return (arm == "teacher" and bool(self.profile.exact_bandwidth)) or self._final(arm, seed).is_file()
+        return (arm == "teacher" and self.teacher_is_given) or self._final(arm, seed).is_file()
 
     def weights(self, arm: str, seed: int) -> str:
         """The checksum of the trained weights: what is distilled or measured is kept under it.  Nothing if there are
         none, as of an exact teacher."""
+        if arm == "teacher" and isinstance(self.profile.teacher, Source):
+            return self.given.digest
         path = self._final(arm, seed)
         return store.checksum(path) if path.is_file() else ""
 
 
+def _check_shape(name: str, found: Found, wanted: other_networks.Shape) -> None:
+    """Raise ValueError unless a teacher takes the pictures."""
+    net = found.model.config
+    if (net.channels, net.size) != (wanted.channels, wanted.size):
+        raise ValueError(f"{name} takes pictures of {net.channels} x {net.size} x {net.size}, not {wanted.channels} x "
+                         f"{wanted.size} x {wanted.size}")
+    if net.num_classes != wanted.num_classes:
+        why = "labels beyond the teacher's classes" if net.num_classes < wanted.num_classes else "other classes"
+        raise ValueError(f"{name} knows {net.num_classes} classes and the pictures have {wanted.num_classes}: {why}; "
+                         "the folder needs one subfolder for each class of the teacher, in the teacher's order")
+
+
+def _stamp(folder: Path) -> tuple[int, int]:
+    """When files in a folder were last changed, and how many bytes and files there are."""
+    facts = [p.stat() for p in folder.rglob("*") if p.is_file()]
+    return max((f.st_mtime_ns for f in facts), default=0), sum(f.st_size for f in facts) + len(facts)
+
+
 @lru_cache(maxsize=16)
 def _sha256(path: Path, changed: int, size: int) -> str:
-    return sha256(path)
+    return sources.digest_of(path)
 
 
 def start_run(profile: str | os.PathLike = "auto", *, seed: int = 42, device: str = "auto", settings: object = None,

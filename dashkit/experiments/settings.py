@@ -17,6 +17,7 @@ import numpy as np
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic import create_model as make_model
 
+from dashkit.interop.networks import RANDOM
 from dashkit.method.arms import OBJECTIVES, objective
 from dashkit.method.unet import UNetConfig
 from dashkit.storage.store import parse_json
@@ -74,6 +75,10 @@ def _to_text(value: object) -> str:
     return str(value.strip())                    # numpy's texts are a type of their own
 
 
+def _to_null(value: object) -> int | str:
+    return RANDOM if value == RANDOM else _to_number(value, whole=True)
+
+
 def _to_arms(value: object) -> tuple[str, ...]:
     arms = [_to_text(arm) for arm in _to_list(value)]
     return tuple(OBJECTIVES if arms == ["all"] else arms)
@@ -122,7 +127,9 @@ def _table(name: str, rules: Mapping[str, object]) -> type[BaseModel]:
 _SIZE, _STEPS = _number(1, 65_536, whole=True), _number(1, 10**8, whole=True)
 _Network = _table("Network", {f.name: _SIZE for f in dataclasses.fields(UNetConfig)} | {
     "ch_mult": _numbers(1, 64, whole=True), "dropout": _number(0, 0.99),
-    "attention": _numbers(1, 65_536, least=0, whole=True)})
+    "attention": _numbers(1, 65_536, least=0, whole=True), "source": _TEXT,
+    "null_label": Annotated[int | str, BeforeValidator(_to_null), Field(description=f"an integer, or {RANDOM}")],
+    "config": Annotated[dict, Field(description="a table of the config of the network's class")]})
 Settings = _table("Settings", {
     "dataset": _TEXT, "teacher": _Network, "student": _Network, "T": _number(10, 10_000, whole=True),
     "base": _choice(BASES), "gamma": _number(1e-6, 1e6), "label_dropout": _number(0, 0.9),

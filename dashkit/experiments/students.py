@@ -15,19 +15,21 @@ from dashkit.method.students import SingleHead, middle_channels
 from dashkit.method.unet import UNet, UNetConfig
 
 STUDENTS: dict[str, Callable[[UNet, UNetConfig], nn.Module]] = {
-    "new": lambda teacher, config: UNet(config),
+    "new": lambda teacher, config: config.make(),
     "single_head": lambda teacher, config: SingleHead(config),
     "pruned": pruned,
     "sliced": sliced,
 }
-"""How a student begins, from the trained teacher and the student's configuration."""
+"""How a student begins, from the trained teacher and the student's configuration.
+
+A new student may be a network of another library: then its configuration is an `interop.networks.Other`."""
 
 
 def empty(kind: str, teacher: UNetConfig, config: UNetConfig) -> nn.Module:
     """A student of this kind to load trained weights into."""
     if kind == "pruned":
         return UNet(teacher)
-    return SingleHead(config) if kind == "single_head" else UNet(config)
+    return SingleHead(config) if kind == "single_head" else config.make()
 
 
 def new_student(row: Objective, teacher: UNet, config: UNetConfig, *, base: Tensor, seed: int) -> nn.ModuleDict:

@@ -125,7 +125,7 @@ def distil(run: Run, teacher: Teacher, arms: Sequence[str], seed: int) -> Iterat
 def _student(run: Run, teacher: Teacher, row: Objective, seed: int) -> Student:
     """A student at its start, on the run's device, with its optimiser and curriculum."""
     p = run.profile
-    model = new_student(row, teacher.model, p.student, base=run.base, seed=seed)
+    model = new_student(row, teacher.model, run.student, base=run.base, seed=seed)
     model = model.to(run.device, memory_format=torch.channels_last)
     learner = paced(p, model, lr=p.student_lr * row.lr, steps=p.student_steps, ema=p.student_ema)
     curricula = {"transferred": teacher.omega, "base": run.base, "uniform": curriculum.uniform(run.schedule)}

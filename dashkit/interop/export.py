@@ -3,14 +3,17 @@
 `write_pipeline` writes a whole pipeline, which samples; `write` the network alone, a part of it.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from dashkit.interop.schedules import scheduler_config
+from dashkit.method.schedule import cosine_schedule
 from dashkit.method.unet import Attention, Stage, UNet, UNetConfig
 from dashkit.storage import store
 from dashkit.storage.paths import as_path
@@ -43,15 +46,24 @@ def write_pipeline(model: UNet, folder: Path | str, *, T: int, names: Sequence[s
     if isinstance(T, bool) or not isinstance(T, int) or T < 1:
         raise ValueError(f"T must be a positive integer, not {T!r:.80}")
     write(model, folder / NETWORK)
-    store.write_json(folder / SCHEDULER, {
-        "_class_name": "DDIMScheduler", "num_train_timesteps": T, "beta_schedule": "squaredcos_cap_v2",
-        "prediction_type": "epsilon", "clip_sample": True, "clip_sample_range": 1.0, "set_alpha_to_one": True,
-        "steps_offset": 0, "timestep_spacing": "leading", "rescale_betas_zero_snr": False, "thresholding": False})
+    write_around(folder, scheduler_config(cosine_schedule(T), "epsilon"), range(count + 1), names=names)
+
+
+def write_around(folder: Path, scheduler: Mapping[str, Any], rows: Sequence[int], *, names: Sequence[str] = (),
+                 kind: str = "UNet2DModel") -> None:
+    """Make a pipeline of a folder that holds a network of a class of diffusers in `NETWORK`.
+
+    `rows` are what the network takes for each class, and at last for "no class"; `scheduler` is the config of a
+    DDIMScheduler.
+    """
+    *classes, null = rows
+    store.write_json(folder / SCHEDULER, dict(scheduler))
     store.write_bytes(folder / PIPELINE.name, PIPELINE.read_bytes())
-    store.write_json(folder / INDEX, {
+    index = {
         "_class_name": [PIPELINE.stem, "GuidedPipeline"], "_diffusers_version": "0.35.0",
-        "id2label": {str(i): name for i, name in enumerate(names)},
-        "scheduler": ["diffusers", "DDIMScheduler"], "unet": ["diffusers", "UNet2DModel"]})
+        "id2label": {str(k): name for k, name in zip(classes, _names_of(len(classes), names), strict=True)},
+        "scheduler": ["diffusers", "DDIMScheduler"], "unet": ["diffusers", kind]}
+    store.write_json(folder / INDEX, index | ({"null_label": null} if null != len(classes) else {}))
 
 
 def _names_of(count: int, names: Sequence[str]) -> list[str]:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
-from diffusers import DDIMScheduler, DiffusionPipeline, ImagePipelineOutput, UNet2DModel
+from diffusers import DDIMScheduler, DiffusionPipeline, DiTTransformer2DModel, ImagePipelineOutput, UNet2DModel
 from diffusers.utils.torch_utils import randn_tensor
 
 
@@ -23,17 +23,21 @@ def _whole(value: Any) -> int:
 class GuidedPipeline(DiffusionPipeline):
     """Images of classes: `pipe(class_labels=[0, 1], guidance_scale=1.5, num_inference_steps=50).images`.
 
-    `id2label` names the classes: {"0": "cat", ...}.  The last row of the network's class table means "no class".
+    `id2label` names the classes: {"0": "cat", ...}.  `null_label` means "no class": if it is not given, the last row of
+    the network's class table.
     """
 
     model_cpu_offload_seq = "unet"
 
-    def __init__(self, unet: UNet2DModel, scheduler: DDIMScheduler, id2label: dict | None = None) -> None:
+    def __init__(self, unet: UNet2DModel | DiTTransformer2DModel, scheduler: DDIMScheduler,
+                 id2label: dict | None = None, null_label: int | None = None) -> None:
         super().__init__()
         self.register_modules(unet=unet, scheduler=scheduler)
-        self.register_to_config(id2label=id2label)
+        self.register_to_config(id2label=id2label, null_label=null_label)
         self.labels = {name: int(number) for number, name in (id2label or {}).items()}
-        self.null_label = unet.config.num_class_embeds - 1
+        config = unet.config                                 # the last row of the network's class table:
+        self.last = config.num_class_embeds - 1 if "num_class_embeds" in config else config.num_embeds_ada_norm
+        self.null_label = self.last if null_label is None else null_label
 
     def get_label_ids(self, labels: str | int | Sequence[str | int]) -> list[int]:
         """The numbers of classes given by name or by number; ValueError for a class that the network does not have."""
@@ -42,10 +46,10 @@ class GuidedPipeline(DiffusionPipeline):
         found = [self.labels.get(v, -1) if isinstance(v, str) else _whole(v) for v in given]
         if not given:
             raise ValueError("class_labels must name at least one class")
-        wrong = [v for v, number in zip(given, found, strict=True) if not 0 <= number <= self.null_label]
+        wrong = [v for v, number in zip(given, found, strict=True) if not 0 <= number <= self.last]
         if wrong:
             names = ", ".join(f"{number} {name}" for name, number in list(self.labels.items())[:20])
-            raise ValueError(f"there is no class {wrong[0]!r}; there are 0 to {self.null_label - 1} "
+            raise ValueError(f"there is no class {wrong[0]!r}; there are 0 to {self.last - 1} "
                              f"({names}{', …' if len(self.labels) > 20 else ''}), and {self.null_label} for no class")
         return found
 
@@ -67,8 +71,6 @@ class GuidedPipeline(DiffusionPipeline):
         gives it.  ValueError for other values.
         """
         T, device = self.scheduler.config.num_train_timesteps, self.unet.device
-        if self.scheduler.config.prediction_type != "epsilon":
-            raise ValueError("the scheduler's prediction_type must be epsilon, as the network was trained")
         if output_type not in ("pil", "np", "pt"):
             raise ValueError(f"output_type must be pil, np or pt, not {output_type!r}")
         steps = _whole(num_inference_steps)
@@ -91,9 +93,14 @@ class GuidedPipeline(DiffusionPipeline):
         alphas = self.scheduler.alphas_cumprod.to(device)
         times = [i * T // steps for i in reversed(range(steps))]
         for t, earlier in self.progress_bar(list(zip(times, [*times[1:], None], strict=True))):
-            eps = self._guided(x, t, labels, table[t] if len(table) > 1 else table[0])
             signal, noise = alphas[t].sqrt(), (1 - alphas[t]).sqrt()
-            x0 = ((x - noise * eps) / signal).clamp(-1, 1)
+            out, kind = self._guided(x, t, labels, table[t] if len(table) > 1 else table[0]), self.scheduler.config
+            if kind.prediction_type == "epsilon":
+                x0 = (x - noise * out) / signal
+            else:                                        # what is guided is linear in eps, so guidance is the same
+                x0 = out if kind.prediction_type == "sample" else signal * x - noise * out
+            if kind.clip_sample:                         # not for latents
+                x0 = x0.clamp(-kind.clip_sample_range, kind.clip_sample_range)
             eps = (x - signal * x0) / noise              # again, so that x0 and eps still explain x
             x = x0 if earlier is None else alphas[earlier].sqrt() * x0 + (1 - alphas[earlier]).sqrt() * eps
 
@@ -106,7 +113,11 @@ class GuidedPipeline(DiffusionPipeline):
         """The guided prediction (B, C, H, W) at timestep t; one pass of the network where w is 0 or 1, else both."""
         null = torch.full_like(labels, self.null_label)
         if w in (0, 1):
-            return self.unet(x, t, class_labels=labels if w else null).sample
-        both = self.unet(torch.cat([x, x]), t, class_labels=torch.cat([labels, null])).sample
-        c, u = both.chunk(2)
+            return self._predicted(x, t, labels if w else null)
+        c, u = self._predicted(torch.cat([x, x]), t, torch.cat([labels, null])).chunk(2)
         return u + w * (c - u)
+
+    def _predicted(self, x: torch.Tensor, t: int, labels: torch.Tensor) -> torch.Tensor:
+        """The network's prediction (B, C, H, W), without the variance that some learn beside it."""
+        times = torch.full((len(x),), t, device=x.device)
+        return self.unet(x, times, class_labels=labels).sample[:, : x.shape[1]]

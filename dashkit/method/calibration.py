@@ -88,8 +88,8 @@ def visited_states(model: Model, schedule: Schedule, y: Tensor, *, x_T: Tensor, 
 
 
 def x0_branches(pair: Branches, schedule: Schedule, states: States | Noised) -> Branches:
-    """The two branches as predictions of x0, clamped to [-1, 1] as in sampling."""
-    return Branches(*(schedule.predict_x0(states.x_t, states.t, eps).clamp(-1, 1) for eps in pair))
+    """The two branches as predictions of x0, clamped as in sampling: to [-1, 1] for images."""
+    return Branches(*(schedule.clamped(schedule.predict_x0(states.x_t, states.t, eps)) for eps in pair))
 
 
 @torch.no_grad()

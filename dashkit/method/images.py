@@ -1,4 +1,4 @@
-"""Labelled images in memory, as uint8."""
+"""Labelled images in memory, as uint8; or latents, as floats."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,18 +9,24 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Images:
-    """A labelled image set with a held-out part; uint8 pixels (N, C, H, W), labels (N,)."""
+    """A labelled image set with a held-out part; uint8 pixels (N, C, H, W), labels (N,).
+
+    With `latent` the pixels are float32 latents: they are what the network sees, and have no largest value.
+    """
 
     pixels: Tensor
     labels: Tensor
     test_pixels: Tensor
     test_labels: Tensor
     names: tuple[str, ...] = ()      # of the classes, in the order of their labels; () if they have none
+    latent: bool = False
 
     def __post_init__(self) -> None:
         for pixels, labels in ((self.pixels, self.labels), (self.test_pixels, self.test_labels)):
-            if pixels.dtype != torch.uint8 or labels.dtype != torch.int64 or int(labels.min()) < 0:
-                raise ValueError(f"pixels must be uint8 and labels int64 from 0, not {pixels.dtype} and {labels.dtype}")
+            kind = torch.float32 if self.latent else torch.uint8
+            if pixels.dtype != kind or labels.dtype != torch.int64 or int(labels.min()) < 0:
+                raise ValueError(f"pixels must be {str(kind).removeprefix('torch.')} and labels int64 from 0, "
+                                 f"not {pixels.dtype} and {labels.dtype}")
         if self.names and len(self.names) != self.num_classes:
             raise ValueError(f"{self.num_classes} classes need as many names, not {len(self.names)}")
 
@@ -38,17 +44,17 @@ class Images:
 
     @property
     def x0(self) -> Tensor:
-        """The training images in [-1, 1], float32 (N, C, H, W)."""
-        return to_float(self.pixels)
+        """The training images in [-1, 1], float32 (N, C, H, W); latents as they are."""
+        return self.pixels if self.latent else to_float(self.pixels)
 
     @property
     def test_x0(self) -> Tensor:
-        """The held-out images in [-1, 1], float32 (M, C, H, W)."""
-        return to_float(self.test_pixels)
+        """The held-out images in [-1, 1], float32 (M, C, H, W); latents as they are."""
+        return self.test_pixels if self.latent else to_float(self.test_pixels)
 
     def to(self, device: torch.device | str) -> "Images":
         return Images(self.pixels.to(device), self.labels.to(device), self.test_pixels.to(device),
-                      self.test_labels.to(device), self.names)
+                      self.test_labels.to(device), self.names, self.latent)
 
 
 def to_float(pixels: Tensor) -> Tensor:
@@ -75,4 +81,4 @@ def minibatches(images: Images, batch: int, *, generator: torch.Generator) -> It
     while True:
         i = torch.randint(len(images.pixels), (batch,), generator=generator, device=generator.device)
         i = i.to(images.pixels.device)
-        yield to_float(images.pixels[i]), images.labels[i]
+        yield images.pixels[i] if images.latent else to_float(images.pixels[i]), images.labels[i]

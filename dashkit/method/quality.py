@@ -62,15 +62,17 @@ class Classifier(nn.Module):
         return self.head(self.body(x))
 
 
-def train_classifier(x: Tensor, y: Tensor, *, num_classes: int, seed: int, epochs: int = 20) -> Classifier:
+def train_classifier(x: Tensor, y: Tensor, *, num_classes: int, seed: int, epochs: int = 20,
+                     bounded: bool = True) -> Classifier:
     """Train a `Classifier` on images x (N, C, H, W) in [-1, 1] with labels y (N,), lightly jittered; about ten seconds.
 
     At most 2,000 steps of 64 images, however many images there are.
 
     The seed decides everything and the caller's random state is left as it was.  ValueError for images outside
-    [-1, 1] or labels outside 0 .. num_classes-1.
+    [-1, 1], unless `bounded` is False (latents), or labels outside 0 .. num_classes-1.
     """
-    check_images(x)
+    if bounded:
+        check_images(x)
     if not 0 <= int(y.min()) <= int(y.max()) < num_classes:
         raise ValueError(f"labels must be in 0 .. {num_classes - 1}, not {int(y.min())} .. {int(y.max())}")
     with torch.random.fork_rng(devices=[]):
@@ -149,7 +151,8 @@ class ImageReference(NamedTuple):
 def make_image_reference(images: Images, *, n: int, seed: int, classifier: Classifier | None = None) -> ImageReference:
     """Train the classifier, unless there is one, and measure the floor for n samples, or for the `largest_pile`."""
     if classifier is None:
-        classifier = train_classifier(images.x0, images.labels, num_classes=images.num_classes, seed=seed)
+        latent = {"bounded": False} if images.latent else {}
+        classifier = train_classifier(images.x0, images.labels, num_classes=images.num_classes, seed=seed, **latent)
     n = min(n, largest_pile(images))
     floor = real_floor(classifier.features, images, n, seed=seed, draws=128)
     return ImageReference(

@@ -31,18 +31,19 @@ def guided_eps(model: Model, x_t: Tensor, t: Tensor, y: Tensor, w: float) -> Ten
 class Sampling:
     """How `ddim` samples.
 
-    The prediction of x0 is clamped to [-x0_clip, x0_clip], unless x0_clip is None.  Then eps is recomputed, so that x_t
-    is again made of x0 and eps.  `recompute_eps=False` keeps the original eps; with strong guidance the samples then
-    get worse, as notebook 01 shows.
+    The prediction of x0 is clamped to [-x0_clip, x0_clip], unless x0_clip is None; "schedule" means the schedule's own
+    `clip`, which is 1 for images.  Then eps is recomputed, so that x_t is again made of x0 and eps.
+    `recompute_eps=False` keeps the original eps; with strong guidance the samples then get worse, as notebook 01 shows.
     """
 
     w: float | Tensor = 1.0       # the guidance scale, or a guidance table (T,)
     steps: int = 50
-    x0_clip: float | None = 1.0
+    x0_clip: float | str | None = "schedule"
     recompute_eps: bool = True
 
     def __post_init__(self) -> None:
-        if self.x0_clip is not None and not self.x0_clip > 0:
+        number = self.x0_clip if not isinstance(self.x0_clip, str) else 1.0 if self.x0_clip == "schedule" else 0.0
+        if number is not None and not number > 0:
             raise ValueError(f"x0_clip must be positive or None, not {self.x0_clip!r}")
 
 
@@ -56,7 +57,7 @@ def ddim(model: Model, schedule: Schedule, y: Tensor, x_T: Tensor, how: Sampling
     check_eval(model)
     check_labels(y, model)
     table, times = guidance_table(schedule.T, how.w).tolist(), schedule.grid(how.steps).tolist()
-    abar = schedule.alphas_cumprod
+    abar, clip = schedule.alphas_cumprod, schedule.clip if isinstance(how.x0_clip, str) else how.x0_clip
 
     @torch.no_grad()
     def states(x: Tensor) -> Iterator[Tensor]:
@@ -64,8 +65,8 @@ def ddim(model: Model, schedule: Schedule, y: Tensor, x_T: Tensor, how: Sampling
             t = torch.full_like(y, time)
             eps = guided_eps(model, x, t, y, table[time])
             x0 = schedule.predict_x0(x, t, eps)
-            if how.x0_clip is not None:
-                x0 = x0.clamp(-how.x0_clip, how.x0_clip)
+            if clip is not None:
+                x0 = x0.clamp(-clip, clip)
                 if how.recompute_eps:
                     eps = schedule.predict_eps(x, t, x0)
             # the last step lands where abar = 1 and no noise is left

@@ -17,7 +17,8 @@ def expand(values: Tensor, like: Tensor) -> Tensor:
 class Schedule:
     """A variance-preserving diffusion: x_t = sqrt(abar_t) x0 + sqrt(1 - abar_t) eps.
 
-    `alphas_cumprod` is abar, shape (T,), decreasing, inside (0, 1).  Timesteps are integers 0 .. T-1.
+    `alphas_cumprod` is abar, shape (T,), decreasing, inside (0, 1).  Timesteps are integers 0 .. T-1.  `clip` is the
+    largest |x0| there is: 1 for images, to which a sampler clamps its prediction of x0; None for latents.
 
     >>> schedule = cosine_schedule(1000)
     >>> schedule.grid(4).tolist()
@@ -25,6 +26,7 @@ class Schedule:
     """
 
     alphas_cumprod: Tensor
+    clip: float | None = 1.0
 
     def __post_init__(self) -> None:
         a = self.alphas_cumprod
@@ -41,7 +43,7 @@ class Schedule:
         return self.alphas_cumprod / (1 - self.alphas_cumprod)
 
     def to(self, device: torch.device | str) -> "Schedule":
-        return Schedule(self.alphas_cumprod.to(device))
+        return Schedule(self.alphas_cumprod.to(device), self.clip)
 
     def scales(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
         """sqrt(abar_t) and sqrt(1 - abar_t), shaped to broadcast against `like` (B, ...)."""
@@ -57,6 +59,10 @@ class Schedule:
         """The x0 that x_t and a predicted eps imply; the inverse of `add_noise`."""
         signal, noise = self.scales(t, x_t)
         return (x_t - noise * eps) / signal
+
+    def clamped(self, x0: Tensor) -> Tensor:
+        """x0 within what there is: inside [-clip, clip], or as it is if `clip` is None."""
+        return x0 if self.clip is None else x0.clamp(-self.clip, self.clip)
 
     def predict_eps(self, x_t: Tensor, t: Tensor, x0: Tensor) -> Tensor:
         """The eps that x_t and a predicted x0 imply."""

@@ -45,6 +45,10 @@ class UNetConfig:
     def asdict(self) -> dict:
         return asdict(self)
 
+    def make(self) -> "UNet":
+        """A new network of this shape.  What describes a network of another library has this method, too."""
+        return UNet(self)
+
 
 def timestep_embedding(t: Tensor, dim: int) -> Tensor:
     """Sines, then cosines, of t (B,) at dim/2 frequencies from 1 to 1/10000; shape (B, dim).  DDPM's form."""

@@ -37,7 +37,7 @@ NEEDS = {"04": "02", "05": "02", "09": "04", "10": "04"}     # whose networks a 
 CHAPTERS = {
     "Learn": ("notebooks/GLOSSARY.md", "docs/method.md", "docs/related.md"),
     "Results": ("docs/site/matrix.md", "docs/results.md", "docs/corrections.md", "docs/performance.md"),
-    "Use": ("README.md", "docs/setup.md", "docs/export.md", "data/README.md", "docs/reliability.md"),
+    "Use": ("README.md", "docs/setup.md", "docs/own.md", "docs/export.md", "data/README.md", "docs/reliability.md"),
     "Teach": ("notebooks/INSTRUCTOR.md",),
     "Develop": ("docs/design.md", "CONTRIBUTING.md", "CHANGELOG.md"),
 }

@@ -112,6 +112,8 @@ RIGHT = {     # written differently from the module's own where there is another
     "10.1": [lambda m1, s1, m2, s2: torch.dist(torch.cat([m1, s1]), torch.cat([m2, s2])) ** 2,
              lambda m1, s1, m2, s2: gaussian_distance(m1, s1.diag() ** 2, m2, s2.diag() ** 2)],
     "10.2": [lambda a, b: b - (a - b), lambda a, b: np.polyval(np.polyfit([1, 0.5], [a, b], 1), 0)],
+    "11.1": [lambda b: (1 - b).log().cumsum(0).exp(), lambda b: np.cumprod(1 - b.numpy())],
+    "11.2": [lambda v, x, a: (x - a**0.5 * (a**0.5 * x - (1 - a) ** 0.5 * v)) / (1 - a) ** 0.5],
     "05.3": [lambda o, s, x: o * (1 - s) * (x / o.sum() - (o * x).sum() / o.sum() ** 2)],
 }
 WRONG = {     # name: answers with a piece of the reply they must get
@@ -188,6 +190,13 @@ WRONG = {     # name: answers with a piece of the reply they must get
              (lambda a, b: (a + b) / 2, "mean"), (lambda a, b: 3 * b, "off by")],
     "05.3": [(lambda o, s, x: o * (1 - s) / o.sum() * ((o * x).sum() / o.sum() - x), "sign"),
              (lambda o, s, x: o / o.sum() * (x - (o * x).sum() / o.sum()), "1 - sigma")],
+    "11.1": [(lambda b: b.cumprod(0), "product of the betas"), (lambda b: 1 - b.cumsum(0), "multiply"),
+             (lambda b: 1 - b, "one step"), (lambda b: 1 - (1 - b).cumprod(0), "noise's share"),
+             (lambda b: (1 - b).cumprod(0).sqrt(), "square root")],
+    "11.2": [(lambda v, x, a: a**0.5 * x - (1 - a) ** 0.5 * v, "x0"), (lambda v, x, a: v, "noise itself"),
+             (lambda v, x, a: (1 - a) ** 0.5 * v + a**0.5 * x, "swapped"),
+             (lambda v, x, a: a**0.5 * v - (1 - a) ** 0.5 * x, "sign"),
+             (lambda v, x, a: a * v + (1 - a) * x, "square root")],
 }
 
 MORE_WRONG = {     # further plausible mistakes: of sign, order, shape, norm, mean and type
@@ -280,6 +289,8 @@ MORE_WRONG = {     # further plausible mistakes: of sign, order, shape, norm, me
     "10.1": [(lambda m1, s1, m2, s2: ((s1 - s2) ** 2).sum(), "means"),
              (lambda m1, s1, m2, s2: (m1 - m2) ** 2 + (s1 - s2) ** 2, "shape")],
     "10.2": [],
+    "11.1": [(lambda b: (1 - b).flip(0).cumprod(0), "")],
+    "11.2": [(lambda v, x, a: x - v, "")],
 }
 
 

@@ -104,6 +104,7 @@ EXPLORERS = {
                                          "L_un": True, "gap": True}),
     "samples": (make_samples, {"kind": "TAG", "w": 4.0}),
     "results": (make_results, {"arm": "dash_no_un", "other": "scratch", "statistic": "cos", "t": "950"}),
+    "prediction": (explorers.prediction_explorer, {"kind": "scaled_linear", "end": 0.01, "t": 700}),
     "gap": (explorers.gap_explorer, {"size": 0.3, "noise": 1.5}),
     "ledger": (make_ledger, {"claim": "C2", "verdict": "contradicted"}),
     "tirt": (make_tirt, {"gamma": 1.5, "lr": 0.002, "steps": 100, "base": "min_snr"}),

@@ -110,7 +110,7 @@ def test_students_that_their_teacher_cannot_become_are_noticed_before_it_is_trai
 
 def test_every_profile_has_networks_that_fit():
     for profile in PROFILES.values():
-        ready._check_networks(profile)
+        ready._check_networks(Run(profile))
 
 
 @pytest.fixture

@@ -140,7 +140,7 @@ def test_cell_ids_are_readable(notebook):
     assert len({c.id for c in notebook.cells}) == len(notebook.cells)
 
 
-@pytest.mark.parametrize("number", ["00", "01", "03", "04", "05", "06", "07", "09"])
+@pytest.mark.parametrize("number", ["00", "01", "03", "04", "05", "06", "07", "09", "11"])
 def test_explorer_lessons_have_a_widget(number):
     [path] = notebook_paths([number])
     assert re.search(r"\w+\.\w+_explorer\(", path.read_text())

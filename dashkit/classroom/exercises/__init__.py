@@ -15,6 +15,7 @@ from dashkit.classroom.exercises import (
     lesson08,
     lesson09,
     lesson10,
+    lesson11,
 )
 from dashkit.classroom.exercises.exercise import (
     Exercise,
@@ -33,5 +34,5 @@ __all__ = [
 EXERCISES: dict[str, Exercise] = {}
 """Every exercise; the first two digits are its notebook's."""
 for lesson in (lesson00, lesson01, lesson02, lesson03, lesson04, lesson05, lesson06, lesson07, lesson08, lesson09,
-               lesson10):
+               lesson10, lesson11):
     EXERCISES |= lesson.EXERCISES

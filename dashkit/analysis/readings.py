@@ -1,0 +1,195 @@
+"""What a comparison of a student with its teacher says, in sentences that are computed from its numbers."""
+
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from dashkit.analysis.statistics import Interval
+from dashkit.experiments.run import SAMPLING_SEED, Run
+from dashkit.method.calibration import all_branches, held_out_states
+from dashkit.method.guidance import Branches, corrected_w
+
+YES, NO, OPEN, PLAIN = "calibrated", "not calibrated", "undecided", ""
+BOUNDS = {"rho": (0.9, 1.1), "slope": (0.9, 1.1), "cos": (0.9, 1.0), "r2": (0.8, 1.0)}
+"""Between which values a statistic of the gap counts as calibrated; its whole interval must lie there."""
+BIN_BOUNDS = (0.8, 1.25)
+"""The same for the size of the gap in one tenth of the timesteps."""
+BINS = 10
+SMALL_GAP = 0.02         # of the noise: a teacher's gap below it is hardly there
+
+
+class Reading(NamedTuple):
+    """One sentence of a report."""
+
+    topic: str
+    verdict: str      # calibrated, not calibrated, undecided; or nothing, for a plain fact
+    text: str
+
+
+class Gap(NamedTuple):
+    """The gap of one student on held-out states, with intervals over the pictures."""
+
+    whole: dict[str, Interval]                   # by statistic
+    bins: dict[int, dict[str, Interval]]         # the same by the middle timestep of each bin
+    share: float                                 # E|teacher's gap| / E|teacher's prediction|
+    states: int
+
+
+def gap_intervals(student: Branches, teacher: Branches, groups: Tensor, *, draws: int = 1000,
+                  seed: int = 0) -> dict[str, Interval]:
+    """`gap_stats` with 95% intervals over the pictures that the states are made of, by name of the statistic.
+
+    `groups` (B,) is the number of each state's picture: states of one picture are drawn together (bootstrap,
+    percentile).  The intervals are those of these two networks.  Another training seed is not in them.
+    """
+    s, t = student.gap.flatten(1).double(), teacher.gap.flatten(1).double()
+    dot, s_norm, t_norm = (s * t).sum(1), s.norm(dim=1), t.norm(dim=1)
+    has_gap = (t_norm > 1e-6 * t_norm.mean()).double()
+    cos = has_gap * dot / (s_norm * t_norm).clamp(min=1e-30)
+    parts = torch.stack([s_norm, t_norm, s_norm**2, t_norm**2, dot, (s - t).square().sum(1), cos, has_gap,
+                         torch.full_like(dot, s.shape[1])], 1).cpu()
+    _, place = groups.cpu().unique(return_inverse=True)
+    n = int(place.max()) + 1
+    sums = parts.new_zeros(n, parts.shape[1]).index_add_(0, place, parts)
+    index = torch.from_numpy(np.random.default_rng(seed).integers(n, size=(draws, n)))
+    counts = parts.new_zeros(draws, n).scatter_add_(1, index, parts.new_ones(draws, n))
+
+    def statistics(x: Tensor) -> dict[str, Tensor]:
+        a, b, aa, bb, ab, error, angle, known, size = x.unbind(-1)
+        return {"rho": a / b, "slope": ab / bb, "beta": ab / aa, "cos": angle / known, "r2": 1 - error / bb,
+                "mse": error / size}
+
+    drawn, value = statistics(counts @ sums), statistics(sums.sum(0))
+    return {name: Interval(value[name].item(), *drawn[name].quantile(torch.tensor([0.025, 0.975]).double()).tolist(), n)
+            for name in value}
+
+
+def measure_gap(run: Run, teacher: nn.Module, student: nn.Module) -> Gap:
+    """The gap of a student beside its teacher's on the run's held-out states."""
+    states = held_out_states(run.schedule, run.images, run.profile.states, seed=SAMPLING_SEED)
+    own, target = all_branches(student, states), all_branches(teacher, states)
+    picture = torch.arange(len(states.t)) % len(run.images.test_labels)
+    index = (states.t * BINS // run.profile.T).cpu()
+    bins = {}
+    for b in range(BINS):
+        here = index == b
+        if int(here.sum()) >= 5:
+            pairs = (Branches(p.cond[here.to(p.cond.device)], p.uncond[here.to(p.cond.device)]) for p in (own, target))
+            bins[int((b + 0.5) * run.profile.T / BINS)] = gap_intervals(*pairs, picture[here])
+    share = (target.gap.flatten(1).norm(dim=1).mean() / target.cond.flatten(1).norm(dim=1).mean()).item()
+    return Gap(gap_intervals(own, target, picture), bins, share, len(states.t))
+
+
+def verdict(found: Interval, low: float, high: float) -> str:
+    """Whether an interval lies inside the bounds, outside, or on both sides."""
+    if low <= found.lo and found.hi <= high:
+        return YES
+    return NO if found.hi < low or found.lo > high else OPEN
+
+
+def readings(run: Run, gap: Gap, results: pd.DataFrame, arm: str) -> list[Reading]:
+    """The sentences about one student, from its gap and from the tidy table of measurements."""
+    table = results[(results.arm == arm) & (results.seed == results[results.arm == arm].seed.min())]
+    values = table.set_index("metric").value
+    teacher = results[results.arm == "teacher"].set_index("metric").value
+    found = gap_readings(run, gap)
+    if "rho_visited" in values:
+        found.append(_visited(values))
+    found.append(_samples(run, values, teacher))
+    found.append(_limits(run, gap, results, arm))
+    return found
+
+
+def gap_readings(run: Run, gap: Gap) -> list[Reading]:
+    """The sentences that the gap alone gives: size, direction, the whole, every timestep, and the knob."""
+    return [_size(gap), _direction(gap), _whole(gap), _timesteps(gap, run.profile.T), _knob(gap, max(run.profile.ws))]
+
+
+def summary(found: list[Reading]) -> str:
+    """One sentence over all: what is calibrated, what is not, what is open."""
+    topics = {kind: [r.topic.lower() for r in found if r.verdict == kind] for kind in (YES, NO, OPEN)}
+    return " ".join(f"{kind.capitalize()}: {', '.join(named)}." for kind, named in topics.items() if named)
+
+
+def _size(gap: Gap) -> Reading:
+    rho = gap.whole["rho"]
+    kind = verdict(rho, *BOUNDS["rho"])
+    than = {YES: "the guidance scale pushes as far as the teacher's",
+            NO: "the scale pushes less far than it says" if rho.value < 1 else "the scale pushes farther than it says",
+            OPEN: "more pictures would be needed to tell whether the scale pushes as far as the teacher's"}[kind]
+    return Reading("Size of the gap", kind, f"On average the guidance gap is {rho} times as long as the teacher's: "
+                                            f"{than}.")
+
+
+def _direction(gap: Gap) -> Reading:
+    cos = gap.whole["cos"]
+    kind = verdict(cos, *BOUNDS["cos"])
+    than = {YES: "guidance pushes where the teacher's does", NO: "guidance pushes somewhere else, and no scale "
+                                                                 "repairs that",
+            OPEN: "more pictures would be needed to tell whether that is close enough"}[kind]
+    return Reading("Direction of the gap", kind, f"The cosine with the teacher's gap is {cos}: {than}.")
+
+
+def _whole(gap: Gap) -> Reading:
+    r2 = gap.whole["r2"]
+    kind = verdict(r2, *BOUNDS["r2"])
+    said = (f"The student reproduces the teacher's gap with R² = {r2}, where 1 is the same gap, and 0 is as good as no "
+            "gap at all")
+    return Reading("Gap as a whole", kind, said + (": it is worse than none." if r2.hi < 0 else "."))
+
+
+def _timesteps(gap: Gap, T: int) -> Reading:
+    kinds = {t: verdict(stats["rho"], *BIN_BOUNDS) for t, stats in gap.bins.items()}
+    half = T / BINS / 2
+    low, high = BIN_BOUNDS
+
+    def listed(kind: str) -> str:
+        return ", ".join(f"{t - half:.0f} to {t + half:.0f} ({gap.bins[t]['rho'].value:.2f})"
+                         for t, k in kinds.items() if k == kind)
+    bounds, every = f"{low:g} to {high:g} times the teacher's", set(kinds.values())
+    if NO in every:
+        return Reading("Every timestep", NO, f"The size of the gap is outside {bounds} at timesteps {listed(NO)}.")
+    if OPEN in every:
+        text = f"No tenth of the timesteps is surely outside {bounds}; open are {listed(OPEN)}."
+        return Reading("Every timestep", OPEN, text)
+    return Reading("Every timestep", YES, f"In every tenth of the timesteps the size of the gap is {bounds}.")
+
+
+def _knob(gap: Gap, w: float) -> Reading:
+    beta = gap.whole["beta"].value
+    other = corrected_w(w, beta)
+    return Reading("The guidance knob", PLAIN, f"To be guided most like the teacher at w = {w:g}, set this student to "
+                                               f"w = {other:.2f} (1 + (w - 1) beta, beta = {beta:.2f}).")
+
+
+def _visited(values: pd.Series) -> Reading:
+    return Reading("While sampling", PLAIN, "On the states that the student's own sampling visits, its gap is "
+                                            f"{values['rho_visited']:.2f} times as long as the teacher's there, with "
+                                            f"cosine {values['cos_visited']:.2f}.")
+
+
+def _samples(run: Run, values: pd.Series, teacher: pd.Series) -> Reading:
+    own, other = (v.filter(like="frechet@w=") for v in (values, teacher))
+    best = {name: float(v.idxmin().removeprefix("frechet@w=")) for name, v in (("student", own), ("teacher", other))}
+    ratio = own.min() / other.min()
+    where = "the same scale" if best["student"] == best["teacher"] else "another scale"
+    return Reading("Samples", PLAIN, f"At its best scale the student's samples are {ratio:.2f} times as far from real "
+                                     f"{'latents' if run.images.latent else 'pictures'} as the teacher's at its own "
+                                     "best "
+                                     f"(w = {best['student']:g} and {best['teacher']:g}: {where}).")
+
+
+def _limits(run: Run, gap: Gap, results: pd.DataFrame, arm: str) -> Reading:
+    pictures = gap.whole["rho"].n
+    said = (f"Gaps are compared on {gap.states:,} noised states of {pictures:,} held-out "
+            f"{'latents' if run.images.latent else 'pictures'}; intervals are 95%, over these.")
+    if results[results.arm == arm].seed.nunique() == 1:
+        said += " One network was measured: a student of another training seed may differ by more."
+    if gap.share < SMALL_GAP:
+        said += (f" The teacher's own gap is only {100 * gap.share:.1f}% of its prediction: there is little guidance "
+                 "to "
+                 "hand on, and its statistics are noisy.")
+    return Reading("How sure", PLAIN, said)

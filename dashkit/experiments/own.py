@@ -1,0 +1,63 @@
+"""A user's own pictures and networks: what a comparison needs, before and after a student was trained."""
+
+import dataclasses
+import os
+from pathlib import Path
+
+from torch import nn
+
+from dashkit.datasets.look import look
+from dashkit.experiments.networks import load_teacher
+from dashkit.experiments.profiles import PROFILES
+from dashkit.experiments.run import Run, Teacher, pick_device
+from dashkit.experiments.settings import parse_settings
+from dashkit.interop import networks
+from dashkit.interop.schedules import same
+
+MEASURED = {"ws": (1.0, 1.5, 2.0, 4.0), "samples": 500, "states": 2000, "sample_steps": 50}
+"""What `measure` measures, unless it is told otherwise."""
+
+
+def comparison(teacher: str | os.PathLike, students: dict[str, str], images: str | os.PathLike, *,
+               null_label: int | str | None = None, device: str = "auto", **settings: object,
+               ) -> tuple[Run, Teacher, dict[str, nn.Module]]:
+    """A run that compares students, by name, with their teacher on pictures, and the networks; it trains nothing.
+
+    Networks are what `interop.networks.load` takes.  ValueError or FileNotFoundError in one sentence if they do not
+    belong together: other pictures, other classes, another noise schedule.
+    """
+    found, there = look(images), Path(images).expanduser().resolve()
+    shape = networks.Shape(found.channels, min(found.height, found.width), found.num_classes)
+    loaded = networks.load(teacher, null_label=null_label, images=shape)
+    net = loaded.model.config
+    sides = {found.height, found.width}
+    if (found.exact and sides != {net.size}) or min(sides) < net.size:
+        raise ValueError(f"the teacher takes pictures of {net.size} x {net.size}, and {images} has {found.height} x "
+                         f"{found.width}; give pictures of that size, or larger ones in a folder")
+    source = networks.Source(net.size, net.channels, found.num_classes, os.fspath(teacher), null_label)
+    given = {name: networks.load(place, images=shape, diffusion=loaded.diffusion,
+                                 null_label=None if networks.says_null(place) else null_label)
+             for name, place in students.items()}
+    for name, one in given.items():
+        _check_pair(name, one, loaded)
+    profile = dataclasses.replace(
+        PROFILES["digits"], name="measure", dataset=str(there), teacher=source, student=source, arms=("dash",), seeds=1,
+        T=loaded.diffusion.schedule.T)
+    run = Run(dataclasses.replace(profile, **parse_settings(MEASURED | settings)), device=pick_device(device))
+    return run, load_teacher(run), {name: one.model.to(run.device) for name, one in given.items()}
+
+
+def _check_pair(name: str, student: networks.Found, teacher: networks.Found) -> None:
+    a, b = student.model.config, teacher.model.config
+    if (a.channels, a.size, a.num_classes) != (b.channels, b.size, b.num_classes):
+        raise ValueError(f"the {name} takes {a.channels} x {a.size} x {a.size} pictures of {a.num_classes} classes, "
+                         "and the "
+                         f"teacher {b.channels} x {b.size} x {b.size} of {b.num_classes}; they must be the same")
+    if not same(student.diffusion.schedule, teacher.diffusion.schedule):
+        raise ValueError(f"the {name} and the teacher have different noise schedules (T = "
+                         f"{student.diffusion.schedule.T} "
+                         f"and {teacher.diffusion.schedule.T}): their gaps cannot be compared state by state")
+    if networks.ignores_label(student.model):
+        raise ValueError(f"the {name} ignores its label: its output is the same for every class, so there is no "
+                         "guidance "
+                         "gap to measure")

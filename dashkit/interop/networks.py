@@ -1,0 +1,541 @@
+"""Networks that this kit did not make, as `model(x_t, t, y) -> eps`: of diffusers, or any module of a user's.
+
+`load` opens a folder or calls a function.  What it returns is called, trained and measured like a network of this kit:
+labels are 0 .. num_classes - 1, the null label is num_classes, and the prediction is the noise.  diffusers is needed
+for its own networks alone.
+"""
+
+import copy
+import hashlib
+import importlib
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from dashkit import environment
+from dashkit.interop import export
+from dashkit.interop.schedules import PREDICTIONS, Diffusion, read_scheduler, scheduler_config, to_eps
+from dashkit.method.schedule import Schedule, cosine_schedule, expand
+from dashkit.method.students import IndependentCondition
+from dashkit.method.unet import UNet, UNetConfig
+from dashkit.storage import store
+
+KINDS = ("UNet2DModel", "DiTTransformer2DModel")
+TEACHER, RANDOM = "teacher", "random"
+WEIGHTS = export.WEIGHTS
+_RENAMED = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}     # before 0.18
+
+
+@dataclass(frozen=True)
+class Source:
+    """A network that a profile names instead of describing it.
+
+    `source` is a folder, `package.module:function`, or, for a student, "teacher": the teacher's own class, with
+    `config` over the teacher's.  `null_label` is the number that the network itself takes for "no class", or "random".
+    """
+
+    size: int
+    channels: int
+    num_classes: int
+    source: str
+    null_label: int | str | None = None
+    config: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    dropout: float = 0.0
+
+    def asdict(self) -> dict:
+        return {k: v for k, v in asdict(self).items() if k != "dropout" and v not in (None, {})}
+
+
+@dataclass(frozen=True)
+class Other:
+    """The shape of a network of another library, and how to make a new one: what a `UNetConfig` is for ours."""
+
+    size: int
+    channels: int
+    num_classes: int
+    kind: str                                    # one of KINDS, or package.module:function
+    settings: str                                # the config of that class, as JSON
+    rows: tuple[int, ...]                        # what the network takes for each label; the last is for the null label
+    diffusion: Diffusion = field(compare=False, repr=False)
+    dropout: float = 0.0
+
+    def make(self) -> "EpsModel":
+        """A new network, with the initial weights of its own class."""
+        return EpsModel(_built(self.kind, json.loads(self.settings)), self)
+
+    def changed(self, changes: Mapping[str, Any]) -> "Other":
+        """The same with some of the config replaced; ValueError for a name that this class does not have."""
+        settings = json.loads(self.settings)
+        unknown = sorted(changes.keys() - settings.keys())
+        if unknown:
+            raise ValueError(f"unknown {', '.join(unknown)} in the config of {self.kind}; choose from "
+                             f"{', '.join(k for k in settings if not k.startswith('_'))}")
+        rows = self.rows
+        if rows[-1] in rows[:-1]:                # a teacher without a null row: the student gets one
+            changes = {**changes, "num_class_embeds": settings["num_class_embeds"] + 1}
+            rows = (*rows[:-1], settings["num_class_embeds"])
+        text = json.dumps(settings | dict(changes), sort_keys=True)
+        return Other(self.size, self.channels, self.num_classes, self.kind, text, rows, self.diffusion)
+
+
+class EpsModel(nn.Module):
+    """A network of another library as eps(x_t, t, y): x_t (B, C, H, W), t (B,), y (B,) in 0 .. num_classes.
+
+    The network's labels and predictions are its own; a learned variance (twice the channels) is left out.
+    """
+
+    rows: Tensor                # what the network takes for each label
+    alphas_cumprod: Tensor
+    config: Other
+
+    def __init__(self, net: nn.Module, config: Other) -> None:
+        super().__init__()
+        self.net, self.config, self.null_label = net, config, config.num_classes
+        self.prediction = config.diffusion.prediction
+        self.register_buffer("rows", torch.tensor(config.rows), persistent=False)
+        self.register_buffer("alphas_cumprod", config.diffusion.schedule.alphas_cumprod.cpu(), persistent=False)
+        self._named = config.kind in KINDS
+        for module in net.modules():             # diffusers' DiT would drop labels by itself while a student trains
+            if type(module).__name__ == "LabelEmbedding":
+                setattr(module, "dropout_prob", 0.0)  # noqa: B010 (no type knows of it)
+
+    def forward(self, x_t: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        rows = self.rows[y]
+        out = self.net(x_t, t, class_labels=rows).sample if self._named else self.net(x_t, t, rows)
+        abar = expand(self.alphas_cumprod[t], x_t)
+        return to_eps(out[:, : x_t.shape[1]].float(), x_t, (abar.sqrt(), (1 - abar).sqrt()), self.prediction)
+
+
+class Found(NamedTuple):
+    """A network from elsewhere, ready to be called."""
+
+    model: Any                  # model(x_t, t, y) -> eps in eval mode, without gradients; `config`, `null_label`
+    diffusion: Diffusion        # its schedule, and what it predicts
+    digest: str                 # of all that decides what it computes
+    names: tuple[str, ...]      # of its classes; () if it does not say
+
+
+def load(source: str | os.PathLike, *, null_label: int | str | None = None, images: "Shape | None" = None,
+         diffusion: Diffusion | None = None) -> Found:
+    """The network in a folder, or that a function returns, as model(x_t, t, y) -> eps.
+
+    A folder is one of: a diffusers pipeline, or its network alone, of a class of `KINDS`; what `dashkit export` wrote;
+    a trained network among this kit's runs.  A function `package.module:function` returns a module, or a pipeline of
+    diffusers; see `_from_function`.  `images` is what the pictures are, where the config leaves something open.
+    `diffusion` is taken for a module that has no schedule.  ValueError or FileNotFoundError in one sentence.
+    """
+    text = os.fspath(source)
+    if _names_function(text):
+        found = _from_function(text, null_label, images, diffusion)
+    else:
+        folder = Path(text).expanduser()
+        if not folder.is_dir():
+            raise FileNotFoundError(f"there is no folder {folder}; a network is a folder, or package.module:function")
+        if (folder / "final.safetensors").is_file():
+            found = _of_this_kit(folder)
+        else:
+            found = _of_diffusers(folder, null_label, images, diffusion)
+    model = found.model.eval().requires_grad_(False)
+    _probe(model, found.diffusion.schedule.T, text)
+    return found._replace(model=model)
+
+
+def described(source: Source, diffusion: Diffusion) -> Other:
+    """A student that a function makes, anew at each call; `diffusion` is the teacher's, where it says nothing else."""
+    if not _names_function(source.source):
+        raise ValueError(f"a student's source must be teacher or package.module:function, not {source.source}; what "
+                         "it is "
+                         "trained from starts anew")
+    shape = Shape(source.channels, source.size, source.num_classes)
+    found = load(source.source, null_label=source.null_label, images=shape, diffusion=diffusion)
+    config = found.model.config
+    if not isinstance(found.model, EpsModel) or config.num_classes != source.num_classes:
+        raise ValueError(f"the module of {source.source} must have {source.num_classes} classes and a null label")
+    return Other(config.size, config.channels, config.num_classes, source.source, config.settings, config.rows,
+                 found.diffusion)
+
+
+def write(model: nn.Module, folder: Path | str, *, schedule: Schedule, names: Sequence[str] = (),
+          scheduler: Mapping[str, Any] | None = None) -> bool:
+    """Write a student as a pipeline folder of diffusers; False for a module of a user's: only its weights go there.
+
+    `schedule` is what it was trained with, `scheduler` the config that the schedule was read from, if it was.
+    """
+    folder = Path(folder)
+    if isinstance(model, UNet):
+        export.write(model, folder / export.NETWORK)
+        config = scheduler_config(schedule, "epsilon", scheduler)
+        export.write_around(folder, config, range(model.config.num_classes + 1), names=names)
+        return True
+    if not isinstance(model, EpsModel):
+        raise ValueError(f"a {type(model).__name__} cannot be written as a pipeline")
+    weights = {k: v.detach().cpu().contiguous().clone() for k, v in model.net.state_dict().items()}
+    if model.config.kind not in KINDS:
+        store.write_bytes(folder / "model.safetensors", save(weights, metadata={"format": "pt"}))
+        store.write_json(folder / "dashkit.json", {"module": model.config.kind, "rows": model.config.rows})
+        return False
+    store.write_bytes(folder / export.NETWORK / WEIGHTS, save(weights, metadata={"format": "pt"}))
+    settings = json.loads(model.config.settings) | {"_class_name": model.config.kind}
+    store.write_json(folder / export.NETWORK / export.CONFIG, settings)
+    config = scheduler_config(schedule, model.prediction, scheduler)
+    export.write_around(folder, config, model.config.rows, names=names, kind=model.config.kind)
+    return True
+
+
+def says_null(source: str | os.PathLike) -> bool:
+    """Whether a folder says by itself which row of its class table means "no class"."""
+    index = Path(source) / export.INDEX
+    return index.is_file() and any(store.read_json(index).get(k) for k in ("null_label", "id2label"))
+
+
+class Shape(NamedTuple):
+    """What the pictures are."""
+
+    channels: int
+    size: int
+    num_classes: int
+
+
+def _names_function(text: str) -> bool:
+    module, colon, name = text.partition(":")
+    return bool(colon) and name.isidentifier() and all(part.isidentifier() for part in module.split("."))
+
+
+# ------------------------------------------------------------------------------------------------------ of this kit
+
+
+def _of_this_kit(folder: Path) -> Found:
+    """A finished network among the runs: its settings are in its file."""
+    path = folder / "final.safetensors"
+    saved = store.load_tensors(path)
+    try:
+        teacher = saved.meta.get("teacher", {})
+        config = UNetConfig(**saved.meta.get("student", teacher))
+        T = int(saved.meta["T"] if "T" in saved.meta else teacher["T"])
+        if saved.meta.get("objective", {}).get("student", "new") == "pruned":
+            config = UNetConfig(**teacher["teacher"])
+        with torch.device("meta"):
+            model = UNet(config)
+        weights = {k.removeprefix("ema.net."): v.float() for k, v in saved.tensors.items() if k.startswith("ema.net.")}
+        store.check_weights(model.state_dict(), weights)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} holds no UNet of this kit ({error})") from error
+    model.load_state_dict(weights, assign=True)
+    return Found(model, Diffusion(cosine_schedule(T), "epsilon"), store.checksum(path), ())
+
+
+# ----------------------------------------------------------------------------------------------------- of diffusers
+
+
+def _of_diffusers(folder: Path, null_label: int | str | None, images: Shape | None,
+                  diffusion: Diffusion | None) -> Found:
+    place, index = _network_in(folder), {}
+    if (folder / export.INDEX).is_file():
+        index = store.read_json(folder / export.INDEX)
+    config = store.read_json(place / export.CONFIG)
+    kind = _kind(config, place)
+    diffusion = _diffusion_of(folder, place, diffusion)
+    files = _weight_files(place)
+    null_label = index.get("null_label") if null_label is None else null_label
+    shape = _shape(config, kind, images, folder)
+    classes, null = _rows(config, kind, index.get("id2label"), null_label, images, folder)
+    text = json.dumps(config, sort_keys=True)
+    rows = (*classes, classes[0] if null is None else null)
+    other = Other(shape.size, shape.channels, len(classes), kind, text, rows, diffusion)
+    digest = hashlib.sha256(json.dumps(
+        [text, diffusion.prediction, diffusion.schedule.alphas_cumprod.tolist(), null_label,
+         [store.sha256(f) for f in files]]).encode()).hexdigest()
+    names = index.get("id2label") or {}
+    names = tuple(str(names[str(k)]) for k in classes) if {str(k) for k in classes} <= names.keys() else ()
+    if _is_ours(config, diffusion) and other.rows == tuple(range(len(classes) + 1)):
+        model: Any = export.read(place)          # the same network, without diffusers and somewhat faster
+    else:
+        model = EpsModel(_filled(kind, config, files, place), other)
+    if null is None:
+        model = IndependentCondition(model)
+    return Found(model, diffusion, digest, names)
+
+
+def _network_in(folder: Path) -> Path:
+    """The folder of the network in that of a pipeline, or the folder itself."""
+    for place in (folder, folder / "unet", folder / "transformer"):
+        if (place / export.CONFIG).is_file():
+            return place
+    raise FileNotFoundError(f"{folder} holds no network: there is no {export.CONFIG} in it, nor in unet/ or "
+                            "transformer/")
+
+
+def _kind(config: Mapping[str, Any], place: Path) -> str:
+    name = config.get("_class_name")
+    if name == "Transformer2DModel" and config.get("norm_type") == "ada_norm_zero":
+        return "DiTTransformer2DModel"           # what diffusers called it before
+    if name not in KINDS:
+        raise ValueError(f"{place / export.CONFIG} describes a {name}; this kit reads {' and '.join(KINDS)}, and any "
+                         "other module by package.module:function")
+    return str(name)
+
+
+def _is_ours(config: Mapping[str, Any], diffusion: Diffusion) -> bool:
+    return diffusion.prediction == "epsilon" and all(
+        key in config and config[key] == value for key, value in export._FIXED.items())
+
+
+def _diffusion_of(folder: Path, place: Path, given: Diffusion | None) -> Diffusion:
+    for path in (folder / export.SCHEDULER, place.parent / export.SCHEDULER, place / "scheduler_config.json"):
+        if path.is_file():
+            try:
+                return read_scheduler(store.read_json(path))
+            except ValueError as error:
+                raise ValueError(f"{path}: {error}") from None
+    if given is not None:
+        return given
+    raise FileNotFoundError(f"{folder} does not say how it was noised: there is no {export.SCHEDULER} in it; save the "
+                            "scheduler that the network was trained with, by "
+                            "scheduler.save_pretrained(FOLDER/scheduler)")
+
+
+def _shape(config: Mapping[str, Any], kind: str, images: Shape | None, folder: Path) -> Shape:
+    size, channels = config.get("sample_size"), config.get("in_channels", 3 if kind == "UNet2DModel" else 4)
+    if isinstance(size, list) and len(set(size)) == 1:
+        size = size[0]
+    if size is None and images is not None:
+        size = images.size
+    if not isinstance(size, int):
+        raise ValueError(f"{folder} takes pictures of size {size}; this kit needs square ones, so give sample_size one "
+                         "whole number in its config")
+    out = config.get("out_channels") or channels
+    if out not in (channels, 2 * channels):
+        raise ValueError(f"{folder} turns {channels} channels into {out}; a prediction has as many, or twice as many "
+                         "with a learned variance")
+    return Shape(channels, size, 0)
+
+
+def _rows(config: Mapping[str, Any], kind: str, labels: object, null_label: int | str | None, images: Shape | None,
+          folder: Path) -> tuple[tuple[int, ...], int | None]:
+    """The rows of the network's class table that are classes, and the one that is "no class" (None for random)."""
+    count: Any = config.get("num_class_embeds") if kind == "UNet2DModel" else config.get("num_embeds_ada_norm", 1000)
+    if kind != "UNet2DModel":                     # its table has one row more, for labels that were dropped
+        count, null_label = count + 1, count if null_label is None else null_label
+    if kind == "UNet2DModel" and config.get("class_embed_type") == "timestep" and isinstance(null_label, int):
+        count = max(null_label, images.num_classes if images else 0) + 1
+    if not isinstance(count, int) or config.get("class_embed_type") not in (None, "timestep"):
+        raise ValueError(f"{folder} takes no class numbers (num_class_embeds is {config.get('num_class_embeds')!r}, "
+                         f"class_embed_type {config.get('class_embed_type')!r}): without classes there is no guidance")
+    known = {int(k) for k in labels} if isinstance(labels, Mapping) and all(str(k).isdigit() for k in labels) else None
+    if null_label == RANDOM:
+        return tuple(range(count)), None
+    if null_label is None:
+        rest = set(range(count)) - known if known else set()
+        if len(rest) == 1:
+            null_label = rest.pop()
+        elif images is not None and count == images.num_classes + 1:
+            null_label = count - 1
+        elif (images is not None and count == images.num_classes) or (known and not rest):
+            raise ValueError(
+                f"{folder} has {count} rows of classes and no row for \"no class\": it lacks an unconditional "
+                "branch, so "
+                "there is no gap to distil or to measure; name the row, if one was trained without labels "
+                f"(--null NUMBER), or take --null {RANDOM}, a random class in its place (independent-condition "
+                "guidance); a student trained from real pictures by label_drop has such a row")
+        else:
+            raise ValueError(f"{folder} has {count} rows of classes and does not say which one means \"no class\"; "
+                             f"name it with --null NUMBER (often the last, {count - 1})")
+    if not isinstance(null_label, int) or not 0 <= null_label < count:
+        raise ValueError(f"the null label must be in 0 .. {count - 1}, or {RANDOM}, not {null_label!r}: {folder} has "
+                         f"{count} rows of classes")
+    return tuple(k for k in range(count) if k != null_label), null_label
+
+
+def _weight_files(place: Path) -> list[Path]:
+    """The files with the network's weights; pickled ones are refused."""
+    if (place / WEIGHTS).is_file():
+        return [place / WEIGHTS]
+    index = place / f"{WEIGHTS}.index.json"
+    if index.is_file():
+        names = sorted(set(store.read_json(index, "weight_map")["weight_map"].values()))
+        files = [place / name for name in names if Path(name).name == name]
+        if files and len(files) == len(names) and all(f.is_file() for f in files):
+            return files
+        raise FileNotFoundError(f"{index} names files that are not there")
+    if others := sorted(p.name for p in place.glob("*.safetensors")):
+        raise FileNotFoundError(f"{place} has no {WEIGHTS}, but {', '.join(others[:3])}; rename the one that you mean")
+    if pickled := sorted(p.name for p in place.iterdir() if p.suffix in (".bin", ".pt", ".pth", ".ckpt", ".pkl")):
+        raise ValueError(f"{place / pickled[0]} is pickled, and reading it may run any program, so it is not opened; "
+                         "if "
+                         "you trust it, convert it with diffusers: Class.from_pretrained(FOLDER, use_safetensors=False)"
+                         ".save_pretrained(FOLDER)")
+    raise FileNotFoundError(f"there are no weights at {place / WEIGHTS}")
+
+
+def _built(kind: str, config: Mapping[str, Any]) -> Any:
+    """A new network of a class of diffusers, without its messages about the config; or what a function returns."""
+    if _names_function(kind):
+        return _module_of(_called(kind))
+    diffusers = _diffusers()
+    known = {k: v for k, v in config.items() if not k.startswith("_")}
+    try:
+        return getattr(diffusers, kind)(**known)
+    except TypeError:                            # a config of another version holds more than this one takes
+        return getattr(diffusers, kind).from_config(dict(known))
+    except (ValueError, RuntimeError, ArithmeticError, NotImplementedError, LookupError) as error:
+        raise ValueError(f"diffusers makes no {kind} of this config ({' '.join(str(error).split())[:200]})") from error
+
+
+def _diffusers() -> Any:
+    try:
+        import diffusers
+    except ImportError as error:
+        raise ImportError(f"a network of diffusers needs diffusers; type: {environment.install('scale')}") from error
+    diffusers.utils.logging.set_verbosity_error()
+    return diffusers
+
+
+def _filled(kind: str, config: Mapping[str, Any], files: Sequence[Path], place: Path) -> nn.Module:
+    """A network with the weights of its files; ValueError where config and weights disagree."""
+    weights: dict[str, Tensor] = {}
+    try:
+        for path in files:
+            with safe_open(path, framework="pt", device="cpu") as file:
+                for name in file.keys():  # noqa: SIM118 (not a dict)
+                    weights[_renamed(name)] = export._number(file, name)
+        layers = config.get("layers_per_block", 1) * len(config.get("block_out_channels", ())) if (
+            kind == "UNet2DModel") else config.get("num_layers", 1)
+        if layers > len(weights):                # a stranger's config cannot ask for more than its weights bear out
+            raise ValueError(f"{layers} layers, but {len(weights)} weights")
+        with torch.device("meta"):
+            wanted = _built(kind, config).state_dict()
+        if "pos_embed.pos_embed" not in wanted:
+            weights.pop("pos_embed.pos_embed", None)     # computed, and stored by older versions
+        store.check_weights(wanted, weights)
+    except (SafetensorError, TypeError, ValueError, OSError, RuntimeError) as error:
+        raise ValueError(f"{place}: config and weights disagree ({error})") from error
+    model = _built(kind, config)
+    model.load_state_dict(weights, assign=True)
+    return model
+
+
+def _renamed(name: str) -> str:
+    for old, new in _RENAMED.items():
+        name = name.replace(old, new)
+    return name
+
+
+# -------------------------------------------------------------------------------------------------- of a function
+
+
+def _called(text: str) -> Any:
+    """What the function returns; the current folder is searched, too, as `python -m` does."""
+    module, _, name = text.partition(":")
+    here = os.getcwd()  # noqa: PTH109
+    sys.path.insert(0, here)
+    try:
+        function = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"{text} is no function that Python finds from {here} ({error})") from error
+    finally:
+        sys.path.remove(here)
+    if not callable(function):
+        raise ValueError(f"{text} is no function; it must return the network")
+    return function()
+
+
+def _module_of(made: Any) -> Any:
+    """The network of a pipeline of diffusers, or what was made itself."""
+    if not hasattr(made, "scheduler") or isinstance(made, nn.Module):
+        return made
+    return getattr(made, "unet", None) or getattr(made, "transformer", None) or made
+
+
+def _from_function(text: str, null_label: int | str | None, images: Shape | None, diffusion: Diffusion | None) -> Found:
+    """A module of a user's, or a pipeline of diffusers.
+
+    The module is called net(x_t, t, y) and returns its prediction.  It has an attribute `null_label`; it may have
+    `alphas_cumprod` (T,) or `scheduler` (of diffusers), `prediction_type` (epsilon by default) and `num_classes`.
+    """
+    made = _called(text)
+    net, scheduler = _module_of(made), getattr(made, "scheduler", None)
+    if not isinstance(net, nn.Module):
+        raise ValueError(f"{text} returns a {type(made).__name__}; it must return a torch module")
+    if scheduler is not None:
+        try:
+            diffusion = read_scheduler(dict(scheduler.config))
+        except ValueError as error:
+            raise ValueError(f"{text}: {error}") from None
+    elif hasattr(net, "alphas_cumprod"):
+        abar = torch.as_tensor(net.alphas_cumprod, dtype=torch.float32).detach().cpu()
+        diffusion = Diffusion(Schedule(abar), getattr(net, "prediction_type", "epsilon"))
+    if diffusion is None:
+        raise ValueError(f"the module of {text} does not say how it was noised; give it an attribute alphas_cumprod "
+                         "(T,), or scheduler, a scheduler of diffusers")
+    if scheduler is None and not hasattr(net, "alphas_cumprod"):
+        diffusion = Diffusion(diffusion.schedule, getattr(net, "prediction_type", "epsilon"), diffusion.note)
+    if diffusion.prediction not in PREDICTIONS:
+        raise ValueError(f"prediction_type of {text} must be one of {', '.join(PREDICTIONS)}, "
+                         f"not {diffusion.prediction!r}")
+    kind, config = type(net).__name__, dict(getattr(net, "config", {}) or {}) if type(net).__name__ in KINDS else {}
+    null: Any
+    if kind in KINDS:
+        shape = _shape(config, kind, images, Path(text))
+        classes, null = _rows(config, kind, None, null_label, images, Path(text))
+        config = json.loads(json.dumps({k: v for k, v in config.items() if not k.startswith("_")}, default=list))
+    else:
+        kind, null = text, getattr(net, "null_label", None) if null_label is None else null_label
+        if images is None:
+            raise ValueError(f"what pictures the module of {text} takes is not known; give pictures, too")
+        if not isinstance(null, int):
+            raise ValueError(f"the module of {text} has no attribute null_label, the number that means \"no class\"; "
+                             "give it one, or name it with --null NUMBER")
+        shape, count = images, getattr(net, "num_classes", images.num_classes)
+        classes = tuple(k for k in range(count + 1) if k != null)[:count]
+    rows = (*classes, classes[0] if null is None else null)
+    other = Other(shape.size, shape.channels, len(classes), kind, json.dumps(config, sort_keys=True), rows, diffusion)
+    weights = {k: v.detach().cpu().contiguous() for k, v in net.state_dict().items()}
+    digest = store.digest(weights, json.dumps([text, other.settings, rows, diffusion.prediction]))
+    model: Any = EpsModel(net, other)
+    return Found(IndependentCondition(model) if null is None else model, diffusion, digest, ())
+
+
+# ---------------------------------------------------------------------------------------------------------- checks
+
+
+@torch.no_grad()
+def _probe(model: Any, T: int, name: str) -> None:
+    """Raise ValueError unless the model takes its pictures, at the first and at the last timestep, and gives noise."""
+    cfg = model.config
+    x = torch.randn((2, cfg.channels, cfg.size, cfg.size), generator=torch.Generator().manual_seed(0))
+    try:
+        eps = model(x, torch.tensor([0, T - 1]), torch.tensor([0, model.null_label]))
+    except Exception as error:                   # a module of anybody's fails in any way
+        raise ValueError(f"{name} cannot be called with pictures {tuple(x.shape[1:])}, timesteps and labels "
+                         f"({type(error).__name__}: {' '.join(str(error).split())[:200]})") from error
+    if not isinstance(eps, Tensor) or eps.shape != x.shape:
+        raise ValueError(f"{name} gives {tuple(getattr(eps, 'shape', ())) or type(eps).__name__} for pictures "
+                         f"{tuple(x.shape)}; a prediction has the same shape")
+    if not bool(eps.isfinite().all()):
+        raise ValueError(f"{name} gives NaN or infinity at timestep 0 or {T - 1}")
+
+
+@torch.no_grad()
+def ignores_label(model: Any) -> bool:
+    """Whether a network answers alike for every label, also after its weights that are all zero are moved.
+
+    Many networks start with a last layer of zeros: they answer alike at first, and learn not to.
+    """
+    cfg, generator = model.config, torch.Generator().manual_seed(0)
+    moved = copy.deepcopy(model).cpu().eval()
+    for p in moved.parameters():
+        if not bool(p.any()):
+            p.copy_(0.1 * torch.randn(p.shape, generator=generator))
+    y = torch.tensor(sorted({0, cfg.num_classes - 1, model.null_label}))
+    x = torch.randn((1, cfg.channels, cfg.size, cfg.size), generator=generator).expand(len(y), -1, -1, -1)
+    eps = moved(x.contiguous(), torch.full((len(y),), 5), y)
+    return bool((eps - eps[:1]).abs().max() < 1e-7)

@@ -1,0 +1,191 @@
+"""The report of a student beside its teacher: one page, one file, pictures inside."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from jinja2 import Environment
+from torch import nn
+
+from dashkit.analysis.costs import guided_latencies
+from dashkit.analysis.readings import BIN_BOUNDS, BOUNDS, Gap, Reading, measure_gap, readings, summary
+from dashkit.classroom import plots
+from dashkit.experiments.budget import format_seconds
+from dashkit.experiments.progress import progress_bar
+from dashkit.experiments.run import SAMPLING_SEED, Run
+from dashkit.experiments.turns import seconds_since_start
+from dashkit.interop import networks
+from dashkit.interop.networks import Source
+from dashkit.method.sampling import sample
+from dashkit.storage import provenance, store
+
+MOST_COLUMNS = 10        # classes in a grid
+_WORDS = {"rho": "size", "slope": "strength", "cos": "direction", "r2": "R²"}
+_PAGE = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(
+    Path(__file__).with_suffix(".html").read_text(encoding="utf-8"))
+
+
+def write_student_report(path: Path | str, run: Run, models: Mapping[str, nn.Module], results: pd.DataFrame, *,
+                         title: str, command: str = "") -> dict[str, list[Reading]]:
+    """Write the page; `models` are the teacher, under that name, and its students.  Returns the students' sentences.
+
+    `results` is the tidy table of measurements, `command` what makes the page again.
+    """
+    plots.use_style()
+    students = [name for name in models if name != "teacher"]
+    gaps = {name: measure_gap(run, models["teacher"], models[name]) for name in students}
+    said = {name: readings(run, gap, results, name) for name, gap in gaps.items()}
+    seconds = guided_latencies(run, models)
+    cost = _cost(results, seconds)
+    made = provenance.manifest()
+    page = _PAGE.render(
+        title=title, facts=f"{made['written']} · {provenance.device_name(run.device)} · dashkit {made['commit']}",
+        students=[{"name": n, "summary": summary(r), "readings": r} for n, r in said.items()],
+        tiles=_tiles(results, seconds, gaps), grids=_grids(run, models), card=_card(results, gaps),
+        curves=_curves(gaps, run.profile.T), quality=_quality(run, results), cost=cost, command=command,
+        cost_note="Operations are those of one pass of one image, two for a multiply-add. Seconds are the median of "
+                  "one "
+                  f"guided pass of 16 images on {provenance.device_name(run.device)}.",
+        bounds=", ".join(f"{_WORDS[k]} {lo:g} to {hi:g}" for k, (lo, hi) in BOUNDS.items())
+               + f"; in a tenth of the timesteps, size {BIN_BOUNDS[0]:g} to {BIN_BOUNDS[1]:g}",
+        made=_facts(run) | {"sampling": f"DDIM, {run.profile.sample_steps} steps, "
+                            f"{run.profile.samples:,} samples for each scale", "torch": made["versions"]["torch"],
+                            "device": provenance.device_name(run.device), "commit": made["commit"],
+                            "time": f"{format_seconds(seconds_since_start())}, from the start of the command"},
+        table=results[["arm", "seed", "metric", "value", "n"]].to_html(
+            index=False, border=0, float_format="{:.4g}".format))
+    store.write_bytes(Path(path), page.encode())
+    return said
+
+
+def write_student(folder: Path, run: Run, student: nn.Module) -> None:
+    """Write a trained student of a run as a pipeline folder of diffusers; of a user's module only the weights."""
+    scheduler = run.given.diffusion.config if isinstance(run.profile.teacher, Source) else None
+    whole = networks.write(student, folder, schedule=run.schedule, names=run.images.names, scheduler=scheduler or None)
+    if not whole:
+        print("a module of your own is no pipeline of diffusers: its weights are in model.safetensors")
+
+
+def _values(results: pd.DataFrame, arm: str) -> pd.Series:
+    return results[results.arm == arm].groupby("metric", sort=False).value.mean()
+
+
+def _tiles(results: pd.DataFrame, seconds: Mapping[str, float], gaps: Mapping[str, Gap]) -> list[tuple[str, str]]:
+    """The numbers to see first: of the first student."""
+    name, teacher = next(iter(gaps)), _values(results, "teacher")
+    own = _values(results, name)
+    return [(f"{teacher['parameters'] / own['parameters']:.1f}x", "fewer parameters"),
+            (f"{teacher['flops'] / own['flops']:.1f}x", "fewer operations"),
+            (f"{seconds['teacher'] / seconds[name]:.1f}x", "faster here"),
+            (f"{gaps[name].whole['rho'].value:.2f}", "size of the guidance gap, of 1"),
+            (f"{gaps[name].whole['cos'].value:.2f}", "its direction, of 1"),
+            (f"{gaps[name].whole['r2'].value:.2f}", "R² of the gap, of 1")]
+
+
+def _cost(results: pd.DataFrame, seconds: Mapping[str, float]) -> pd.DataFrame:
+    rows = {}
+    for name, taken in seconds.items():
+        v = _values(results, name)
+        rows[name] = {"parameters": f"{v['parameters']:,.0f}", "operations": f"{v['flops'] / 1e6:,.1f} M",
+                      "passes of an image": f"{v['passes']:,.0f}", "seconds": f"{taken:.3g}"}
+    return pd.DataFrame(rows).T
+
+
+def _card(results: pd.DataFrame, gaps: Mapping[str, Gap]) -> pd.DataFrame:
+    rows = {}
+    for name, gap in gaps.items():
+        v, seeds = _values(results, name), results[results.arm == name].seed.nunique()
+        own = {f"{_WORDS[k]}": str(gap.whole[k]) if seeds == 1 else f"{v[k]:.2f} (mean of {seeds})" for k in _WORDS}
+        rows[name] = own | {"beta": f"{v['beta']:.2f}", "error, class": f"{v['cond_error']:.2g}",
+                            "error, none": f"{v['uncond_error']:.2g}"}
+    return pd.DataFrame(rows).T
+
+
+def _picture(drawing: object, caption: str) -> tuple[str, str]:
+    return plots.image_element(drawing, caption), caption
+
+
+def _grids(run: Run, models: Mapping[str, nn.Module]) -> list[tuple[str, str]]:
+    """Samples of every network at three scales, the same noise and classes in every row."""
+    n = min(MOST_COLUMNS, max(run.images.num_classes, 8))
+    y = (torch.arange(n) % run.images.num_classes).to(run.device)
+    x_T = torch.randn((n, *run.images.shape), generator=torch.Generator().manual_seed(SAMPLING_SEED)).to(run.device)
+    scales, found = sorted({min(run.profile.ws), run.profile.w, max(run.profile.ws)}), []
+    names = [run.images.class_name(int(k)) for k in y]
+    for w in progress_bar(scales, total=len(scales), title="grids"):
+        rows = {name: _shown(sample(model, run.schedule, y, x_T=x_T, w=w, steps=run.profile.sample_steps).cpu().numpy(),
+                             run.images.latent) for name, model in models.items()}
+        sheet = plots.plot_image_rows(rows, title=f"w = {w:g}", asked=[_short(k) for k in names], size=1.0)
+        latents = " (three channels of the latents, stretched)" if run.images.latent else ""
+        found.append(_picture(sheet, f"Guidance scale w = {w:g}: {' and '.join(models)}, one column a class{latents}."))
+    return found
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= 10 else f"{name[:9]}…"
+
+
+def _shown(x: np.ndarray, latent: bool) -> np.ndarray:
+    """What can be looked at: pictures in [-1, 1] of one or three channels."""
+    if x.shape[1] not in (1, 3):
+        x = x[:, :3] if x.shape[1] > 3 else x[:, :1]
+    return np.clip(x / (3 * x.std() if latent else 1.0), -1, 1)
+
+
+def _curves(gaps: Mapping[str, Gap], T: int) -> list[tuple[str, str]]:
+    """Size and direction of the gap against the timestep, with intervals, beside each other."""
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(1, 2, figsize=(9.6, 3.4), layout="constrained")
+    for ax, key in zip(axes, ("rho", "cos"), strict=True):
+        for name, gap in gaps.items():
+            t = list(gap.bins)
+            middle, low, high = ([getattr(gap.bins[k][key], part) for k in t] for part in ("value", "lo", "hi"))
+            colour = plots.PALETTE.get(name, plots.PALETTE["dash"])
+            ax.plot(t, middle, marker="o", ms=3, color=colour, label=name)
+            ax.fill_between(t, low, high, color=colour, alpha=0.2, lw=0)
+        ax.axhline(1, color="#999999", lw=1)
+        ax.set(xlabel="timestep t", xlim=(0, T), title={"rho": "size of the gap / teacher's", "cos": "direction: "
+                                                                                                     "cosine"}[key])
+    axes[0].legend(fontsize="small")
+    return [_picture(figure, "Size and direction of the gap against the timestep, from little noise (left) to much; "
+                             "1 is the "
+                             "teacher. Bands are 95% intervals over pictures.")]
+
+
+def _quality(run: Run, results: pd.DataFrame) -> list[tuple[str, str]]:
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(1, 2, figsize=(9.6, 3.6), layout="constrained")
+    plots.plot_w_curve(results, ax=axes[0])
+    plots.plot_w_curve(results, metric="accuracy", ax=axes[1])
+    axes[1].set(ylabel="share of samples with the asked class")
+    return [_picture(figure, "Left: distance of samples to held-out pictures over that of real ones (1 is as good as "
+                             "real), in "
+                             "the features of a small classifier. Right: how often that classifier sees the class "
+                             "that was "
+                             f"asked for. On {run.profile.samples:,} samples for each scale.")]
+
+
+def command_line(*words: str | os.PathLike) -> str:
+    """A command as it is typed in a shell."""
+    import shlex
+
+    return shlex.join(["dashkit", *map(str, words)])
+
+
+def _facts(run: Run) -> dict[str, str]:
+    """What the networks and the pictures are."""
+    images, shape = run.images, " x ".join(map(str, run.images.shape))
+    names = [images.class_name(k) for k in range(min(images.num_classes, 12))]
+    found = {"pictures": f"{len(images.labels):,} to learn from, {len(images.test_labels):,} held out, {shape}",
+             "classes": f"{images.num_classes}: {', '.join(names)}{', …' if images.num_classes > len(names) else ''}",
+             "timesteps": f"T = {run.profile.T}"}
+    if isinstance(run.profile.teacher, Source):
+        config, diffusion = run.given.model.config, run.given.diffusion
+        found["teacher"] = f"{getattr(config, 'kind', 'UNet of this kit')}, predicts {diffusion.prediction}"
+        found |= {"note": diffusion.note} if diffusion.note else {}
+    return found

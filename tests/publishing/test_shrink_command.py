@@ -1,0 +1,106 @@
+"""`dashkit shrink`: from a profile of one's own to a pipeline that samples, and its report."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import DDPMScheduler, UNet2DModel
+from test_student_report import pictures
+
+from dashkit import cli
+from dashkit.experiments import budget
+from dashkit.experiments.new import Wish, write_profile
+from dashkit.interop import networks
+from dashkit.interop.networks import EpsModel
+from dashkit.storage import paths
+
+FEW = {"teacher_steps": 4, "student_steps": 4, "samples": 12, "states": 40, "sample_steps": 2, "ws": "1,1.5",
+       "batch": 8}
+SET = [a for k, v in FEW.items() for a in ("--set", f"{k}={v}")]
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """A folder of pictures, and a machine whose speed is known."""
+    monkeypatch.setattr(budget, "rates", lambda run: budget.Rates(0.1, 0.05, 0.02, 0.01, 0.02))
+    monkeypatch.setattr(paths, "RUNS", tmp_path / "runs")
+    pictures(tmp_path / "pics")
+    return tmp_path
+
+
+def teacher(folder):
+    torch.manual_seed(0)
+    UNet2DModel(sample_size=8, in_channels=1, out_channels=1, layers_per_block=1, norm_num_groups=4,
+                block_out_channels=(16, 32), down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+                up_block_types=("AttnUpBlock2D", "UpBlock2D"), num_class_embeds=4).save_pretrained(folder / "unet")
+    DDPMScheduler(beta_schedule="linear", prediction_type="v_prediction").save_pretrained(folder / "scheduler")
+    return folder
+
+
+def test_a_teacher_from_elsewhere_becomes_a_student_and_a_report(place, capsys):
+    profile = write_profile(place / "my.toml", Wish(str(place / "pics"), str(teacher(place / "T"))), device="cpu").path
+    capsys.readouterr()
+    assert cli.main(["shrink", str(profile), "--device", "cpu", *SET]) == 0
+    out, said = place / "my_student", capsys.readouterr().out
+    assert "Still to do here: students about" in said and str(out / "report.html") in said
+    found = networks.load(out)
+    assert isinstance(found.model, EpsModel) and found.diffusion.prediction == "v_prediction"
+    assert found.names == ("kind 0000", "kind 0001", "kind 0002")
+    page = (out / "report.html").read_text()
+    assert "dash" in page and "scratch" in page and page.count("Size of the gap") == 2
+    again = {p: p.stat().st_mtime_ns for p in place.rglob("final.safetensors")}
+    assert cli.main(["shrink", str(profile), "--device", "cpu", *SET]) == 0      # nothing is trained again
+    assert again == {p: p.stat().st_mtime_ns for p in place.rglob("final.safetensors")} and len(again) == 2
+
+
+def test_without_a_teacher_one_is_trained(place):
+    profile = write_profile(place / "own.toml", Wish(str(place / "pics"), factor=4), device="cpu").path
+    # as wide as a test has time for
+    profile.write_text(profile.read_text().replace("ch = 32", "ch = 8").replace("groups = 8", "groups = 2"))
+    assert cli.main(["shrink", str(profile), "--device", "cpu", "--out", str(place / "out"), *SET]) == 0
+    assert (place / "out" / "model_index.json").is_file() and len(list(place.rglob("final.safetensors"))) == 3
+
+
+@pytest.mark.parametrize(("text", "message"), [
+    ('source = "./gone"', "there is no folder"), ("T = 1000 ", "has 1000 timesteps, but the profile has T = 500"),
+])  # fmt: skip
+def test_what_is_wrong_is_one_sentence_before_any_training(place, capsys, text, message):
+    profile = write_profile(place / "my.toml", Wish(str(place / "pics"), str(teacher(place / "T"))), device="cpu").path
+    old = 'source = "./T"' if "source" in text else "T = 1000 "
+    profile.write_text(profile.read_text().replace(old, text if "source" in text else "T = 500 "))
+    assert cli.main(["shrink", str(profile), "--device", "cpu", "--set", "sample_steps=2"]) == 2
+    said = capsys.readouterr().err
+    assert message in said and said.count("\n") == 1 and not list(place.rglob("*.safetensors"))[2:]
+
+
+LAUNCH = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_machines", "1",
+          "--num_processes", "2", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0",
+          "-m", "dashkit"]
+
+
+@pytest.mark.slow
+def test_two_processes_shrink_together_and_go_on(place):
+    profile = write_profile(place / "my.toml", Wish(str(place / "pics"), str(teacher(place / "T"))), device="cpu").path
+    root = Path(__file__).resolve().parents[2]
+    environment = {**os.environ, "DASHKIT_RUNS": str(place / "two"), "DASHKIT_PROGRESS": "0", "OMP_NUM_THREADS": "1",
+                   "PYTHONPATH": str(root)}
+
+    def shrink(*more):
+        return subprocess.run([*LAUNCH, "shrink", str(profile), "--device", "cpu", *SET, *more], cwd=place,
+                              env=environment, capture_output=True, text=True, timeout=3600)
+    first = shrink("--set", "arms=dash")
+    assert first.returncode == 0, first.stderr[-3000:]
+    assert first.stdout.count("report.html") == 1
+    trained = next((place / "two").rglob("dash-s42-*/final.safetensors")).stat().st_mtime_ns
+    second = shrink()                                          # dash is there, and scratch is trained now
+    assert second.returncode == 0, second.stderr[-3000:]
+    assert next((place / "two").rglob("dash-s42-*/final.safetensors")).stat().st_mtime_ns == trained
+    alone = cli.main(["shrink", str(profile), "--device", "cpu", *SET])
+    assert alone == 0
+    from dashkit.storage import store
+    one, two = (store.load_tensors(next((place / name).rglob("dash-s42-*/final.safetensors"))).tensors
+                for name in ("runs", "two"))
+    torch.testing.assert_close(two["losses"], one["losses"], rtol=1e-3, atol=0)

@@ -1,0 +1,158 @@
+"""From two networks and a folder of pictures to one page, or to one sentence."""
+
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from dashkit import cli
+from dashkit.analysis import readings
+from dashkit.analysis.readings import gap_intervals
+from dashkit.analysis.statistics import Interval
+from dashkit.experiments.profiles import PROFILES
+from dashkit.interop import export
+from dashkit.method.calibration import gap_stats
+from dashkit.method.unet import UNet, UNetConfig
+
+QUICK = ["--set", "samples=12", "--set", "states=40", "--set", "sample_steps=2", "--set", "ws=1,1.5", "--device", "cpu"]
+
+
+def pictures(folder, classes=3, each=6, size=(8, 8), mode="L"):
+    rng = np.random.default_rng(0)
+    for k in range(classes):
+        place = folder / f"kind {k:04d}"
+        place.mkdir(parents=True)
+        for i in range(each):
+            shape = (size[1], size[0], 3) if mode == "RGB" else (size[1], size[0])
+            Image.fromarray(rng.integers(0, 256, shape, dtype=np.uint8)).save(place / f"{i}.png")
+    return folder
+
+
+def network(folder, seed=0, **changes):
+    torch.manual_seed(seed)
+    config = UNetConfig(**PROFILES["smoke"].student.asdict() | {"num_classes": 3} | changes)
+    export.write_pipeline(UNet(config).eval(), folder, T=1000)
+    return folder
+
+
+@pytest.fixture
+def pair(tmp_path):
+    return network(tmp_path / "T", ch=16, groups=2), network(tmp_path / "S", seed=1)
+
+
+def measure(tmp_path, teacher, student, images, *more):
+    out = tmp_path / "report.html"
+    return cli.main(["measure", "--teacher", str(teacher), "--student", str(student), "--images", str(images), "--out",
+                     str(out), *QUICK, *more]), out
+
+
+def test_two_folders_and_pictures_become_one_page(tmp_path, pair, capsys):
+    done, out = measure(tmp_path, *pair, pictures(tmp_path / "I"))
+    assert done == 0 and capsys.readouterr().out.strip().endswith("report.html")
+    page = out.read_text()
+    assert page.count("data:image/png;base64,") == 4 and not re.search(r'(src|href)="(?!data:|https://arxiv)', page)
+    for said in ("kind 0002", "Size of the gap", "fewer parameters", "E|g", "dashkit measure --teacher", "All measure"):
+        assert said in page
+    assert all(re.search(r'alt="[^"]{20,}"', image) for image in re.findall(r"<img [^>]*>", page))
+    assert "nan" not in re.sub(r"base64,[^\"]*", "", page).lower().split("all measurements")[0]
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    ({"num_classes": 4}, "has 3 rows|knows 4 classes and the pictures have 3|3 classes"),
+    ({"size": 16, "attention": (8,)}, "takes pictures of 16 x 16, and .* has 8 x 8"),
+])  # fmt: skip
+def test_a_teacher_that_does_not_take_the_pictures_is_named(tmp_path, capsys, change, message):
+    teacher, student = network(tmp_path / "T", **change), network(tmp_path / "S")
+    done, out = measure(tmp_path, teacher, student, pictures(tmp_path / "I"))
+    said = capsys.readouterr().err
+    assert done == 2 and re.search(message, said) and said.count("\n") == 1 and not out.is_file()
+
+
+def test_labels_beyond_the_teachers_classes_are_named(tmp_path, capsys):
+    teacher, student = network(tmp_path / "T", num_classes=2), network(tmp_path / "S", num_classes=2)
+    done, _ = measure(tmp_path, teacher, student, pictures(tmp_path / "I"))
+    said = capsys.readouterr().err
+    assert done == 2 and "knows 2 classes and the pictures have 3: labels beyond the teacher's" in said
+
+
+def test_a_student_of_another_schedule_or_other_classes_or_without_labels_is_named(tmp_path, pair, capsys):
+    images = pictures(tmp_path / "I")
+    torch.manual_seed(0)
+    net = UNet(UNetConfig(**PROFILES["smoke"].student.asdict() | {"num_classes": 3})).eval()
+    export.write_pipeline(net, tmp_path / "other", T=500)
+    done, _ = measure(tmp_path, pair[0], tmp_path / "other", images)
+    assert done == 2 and "different noise schedules (T = 500 and 1000)" in capsys.readouterr().err
+    done, _ = measure(tmp_path, pair[0], network(tmp_path / "more", num_classes=5), images)
+    assert done == 2 and "of 5 classes, and the teacher" in capsys.readouterr().err
+    net.class_table.weight.data[:] = 1.0
+    export.write_pipeline(net, tmp_path / "mute", T=1000)
+    done, _ = measure(tmp_path, pair[0], tmp_path / "mute", images)
+    assert done == 2 and "ignores its label" in capsys.readouterr().err
+
+
+# --------------------------------------------------------------------------------------------------- the sentences
+
+
+def test_intervals_hold_the_statistics_and_states_of_one_picture_go_together(pair_of_branches):
+    own, target = pair_of_branches
+    groups = torch.arange(64) % 16
+    found, stats = gap_intervals(own, target, groups), gap_stats(own, target)
+    for name, interval in found.items():
+        assert interval.lo <= interval.value <= interval.hi and interval.n == 16
+        assert interval.value == pytest.approx(getattr(stats, name), rel=1e-9)
+    alone = gap_intervals(own, target, torch.arange(64))
+    assert alone["rho"].n == 64
+    same = gap_intervals(target, target, groups)
+    assert same["r2"].lo == same["rho"].hi == 1.0
+
+
+@pytest.fixture
+def pair_of_branches(pair_maker):
+    target, noise = pair_maker(64), pair_maker(64)
+    return type(target)(*(t + 0.3 * n for t, n in zip(target, noise, strict=True))), target
+
+
+@pytest.fixture
+def pair_maker(generator):
+    from dashkit.method.guidance import Branches
+
+    return lambda n: Branches(*torch.randn((2, n, 1, 4, 4), generator=generator))
+
+
+@pytest.mark.parametrize(("lo", "hi", "wanted"), [
+    (0.95, 1.05, "calibrated"), (0.2, 0.5, "not calibrated"), (1.2, 1.4, "not calibrated"), (0.85, 0.95, "undecided"),
+])  # fmt: skip
+def test_a_verdict_asks_for_the_whole_interval(lo, hi, wanted):
+    assert readings.verdict(Interval((lo + hi) / 2, lo, hi, 50), *readings.BOUNDS["rho"]) == wanted
+
+
+def gap(**values):
+    base = {"rho": 1.0, "slope": 1.0, "beta": 1.0, "cos": 0.95, "r2": 0.9}
+    whole = {k: Interval(v, v - 0.01, v + 0.01, 40) for k, v in (base | values).items()}
+    return readings.Gap(whole, {50: whole, 950: whole}, 0.3, 100)
+
+
+def test_sentences_follow_from_the_numbers():
+    good, weak = gap(), gap(rho=0.5, slope=0.4, cos=0.6, r2=-0.3, beta=0.7)
+    assert [readings._size(g).verdict for g in (good, weak)] == ["calibrated", "not calibrated"]
+    assert "0.50" in readings._size(weak).text and "less far than it says" in readings._size(weak).text
+    assert "worse than none" in readings._whole(weak).text and "no scale repairs" in readings._direction(weak).text
+    assert "timesteps -450 to" in readings._timesteps(weak, 10_000).text or "timesteps" in readings._timesteps(
+        weak, 1000).text
+    assert "w = 3.10" in readings._knob(weak, 4.0).text
+    said = readings.summary([readings._size(good), readings._whole(weak)])
+    assert said == "Calibrated: size of the gap. Not calibrated: gap as a whole."
+
+
+def test_one_seed_and_a_small_gap_are_admitted():
+    class Pictures:
+        latent = False
+
+    run = type("Run", (), {"images": Pictures()})()
+    one = pd.DataFrame({"arm": ["student"], "seed": [1]})
+    assert "another training seed" in readings._limits(run, gap(), one, "student").text
+    small = gap()._replace(share=0.001)
+    assert "only 0.1% of its prediction" in readings._limits(run, small, one, "student").text
