@@ -62,7 +62,7 @@ def explained(error: OSError, path: Path) -> OSError:
     `path` is the file or the folder that could not be written.
     """
     name = "DASHKIT_RUNS" if "DASHKIT_RUNS" in os.environ and path.is_relative_to(RUNS) else "DASHKIT_HOME"
-    blocking = next((p for p in (path, *path.parents) if p.is_file()), None)
+    blocking = next((p for p in (path, *path.parents) if p.exists() and not p.is_dir()), None)
     if blocking and error.errno in (errno.EEXIST, errno.ENOTDIR, errno.ENOENT):
         advice = f"{blocking} is a file where a folder is wanted; move that file, or set {name} to another folder"
     elif error.errno == errno.EISDIR:
