@@ -97,18 +97,19 @@ def _fill(run: Run, model: nn.Module, arm: str, seed: int, saved: store.Saved, *
 def stale(run: Run, arm: str, seed: int) -> list[str]:
     """Which settings differ from those of the networks of this arm and seed that are there already, if any are.
 
-    Such a network is neither used nor deleted; the caller tells the user why training starts again.
+    Of several networks it is the nearest, which differs least.  Such a network is neither used nor deleted; the caller
+    tells the user why training starts again.
     """
-    wanted, differing = flat(run.teacher_settings() if arm == "teacher" else run.student_settings(arm, seed)), {}
+    wanted = flat(run.teacher_settings() if arm == "teacher" else run.student_settings(arm, seed))
+    nearest: list[str] | None = None
     for path in sorted((run.root / run.profile.name).glob(f"{arm}-s{seed}-*/manifest.json")):
         settings = store.read_json(path, "settings")["settings"]
         if not isinstance(settings, dict):
             raise ValueError(f"{path} is damaged: its settings are no object; delete it")
         found = flat(settings)
-        if found == wanted:
-            return []
-        differing |= dict.fromkeys(k for k in sorted(wanted | found) if wanted.get(k) != found.get(k))
-    return list(differing)
+        differing = [k for k in sorted(wanted | found) if wanted.get(k) != found.get(k)]
+        nearest = differing if nearest is None or len(differing) < len(nearest) else nearest
+    return nearest or []
 
 
 def say_stale(run: Run, missing: Mapping[int, Sequence[str]]) -> None:

@@ -18,8 +18,9 @@ def main() -> None:
     sheet = photos.plot_guidance(images, titles=photos.SHOWN, scales=photos.SCALES,
                                  columns=[run.images.class_name(k) for k in photos.CLASSES])
     store.write_bytes(RESULTS / "cifar16" / "guidance.png", plots.png(sheet))
-    if (RESULTS / "cifar16" / "results.csv").is_file():
-        curve = plots.plot_w_curve(published_results("cifar16").table, arms=["composite", *photos.SHOWN, "scratch"])
+    table = published_results("cifar16").table
+    if table.metric.str.startswith("frechet@w=").any():                  # samples were compared with photographs
+        curve = plots.plot_w_curve(table, arms=["composite", *photos.SHOWN, "scratch"])
         store.write_bytes(RESULTS / "cifar16" / "w_curve.png", plots.png(curve.figure))
 
 

@@ -62,21 +62,27 @@ def explained(error: OSError, path: Path) -> OSError:
     `path` is the file or the folder that could not be written.
     """
     name = "DASHKIT_RUNS" if "DASHKIT_RUNS" in os.environ and path.is_relative_to(RUNS) else "DASHKIT_HOME"
-    blocking = next((p for p in (path, *path.parents) if p.is_file()), None)
+    moved = any(path.is_relative_to(p) for p in (RUNS, CACHE, BUILD, HOME / "notebooks"))
+
+    def instead(folder: str) -> str:
+        """What else helps: a setting, for what it moves; another folder, if the user named this one."""
+        return f", or set {name} to {folder}" if moved else "" if path.is_relative_to(ROOT) else f", or take {folder}"
+
+    blocking = next((p for p in (path, *path.parents) if p.exists() and not p.is_dir()), None)
     if blocking and error.errno in (errno.EEXIST, errno.ENOTDIR, errno.ENOENT):
-        advice = f"{blocking} is a file where a folder is wanted; move that file, or set {name} to another folder"
+        advice = f"{blocking} is a file where a folder is wanted; move that file{instead('another folder')}"
     elif error.errno == errno.EISDIR:
         advice = "it is a folder where a file is wanted; move that folder"
     elif getattr(error, "winerror", None) == 32:
         advice = "another program has it open; close that program"
     elif error.errno in (errno.ENOSPC, errno.EDQUOT):
-        advice = f"free some space, or set {name} to a folder on another disk"
+        advice = f"free some space{instead('a folder on another disk')}"
     elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        advice = f"give yourself access, or set {name} to a folder of your own"
+        advice = f"give yourself access{instead('a folder of your own')}"
     elif error.errno == errno.ENAMETOOLONG:
-        advice = f"its name is too long; set {name} to a folder with a shorter name"
+        advice = f"its name is too long{instead('a folder with a shorter name')}"
     else:
-        advice = f"look at the disk, or set {name} to another folder"
+        advice = f"look at the disk{instead('another folder')}"
     return OSError(error.errno, f"{error.strerror or error}: cannot write it; {advice}, then run the same again",
                    str(path))
 

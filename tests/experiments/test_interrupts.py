@@ -248,6 +248,14 @@ def test_a_teacher_that_is_trained_again_says_why_and_one_that_goes_on_says_noth
     assert capsys.readouterr().out == ""
 
 
+def test_of_several_networks_the_nearest_is_the_one_that_is_told_of(tiny, capsys):
+    get_teacher(tiny())
+    for changes, said in (({"clip": 2}, "clip"), ({"batch": 9, "gamma": 4.0}, "batch, gamma"),
+                          ({"batch": 9, "gamma": 4.0, "clip": 2}, "clip"), ({"T": 200}, "T")):
+        get_teacher(tiny(**changes))
+        assert capsys.readouterr().out == f"teacher, seed 1: trained before with another {said}; trained again\n"
+
+
 def test_a_network_whose_file_is_gone_is_trained_again_and_it_is_said(tiny, capsys):
     run = tiny(arms=("dash", "cond_only"))
     students = get_students(run, get_teacher(run))

@@ -1,6 +1,8 @@
 """The rules that every notebook of the series keeps."""
 
 import ast
+import base64
+import io
 import os
 import re
 import subprocess
@@ -10,6 +12,7 @@ import browser
 import nbformat
 import numpy as np
 import pytest
+from PIL import Image
 
 from dashkit.classroom.exercises import EXERCISES
 from dashkit.classroom.notebooks import execute, notebook_paths, tagged
@@ -144,6 +147,15 @@ def test_cell_ids_are_readable(notebook):
 def test_explorer_lessons_have_a_widget(number):
     [path] = notebook_paths([number])
     assert re.search(r"\w+\.\w+_explorer\(", path.read_text())
+
+
+@notebooks
+def test_a_stored_figure_with_a_guess_says_where_another_would_stand(notebook):
+    for cell in code(notebook):
+        stored = "".join(o.get("data", {}).get("text/html", "") for o in cell.outputs)
+        if "plot_guess(" in cell.source and stored:
+            [picture] = re.findall('base64,([^"]*)"', stored)
+            assert "Guess" in Image.open(io.BytesIO(base64.b64decode(picture))).text, cell.id
 
 
 def test_the_browser_opens_each_notebook_with_a_widget():

@@ -153,7 +153,7 @@ def test_doctor_passes_here_and_names_the_fix_for_a_folder_it_cannot_write(tmp_p
     blocked = tmp_path / "file"
     blocked.write_text("")
     good, bad = list(doctor.examine(tmp_path / "new", blocked))[-2:]
-    assert good.ok and not bad.ok and re.search("file is a file where a folder is wanted.*DASHKIT_HOME", bad.detail)
+    assert good.ok and not bad.ok and "another folder" in bad.detail
     with pytest.raises(RuntimeError, match="cannot write"):
         doctor.require(blocked)
 

@@ -722,8 +722,8 @@ def test_jupyterlab_opens_the_notebooks_or_copies_that_can_be_changed(tmp_path, 
     (28, "free some space, or set DASHKIT_HOME to a folder on another disk"), (21, "move that folder"),
     (36, "shorter name"), (5, "look at the disk"),
 ])  # fmt: skip
-def test_advice_fits_the_cause(tmp_path, number, advice):
-    error = paths.explained(OSError(number, os.strerror(number)), tmp_path / "x")
+def test_advice_fits_the_cause(number, advice):
+    error = paths.explained(OSError(number, os.strerror(number)), paths.RUNS / "x")
     assert error.errno == number and advice in str(error) and type(error) is type(OSError(number, ""))
 
 
@@ -740,7 +740,16 @@ def test_advice_names_the_setting_that_is_in_force(tmp_path, monkeypatch):
     monkeypatch.setattr(paths, "RUNS", tmp_path / "runs")
     monkeypatch.setenv("DASHKIT_RUNS", str(tmp_path / "runs"))
     assert "set DASHKIT_RUNS" in str(paths.explained(OSError(13, "x"), tmp_path / "runs" / "a"))
-    assert "set DASHKIT_HOME" in str(paths.explained(OSError(13, "x"), tmp_path / "build"))
+    assert "set DASHKIT_HOME" in str(paths.explained(OSError(13, "x"), paths.BUILD / "a"))
+
+
+@pytest.mark.parametrize("number", [13, 20, 28, 30, 36, 5])
+def test_advice_names_no_setting_that_would_not_help(tmp_path, number):
+    (tmp_path / "file").write_text("")
+    error = OSError(number, os.strerror(number))
+    assert "DASHKIT" not in str(paths.explained(error, ROOT / "data" / "results" / "digits"))       # always there
+    said = str(paths.explained(error, tmp_path / "file" / "exported"))                              # the user's choice
+    assert "DASHKIT" not in said and ", or take a" in said
 
 
 @pytest.fixture

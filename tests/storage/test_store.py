@@ -127,8 +127,8 @@ def test_a_read_only_folder_gives_one_clear_line_and_stays_empty(tmp_path, forke
     _, said, wrong = forked(write_into, folder)
     lines = said.splitlines()
     assert len(lines) == 2 and not wrong, wrong
-    said = r"\[Errno 13\] Permission denied: cannot write it; give yourself access, or set DASHKIT_HOME to a folder " \
-           "of your own, then run "
+    said = r"\[Errno 13\] Permission denied: cannot write it; give yourself access, or take a folder of your " \
+           "own, then run "
     assert all(re.fullmatch(rf"{said}the same again: '{folder}.*'", line) for line in lines)
     assert list(folder.iterdir()) == []
 
