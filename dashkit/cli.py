@@ -354,9 +354,15 @@ def _shrink(options: argparse.Namespace) -> int:
     models = {"teacher": teacher.model} | {a: students[a, run.seed] for a in run.profile.arms}
     student_report.write_student_report(
         out / "report.html", run, models, results, title=f"{name}: {arm} beside its teacher",
-        command=student_report.command_line("shrink", Path(options.profile).name))
+        command=student_report.command_line("shrink", Path(options.profile).name, *_settings_typed(options)))
     print(f"{arm}: {out}\n{out / 'report.html'}")
     return 0
+
+
+def _settings_typed(options: argparse.Namespace) -> list[str]:
+    """The settings that were typed, as they are typed again; the null label, too."""
+    null = ["--null", options.null] if getattr(options, "null", None) is not None else []
+    return null + [word for pair in options.settings for word in ("--set", pair)]
 
 
 def _measure(options: argparse.Namespace) -> int:
@@ -372,7 +378,7 @@ def _measure(options: argparse.Namespace) -> int:
         device=options.device, **parse_settings(options.settings))
     results = evaluate_others(run, teacher, students)
     command = student_report.command_line("measure", "--teacher", options.teacher, "--student", options.student,
-                                          "--images", options.images)
+                                          "--images", options.images, *_settings_typed(options))
     student_report.write_student_report(
         Path(options.out), run, {"teacher": teacher.model, **students}, results, command=command,
         title=f"Guidance of {Path(options.student).name} beside {Path(options.teacher).name}")
