@@ -12,7 +12,7 @@ import lzma
 import math
 import re
 import zipfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -26,6 +26,7 @@ from dashkit.storage import paths, provenance, store
 PART_MB, BRING_MB = 59, 15         # what forms and mails usually take is a little more than this
 RESULTS = paths.ROOT / "data" / "results"
 MAX_FILE, MAX_INDEX = 2**31, 2**24
+MAX_SIDE = 16_383                  # of a WebP picture, in pixels
 PER_MOSAIC, COLUMNS = 2000, 50     # images of a mosaic, and of one of its rows
 LEFT_OUT = re.compile(r"^\.|^checkpoint|^features-|\.lock$|^\d+\.safetensors$")      # not what a result is made of
 _NAME = re.compile(r"[A-Za-z0-9_@=+.,-]+")
@@ -73,7 +74,8 @@ def _images_of(content: bytes) -> list[tuple[int, tuple[int, ...]]]:
                         continue
                     shape, by_column, kind = np.lib.format.read_array_header_1_0(file)
                     header = file.tell()
-                if kind == np.uint8 and len(shape) == 4 and shape[1] == 3 and not by_column and math.prod(shape):
+                fits = kind == np.uint8 and len(shape) == 4 and shape[1] == 3 and not by_column and math.prod(shape)
+                if fits and max(shape[2] * PER_MOSAIC // COLUMNS, shape[3] * COLUMNS) <= MAX_SIDE:
                     local = entry.header_offset
                     names = int.from_bytes(content[local + 26 : local + 28], "little")
                     extra = int.from_bytes(content[local + 28 : local + 30], "little")
@@ -181,9 +183,16 @@ class _File(NamedTuple):
     path: Path
 
 
-def _write(files: Iterable[_File], out: Path, part_bytes: int) -> list[Path]:
-    """An archive of files in parts of `part_bytes`: in each a line that says which it is, then its share."""
+def _write(files: Sequence[_File], out: Path, part_bytes: int) -> list[Path]:
+    """An archive of files in parts of `part_bytes`: in each a line that says which it is, then its share.
+
+    ValueError for a file that `unpack` would not take.
+    """
     index, blobs = {"files": [], "commit": provenance.commit()}, []
+    for path in (file.path for file in files):
+        if (size := path.stat().st_size) > MAX_FILE:
+            raise ValueError(f"{path} has {size:,} bytes, and a packed file at most {MAX_FILE:,}; copy the file "
+                             "itself, to the same place of the other machine")
     for file in files:
         content = file.path.read_bytes()
         segments, carried = _encode(content)
@@ -209,7 +218,7 @@ def _write(files: Iterable[_File], out: Path, part_bytes: int) -> list[Path]:
 def pack(names: Sequence[str], out: Path, *, cache: Path = paths.CACHE, part_mb: float = PART_MB) -> list[Path]:
     """Write what is called `names` in `cache` (as of `dashkit fetch`) into parts in `out`; returns their paths.
 
-    FileNotFoundError for what is not fetched, ValueError for a size of parts below 0.01 MB.
+    FileNotFoundError for what is not fetched, ValueError for a size of parts below 0.01 MB, and what `_write` says.
     """
     files = []
     for name in dict.fromkeys(names):

@@ -46,10 +46,19 @@ def test_what_is_unpacked_is_what_was_packed_byte_for_byte(cache, tmp_path):
         unpacked(parts, tmp_path)
 
 
+def test_a_file_that_could_not_be_unpacked_is_not_packed(cache, tmp_path, monkeypatch):
+    monkeypatch.setattr(carry, "MAX_FILE", (cache / "cifar10.npz").stat().st_size - 1)
+    with pytest.raises(ValueError, match=r"cifar10\.npz has .* and a packed file at most .*; copy the file itself"):
+        carry.pack(["inception", "cifar10"], tmp_path / "out", cache=cache)
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("save", [
     lambda path: np.savez_compressed(path, pixels=np.zeros((4, 3, 8, 8), np.uint8)),
     lambda path: np.savez(path, pixels=np.zeros((4, 1, 8, 8), np.uint8), labels=np.arange(4)),
     lambda path: np.savez(path, pixels=np.asfortranarray(np.arange(3 * 64 * 2, dtype=np.uint8).reshape(2, 3, 8, 8))),
+    lambda path: np.savez(path, pixels=np.zeros((3, 3, 8, 400), np.uint8)),              # too wide for a WebP mosaic
+    lambda path: np.savez(path, pixels=np.zeros((3, 3, 500, 4), np.uint8)),
     lambda path: path.write_bytes(b"no data set at all"), lambda path: path.write_bytes(b""),
 ])  # fmt: skip
 def test_files_of_any_kind_come_out_the_same(tmp_path, save):

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from dashkit.datasets import fetch, files, sources
+from dashkit.datasets import carry, fetch, files, sources
 from dashkit.experiments.profiles import PROFILES
 from dashkit.experiments.run import Run
 from dashkit.method.arms import ARMS
@@ -60,7 +60,8 @@ def test_the_limits_are_those_that_the_guide_names():
     limits = guide.read_text(encoding="utf-8").split("## Limits")[1]
     for said in (f"{files.MAX_ARRAY // 2**30} GiB (", f"{files.MAX_PIXELS:,} pixels", f"{store.MAX_JSON // 2**20} MiB",
                  f"{store.MAX_DEPTH} levels", f"{store.MAX_TABLE // 2**30} GiB (1,000",
-                 f"{fetch.MAX_MEMBER // 2**20} MiB", f"{fetch.PATIENCE // 3600} hours", f"{fetch.TIMEOUT:g} seconds"):
+                 f"{fetch.MAX_MEMBER // 2**20} MiB", f"packed | {carry.MAX_FILE // 2**30} GiB",
+                 f"{fetch.PATIENCE // 3600} hours", f"{fetch.TIMEOUT:g} seconds"):
         assert said in limits
 
 
