@@ -5,7 +5,7 @@ import torch
 from diffusers import DDPMScheduler, DiffusionPipeline
 from diffusers.utils import dynamic_modules_utils
 from safetensors.torch import load_file
-from test_networks import SHAPE, Plain, dit, unet, write
+from test_foreign_networks import SHAPE, Plain, dit, unet, write
 
 from dashkit.interop import export, networks
 from dashkit.method.sampling import sample
