@@ -10,6 +10,7 @@ from dashkit.experiments.networks import stale
 from dashkit.experiments.profiles import PROFILES
 from dashkit.experiments.run import Run
 from dashkit.experiments.training import get_teacher
+from dashkit.method.images import to_float
 from dashkit.method.quality import frechet_distance
 from dashkit.method.unet import UNetConfig
 from dashkit.storage import paths, store
@@ -85,3 +86,12 @@ def test_the_reference_of_colour_images_is_made_once_and_read_again_as_it_was(ti
     store.save_tensors(path, {"reference": made.reference}, {"accuracy": 1.0})
     with pytest.raises(ValueError, match="holds no reference of these images"):
         _ = dataclasses.replace(run).image_reference
+
+
+def test_a_colour_classifier_learns_from_few_images():
+    """Fewer than a batch: the images of a folder of one's own."""
+    colours = torch.tensor([[250, 20, 20], [20, 250, 20], [20, 20, 250]], dtype=torch.uint8)
+    labels = torch.arange(12) % 3
+    pixels = colours[labels][:, :, None, None].expand(12, 3, 16, 16).contiguous()
+    model = reference.train_colour_classifier(pixels, labels, num_classes=3, seed=0)
+    assert torch.equal(model(to_float(pixels)).argmax(1), labels)

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from dashkit.datasets import sources
 from dashkit.method import quality
-from dashkit.method.images import Images, to_float
+from dashkit.method.images import Images
 from dashkit.method.quality import (
     Classifier,
     balanced_labels,
@@ -164,12 +164,3 @@ def test_chunks_are_of_the_size_asked_for():
     sizes = []
     assert torch.equal(in_chunks(lambda v: sizes.append(len(v)) or 2 * v, torch.arange(5), 2), 2 * torch.arange(5))
     assert sizes == [2, 2, 1]
-
-
-def test_a_colour_classifier_learns_from_few_images():
-    """Fewer than a batch: the images of a folder of one's own."""
-    colours = torch.tensor([[250, 20, 20], [20, 250, 20], [20, 20, 250]], dtype=torch.uint8)
-    labels = torch.arange(12) % 3
-    pixels = colours[labels][:, :, None, None].expand(12, 3, 16, 16).contiguous()
-    model = quality.train_colour_classifier(pixels, labels, num_classes=3, seed=0)
-    assert torch.equal(model(to_float(pixels)).argmax(1), labels)
