@@ -378,7 +378,8 @@ def prediction_explorer() -> Explorer:
     last, last_box = number("last beta (if linear)", 0.02, 0.005, 0.04, step=0.005)
     t, t_box = number("timestep", 200, 0, 999)
     kind = choice("schedule", list(SCHEDULES))
-    return Explorer(draw, {"kind": kind, "end": last, "t": t}, [kind, last_box, t_box])
+    return Explorer(draw, {"kind": kind, "end": last, "t": t}, [kind, last_box, t_box], play="t",
+                    page={"end": (0.01, 0.02, 0.03, 0.04), "t": (0, 50, 200, 400, 600, 800, 999)})
 
 
 def synthetic_gap(size: float, noise: float, *, n: int = 400, dim: int = 64, seed: int = 0) -> tuple[Branches, ...]:
