@@ -118,7 +118,7 @@ def frozen(extras: Iterable[str]) -> str:
             there = importlib.metadata.distribution(name)
         except importlib.metadata.PackageNotFoundError:         # a package of another system or another Python
             continue
-        if fits_every_python(there.metadata["Requires-Python"]):
+        if fits_every_python(there.metadata.get("Requires-Python")):
             found[normal(name)] = f"{there.metadata['Name']}=={there.version.split('+')[0]}"
         for line in there.requires or ():
             need = Requirement(line)
