@@ -22,12 +22,12 @@ from dashkit.storage import provenance, tables
 from dashkit.storage.paths import ROOT
 
 
-def cost_rows(profile: str, *, batch: int, rounds: int = 5) -> pd.DataFrame:
+def cost_rows(run: Run | str, *, batch: int, rounds: int = 5) -> pd.DataFrame:
     """Parameters, operations, latency and peak memory of one guided pass of a profile's two networks, freshly made.
 
-    Latency is the median over interleaved rounds on the CPU or the GPU that is there.
+    `run` is a run, whose device is measured, or the name of a profile.  Latency is the median over interleaved rounds.
     """
-    run = start_run(profile)
+    run = run if isinstance(run, Run) else start_run(run)
     p, device = run.profile, run.device
     nets = {name: seeded(0, lambda config=config: UNet(config)).to(device, memory_format=torch.channels_last)
             for name, config in (("teacher", p.teacher), ("dash", p.student))}
@@ -41,7 +41,7 @@ def cost_rows(profile: str, *, batch: int, rounds: int = 5) -> pd.DataFrame:
         found += [{"arm": name, "metric": k, "value": v, "n": rounds if k == "seconds" else 1}
                   for k, v in values.items()]
     table = pd.DataFrame(found).assign(
-        profile=profile, seed=0, device=provenance.device_name(device), commit=provenance.commit())
+        profile=p.name, seed=0, device=provenance.device_name(device), commit=provenance.commit())
     return table[list(tables.COLUMNS)]
 
 

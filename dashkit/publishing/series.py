@@ -8,6 +8,7 @@ from pathlib import Path
 
 from dashkit.analysis.tables import calibration_table
 from dashkit.classroom.notebooks import SeriesError, execute, notebook_paths
+from dashkit.experiments import campaign
 from dashkit.experiments.evaluation import read_results
 from dashkit.experiments.profiles import address
 from dashkit.experiments.ready import check_run
@@ -32,6 +33,8 @@ def run_series(
     settings = parse_settings(settings)
     run = start_run(profile, seed=seed, device=device, settings=settings)
     notebooks = notebook_paths(only)
+    if any(path.name.startswith("10_") for path in notebooks):
+        campaign.check(run)                              # the last notebook measures FID, where images have colours
     check_run(run)
     folder = build / run.profile.name
     parameters = {"profile": address(profile), "seed": run.seed, "device": device}

@@ -139,6 +139,17 @@ def test_a_campaign_without_the_weights_of_fid_is_refused(colour, capsys):
     assert not colour.root.exists()
 
 
+def test_a_series_without_the_weights_of_fid_is_refused_unless_it_leaves_fid_out(colour, tmp_path, monkeypatch):
+    monkeypatch.setattr(series, "start_run", lambda *a, **k: colour)
+    began = []
+    monkeypatch.setattr(series, "execute", lambda path, *a, **k: began.append(path.name[:2]))
+    monkeypatch.setattr(series, "write_report", lambda *a: None)
+    with pytest.raises(FileNotFoundError, match=r"inception\.safetensors is not there; .* dashkit fetch inception"):
+        series.run_series("smoke", build=tmp_path)
+    assert began == []
+    assert series.run_series("smoke", build=tmp_path, only=["00", "09"]) and began == ["00", "09"]
+
+
 def test_a_campaign_without_the_package_of_fid_is_refused(colour, monkeypatch):
     weights(colour)
     for name in ("torch_fidelity", "torch_fidelity.feature_extractor_inceptionv3"):

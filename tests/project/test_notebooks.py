@@ -95,15 +95,15 @@ samples = 30
 states = 60
 sample_steps = 4
 arms = ["dash", "cond_only"]
-teacher = { size = 16, channels = 3, num_classes = 3 }
-student = { size = 16, channels = 3, num_classes = 3 }
+teacher = { size = 16, channels = 1, num_classes = 3 }
+student = { size = 16, channels = 1, num_classes = 3 }
 """
 
 
 @pytest.mark.slow
 def test_the_lessons_take_a_profile_with_other_classes_sizes_and_scales(tmp_path, monkeypatch):
     rng = np.random.default_rng(0)
-    pixels, held_out = (rng.integers(0, 256, (n, 3, 16, 16), dtype=np.uint8) for n in (120, 60))
+    pixels, held_out = (rng.integers(0, 256, (n, 1, 16, 16), dtype=np.uint8) for n in (120, 60))
     images = files.from_arrays(pixels, np.arange(120) % 3, held_out, np.arange(60) % 3, names=["emu", "fox", "yak"])
     files.save_images(images, tmp_path / "data" / "cache" / "cifar10.npz")
     (tmp_path / "own.toml").write_text(OWN)
