@@ -179,8 +179,8 @@ class Visit:
 
     def predict(self) -> None:
         """Each prediction is kept, told again, and drawn where a figure has a place for it."""
-        forms = self.page.locator("form.prediction").all()
-        given = {}
+        self.page.evaluate("() => localStorage.clear()")             # what other pages have kept
+        forms, given = self.page.locator("form.prediction").all(), {}
         for form in forms:
             form.evaluate(_SLIDE)
             name, field = form.get_attribute("data-name"), form.locator("input, select")
@@ -342,7 +342,7 @@ _PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Pla
 <meta name="viewport" content="width=device-width"><link rel="stylesheet" href="_static/pages.css"></head>
 <body><main><h1>Planted</h1>{body}</main><script src="_static/pages.js"></script></body></html>"""
 _FORM = ('<form class="prediction" data-name="00.x" hidden><label for="p">Guess</label>'
-         '<input type="number" step="any" id="p">'
+         '<input type="number" step="any" id="p" autocomplete="off">'
          "<button>Keep</button><output></output></form>")
 _GUESS = '{"name": "00.x", "along": "y", "values": [0, 1], "ends": [0.9, 0.1], "across": 0.5}'
 _HINTS = "<details{open}><summary>First hint</summary>a<details><summary>Next hint</summary>b{rest}</details></details>"
@@ -359,8 +359,8 @@ PLANTED = {        # a page with a defect, as its body and what is changed in it
     "wide": ("text", "text", '<p style="width:900px">wide</p>', "on a phone:"),
     "home": ("text", "text", '<img alt="a" src="https://example.org/x.png">', "asks for https://example.org/x.png"),
     "broken": ("text", "text", "<script>nowhere()</script>", "page error: nowhere is not defined"),
-    "forgetful": ("form", 'data-name="00.x"', 'data-name="00.y" onsubmit="event.stopImmediatePropagation()" action="#"',
-                  "the prediction 00.y is not kept"),
+    "forgetful": ("form", "<form", '<form onsubmit="event.stopImmediatePropagation(); return false"',
+                  "the prediction 00.x is not kept"),
     "undrawn": ("form", '"ends": [0.9, 0.1]', '"ends": [5, 6]', "the guess 00.x is not drawn"),
     "spoilt": ("hints", "<details>", "<details open>", "hints do not come one at a time"),
     "short": ("hints", _REST, "", "an exercise has no three hints and a solution"),
