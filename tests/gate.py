@@ -20,7 +20,7 @@ import tempfile
 import time
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 from unittest import mock
@@ -44,7 +44,6 @@ ENVIRONMENT = {
 IGNORE, COMPARABLE = "nbval-ignore-output", ("text/plain", "text/html")
 SKIPPED = 77                          # browser.py's exit status where there is no browser
 BROWSED = ("01", "03", "05", "06")    # `run.py browser` opens the others, too
-AFTER = {"04": {"02"}, "05": {"02"}, "09": {"04"}, "10": {"04"}}      # whose networks a notebook takes
 DEFAULTS = {"profile": "smoke", "seed": 42, "device": "cpu"}          # the outputs are stored with these
 NBVALED = ("03", "07")                # nbval executes these again in each test, and all of them in test-all
 CORE = ("method", "storage", "datasets", "interop", "analysis", "experiments", "classroom/test_checks.py",
@@ -120,31 +119,21 @@ def execute_all(sources: Sequence[Path], folder: Path, parameters: Mapping[str, 
 
     Returns the errors by notebook.
     """
-    from dashkit.classroom.notebooks import SeriesError, execute
+    from dashkit.classroom.notebooks import NEEDS, SeriesError, execute
+    from dashkit.publishing.site import run_jobs
 
-    def timed(path: Path) -> SeriesError | None:
-        began, error = time.monotonic(), None
+    errors: dict[str, Exception] = {}
+
+    def attempt(path: Path) -> None:
         try:
             execute(path, folder / path.name, parameters)
         except SeriesError as failure:
-            error = failure
-        print(f"  {path.stem:44s} {'FAILED' if error else 'ok':7s} {time.monotonic() - began:7.1f} s", flush=True)
-        return error
+            errors[path.stem] = failure
+            print(f"  {path.stem}: FAILED", flush=True)
 
-    there, needed = {p.name[:2] for p in sources}, set().union(*AFTER.values())
-    waiting = sorted(sources, key=lambda p: p.name[:2] not in needed)         # what others wait for comes first
-    running, finished, errors = {}, set(), {}
-    with ThreadPoolExecutor(workers := len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2) as pool:
-        while waiting or running:
-            ready = [p for p in waiting if AFTER.get(p.name[:2], set()) & there <= finished]
-            for path in ready[: workers - len(running)]:
-                waiting.remove(path)
-                running[pool.submit(timed, path)] = path
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
-                path = running.pop(future)
-                finished.add(path.name[:2])
-                if error := future.result():
-                    errors[path.stem] = error
+    there = {p.name[:2]: p.stem for p in sources}
+    graph = {p.stem: {there[number] for number in {NEEDS.get(p.name[:2])} & there.keys()} for p in sources}
+    run_jobs({p.stem: partial(attempt, p) for p in sources}, graph)
     return errors
 
 

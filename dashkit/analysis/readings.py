@@ -178,8 +178,7 @@ def _samples(run: Run, values: pd.Series, teacher: pd.Series) -> Reading:
     where = "the same scale" if best["student"] == best["teacher"] else "another scale"
     return Reading("Samples", PLAIN, f"At its best scale the student's samples are {ratio:.2f} times as far from real "
                                      f"{'latents' if run.images.latent else 'pictures'} as the teacher's at its own "
-                                     "best "
-                                     f"(w = {best['student']:g} and {best['teacher']:g}: {where}).")
+                                     f"best (w = {best['student']:g} and {best['teacher']:g}: {where}).")
 
 
 def _limits(run: Run, gap: Gap, results: pd.DataFrame, arm: str) -> Reading:
@@ -190,6 +189,5 @@ def _limits(run: Run, gap: Gap, results: pd.DataFrame, arm: str) -> Reading:
         said += " One network was measured: a student of another training seed may differ by more."
     if gap.share < SMALL_GAP:
         said += (f" The teacher's own gap is only {100 * gap.share:.1f}% of its prediction: there is little guidance "
-                 "to "
-                 "hand on, and its statistics are noisy.")
+                 "to hand on, and its statistics are noisy.")
     return Reading("How sure", PLAIN, said)

@@ -371,9 +371,8 @@ def prediction_explorer() -> Explorer:
         axes[0].set_title(kind)
         said = ", ".join(f"{weights[k][t]:.2g} in {k}" for k in weights)
         return figure, (f"{kind}, last beta {end:g}: at t = {t} an image keeps {np.sqrt(abar[t]):.3f} of its size, "
-                        "and an "
-                        f"error of size 1 counts as {said}. At the last timestep {np.sqrt(abar[-1]):.4f} of it is "
-                        "left.")
+                        f"and an error of size 1 counts as {said}. At the last timestep {np.sqrt(abar[-1]):.4f} of it "
+                        "is left.")
 
     last, last_box = number("last beta (if linear)", 0.02, 0.005, 0.04, step=0.005)
     t, t_box = number("timestep", 200, 0, 999)

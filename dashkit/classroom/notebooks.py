@@ -16,6 +16,8 @@ from dashkit.storage import paths
 
 NOTEBOOKS = paths.ROOT / "notebooks"
 KERNEL = "python3"
+NEEDS = {"04": "02", "05": "02", "09": "04", "10": "04"}
+"""Whose networks a notebook takes: it is executed after that one."""
 
 
 class SeriesError(Exception):

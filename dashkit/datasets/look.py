@@ -76,6 +76,14 @@ def _at_folder(path: Path, parts: list[Mapping[str, list[Path]]]) -> Look:
     return Look(names, counts, height, width, 1 if grey else 3, grey, False, False)
 
 
+def check_size(found: Look, size: int, path: object) -> None:
+    """Raise ValueError unless the pictures of `path` have this size, or can be cut and reduced to it."""
+    sides = {found.height, found.width}
+    if (found.exact and sides != {size}) or min(sides) < size:
+        raise ValueError(f"the teacher takes pictures of {size} x {size}, and {path} has {found.height} x "
+                         f"{found.width}; give pictures of that size, or larger ones in a folder")
+
+
 def levels(size: int) -> tuple[int, ...]:
     """The width of each level as a multiple of the first, for pictures of this size; a level halves the picture.
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from dashkit.datasets.look import Look, levels, look, proposed_size
+from dashkit.datasets.look import Look, check_size, levels, look, proposed_size
 from dashkit.datasets.sources import DATASETS
 from dashkit.experiments import budget
 from dashkit.experiments.profiles import Profile, resolve
@@ -64,8 +64,7 @@ def write_profile(path: Path | str, wish: Wish, *, device: str = "auto") -> Writ
     found = look(wish.images)
     if found.num_classes < 2:
         raise ValueError(f"{wish.images} has one class ({found.names[0]}): guidance is the difference that a class "
-                         "makes, "
-                         "so there must be two or more subfolders")
+                         "makes, so there must be two or more subfolders")
     shapes = _shapes(found, wish, factor)
     settings = _settings(found, shapes, path.parent, Path(wish.images))
     store.check_writable(path.parent)
@@ -77,8 +76,7 @@ def write_profile(path: Path | str, wish: Wish, *, device: str = "auto") -> Writ
         return Written(path, resolve(path), [
             *_said(found, shapes, run, times),
             f"That takes about {budget.format_seconds(seconds)} on this machine, with {times['samples']} samples for "
-            "each "
-            f"of {len(run.profile.ws)} scales."])
+            f"each of {len(run.profile.ws)} scales."])
     except BaseException:
         path.unlink(missing_ok=True)
         raise
@@ -123,14 +121,11 @@ def _shapes(found: Look, wish: Wish, factor: float) -> Shapes:
 
 
 def _check_pictures(found: Look, config: UNetConfig | Other, wish: Wish) -> None:
-    sides = {found.height, found.width}
-    if (found.exact and sides != {config.size}) or min(sides) < config.size:
-        raise ValueError(f"the teacher takes pictures of {config.size} x {config.size}, and {wish.images} has "
-                         f"{found.height} x {found.width}; give pictures of that size, or larger ones in a folder")
+    check_size(found, config.size, wish.images)
     if found.num_classes != config.num_classes:
         raise ValueError(f"{wish.teacher} knows {config.num_classes} classes and {wish.images} has "
-                         f"{found.num_classes}; "
-                         "the folder needs one subfolder for each class of the teacher, in the teacher's order")
+                         f"{found.num_classes}; the folder needs one subfolder for each class of the teacher, in the "
+                         "teacher's order")
     if found.channels < config.channels:
         raise ValueError(f"the teacher takes {config.channels} channels, and {found.grey} of the pictures in "
                          f"{wish.images} are grey; convert them to colour")
@@ -139,9 +134,8 @@ def _check_pictures(found: Look, config: UNetConfig | Other, wish: Wish) -> None
 def _trained_here(found: Look, wish: Wish, factor: float) -> Shapes:
     size = proposed_size(found.height, found.width)
     if found.exact and (found.height != found.width or found.height != size):
-        raise ValueError(f"{wish.images} has pictures of {found.height} x {found.width}, which networks cannot "
-                         "halve; crop "
-                         f"or reduce them to {size} x {size}")
+        raise ValueError(f"{wish.images} has pictures of {found.height} x {found.width}, which networks cannot halve; "
+                         f"crop or reduce them to {size} x {size}")
     teacher = _unet(size, found.channels, found.num_classes)
     kind = wish.student or OURS
     if kind != OURS:

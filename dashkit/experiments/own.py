@@ -6,7 +6,7 @@ from pathlib import Path
 
 from torch import nn
 
-from dashkit.datasets.look import look
+from dashkit.datasets.look import check_size, look
 from dashkit.experiments.networks import load_teacher
 from dashkit.experiments.profiles import PROFILES
 from dashkit.experiments.run import Run, Teacher, pick_device
@@ -30,10 +30,7 @@ def comparison(teacher: str | os.PathLike, students: dict[str, str], images: str
     shape = networks.Shape(found.channels, min(found.height, found.width), found.num_classes)
     loaded = networks.load(teacher, null_label=null_label, images=shape)
     net = loaded.model.config
-    sides = {found.height, found.width}
-    if (found.exact and sides != {net.size}) or min(sides) < net.size:
-        raise ValueError(f"the teacher takes pictures of {net.size} x {net.size}, and {images} has {found.height} x "
-                         f"{found.width}; give pictures of that size, or larger ones in a folder")
+    check_size(found, net.size, images)
     source = networks.Source(net.size, net.channels, found.num_classes, os.fspath(teacher), null_label)
     given = {name: networks.load(place, images=shape, diffusion=loaded.diffusion,
                                  null_label=None if networks.says_null(place) else null_label)
@@ -51,13 +48,12 @@ def _check_pair(name: str, student: networks.Found, teacher: networks.Found) -> 
     a, b = student.model.config, teacher.model.config
     if (a.channels, a.size, a.num_classes) != (b.channels, b.size, b.num_classes):
         raise ValueError(f"the {name} takes {a.channels} x {a.size} x {a.size} pictures of {a.num_classes} classes, "
-                         "and the "
-                         f"teacher {b.channels} x {b.size} x {b.size} of {b.num_classes}; they must be the same")
+                         f"and the teacher {b.channels} x {b.size} x {b.size} of {b.num_classes}; they must be the "
+                         "same")
     if not same(student.diffusion.schedule, teacher.diffusion.schedule):
         raise ValueError(f"the {name} and the teacher have different noise schedules (T = "
-                         f"{student.diffusion.schedule.T} "
-                         f"and {teacher.diffusion.schedule.T}): their gaps cannot be compared state by state")
+                         f"{student.diffusion.schedule.T} and {teacher.diffusion.schedule.T}): their gaps cannot be "
+                         "compared state by state")
     if networks.ignores_label(student.model):
         raise ValueError(f"the {name} ignores its label: its output is the same for every class, so there is no "
-                         "guidance "
-                         "gap to measure")
+                         "guidance gap to measure")

@@ -130,8 +130,7 @@ class Run:
         config = getattr(self.given.model, "config", None) if isinstance(self.profile.teacher, Source) else None
         if not isinstance(config, Other):
             raise ValueError("student.source = \"teacher\" shrinks a teacher of another library; for a teacher of "
-                             "this kit "
-                             "give the student's ch, ch_mult and blocks")
+                             "this kit give the student's ch, ch_mult and blocks")
         return config.changed(source.config)
 
     @cached_property

@@ -152,9 +152,8 @@ def load(source: str | os.PathLike, *, null_label: int | str | None = None, imag
 def described(source: Source, diffusion: Diffusion) -> Other:
     """A student that a function makes, anew at each call; `diffusion` is the teacher's, where it says nothing else."""
     if not _names_function(source.source):
-        raise ValueError(f"a student's source must be teacher or package.module:function, not {source.source}; what "
-                         "it is "
-                         "trained from starts anew")
+        raise ValueError(f"a student's source must be teacher or package.module:function, not {source.source}; what it "
+                         "is trained from starts anew")
     shape = Shape(source.channels, source.size, source.num_classes)
     found = load(source.source, null_label=source.null_label, images=shape, diffusion=diffusion)
     config = found.model.config
@@ -342,8 +341,7 @@ def _rows(config: Mapping[str, Any], kind: str, labels: object, null_label: int 
         elif (images is not None and count == images.num_classes) or (known and not rest):
             raise ValueError(
                 f"{folder} has {count} rows of classes and no row for \"no class\": it lacks an unconditional "
-                "branch, so "
-                "there is no gap to distil or to measure; name the row, if one was trained without labels "
+                "branch, so there is no gap to distil or to measure; name the row, if one was trained without labels "
                 f"(--null NUMBER), or take --null {RANDOM}, a random class in its place (independent-condition "
                 "guidance); a student trained from real pictures by label_drop has such a row")
         else:
@@ -370,9 +368,8 @@ def _weight_files(place: Path) -> list[Path]:
         raise FileNotFoundError(f"{place} has no {WEIGHTS}, but {', '.join(others[:3])}; rename the one that you mean")
     if pickled := sorted(p.name for p in place.iterdir() if p.suffix in (".bin", ".pt", ".pth", ".ckpt", ".pkl")):
         raise ValueError(f"{place / pickled[0]} is pickled, and reading it may run any program, so it is not opened; "
-                         "if "
-                         "you trust it, convert it with diffusers: Class.from_pretrained(FOLDER, use_safetensors=False)"
-                         ".save_pretrained(FOLDER)")
+                         "if you trust it, convert it with diffusers: Class.from_pretrained(FOLDER, "
+                         "use_safetensors=False).save_pretrained(FOLDER)")
     raise FileNotFoundError(f"there are no weights at {place / WEIGHTS}")
 
 

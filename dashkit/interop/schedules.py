@@ -43,9 +43,8 @@ def read_scheduler(config: Mapping[str, Any]) -> Diffusion:
     if config.get("rescale_betas_zero_snr"):
         if prediction == "epsilon":
             raise ValueError("the scheduler has zero terminal SNR and the network predicts epsilon; at the last "
-                             "timestep "
-                             "such a prediction says nothing, so use a scheduler without rescale_betas_zero_snr, or a "
-                             "network that predicts v_prediction or sample")
+                             "timestep such a prediction says nothing, so use a scheduler without "
+                             "rescale_betas_zero_snr, or a network that predicts v_prediction or sample")
         root = abar.sqrt()
         abar = ((root - root[-1]) * root[0] / (root[0] - root[-1])).square().clamp(min=SMALLEST)
         note = "zero terminal SNR: the last timestep has no signal, and abar counts as 2^-24 there"
@@ -53,7 +52,8 @@ def read_scheduler(config: Mapping[str, Any]) -> Diffusion:
 
 
 def _betas(config: Mapping[str, Any]) -> Tensor:
-    """The betas (T,) in float32, as diffusers computes them."""
+    """The betas (T,) in float32, to the bit those of diffusers, which need not be there: a folder of this kit is read
+    without it."""
     name, T = config.get("_class_name", "this scheduler"), config.get("num_train_timesteps", 1000)
     if config.get("trained_betas") is not None:
         betas = torch.tensor(config["trained_betas"], dtype=torch.float32)

@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from fnmatch import fnmatch
@@ -23,7 +24,7 @@ from pathlib import Path
 import nbformat
 
 from dashkit.classroom import editions
-from dashkit.classroom.notebooks import NOTEBOOKS, execute, notebook_paths
+from dashkit.classroom.notebooks import NEEDS, NOTEBOOKS, execute, notebook_paths
 from dashkit.classroom.plots import VERDICTS
 from dashkit.publishing import lessons, slides
 from dashkit.storage import paths
@@ -33,7 +34,6 @@ ROOT = paths.ROOT
 SITE = paths.BUILD / "site"
 LOOKS = ROOT / "docs" / "site"
 WIDGET = "application/vnd.jupyter.widget-view+json"     # a page has no kernel
-NEEDS = {"04": "02", "05": "02", "09": "04", "10": "04"}     # whose networks a notebook takes
 CHAPTERS = {
     "Learn": ("notebooks/GLOSSARY.md", "docs/method.md", "docs/related.md"),
     "Results": ("docs/site/matrix.md", "docs/results.md", "docs/corrections.md", "docs/performance.md"),
@@ -88,22 +88,23 @@ def draw_states(path: Path, folder: Path, profile: str) -> None:
 
 
 def run_jobs(jobs: Mapping[str, Callable[[], None]], graph: Mapping[str, set[str]]) -> None:
-    """Run jobs, one a core, each once those are done that it needs; the shorter name first, since others wait for it.
+    """Run jobs, one a core, each once those are done that it needs; what most others wait for comes first.
 
     The first error ends it all.
     """
-    waiting, ready, running = TopologicalSorter(graph), [], {}
+    waiting, ready, running = TopologicalSorter({name: graph.get(name, ()) for name in jobs}), [], {}
+    needed = Counter(name for needs in graph.values() for name in needs)
     waiting.prepare()
     with ThreadPoolExecutor(workers := os.cpu_count() or 2) as pool:
         while waiting.is_active():
-            ready = sorted([*ready, *waiting.get_ready()], key=lambda name: (len(name), name))
+            ready = sorted([*ready, *waiting.get_ready()], key=lambda name: (-needed[name], name))
             for name in ready[: workers - len(running)]:
                 running[pool.submit(jobs[name])] = name, time.monotonic()
             ready = [name for name in ready if name not in [started for started, _ in running.values()]]
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 name, began = running.pop(future)
                 future.result()
-                print(f"  {name:14s} {time.monotonic() - began:6.1f} s", flush=True)
+                print(f"  {name:44s} {time.monotonic() - began:6.1f} s", flush=True)
                 waiting.done(name)
 
 
@@ -236,6 +237,7 @@ def build(profile: str = "digits", series: str | Path = "") -> int:
     `series` is the folder with the notebooks that were executed with this profile, build/series/PROFILE by default.
     """
     began = time.monotonic()
+    os.environ.setdefault("OMP_NUM_THREADS", "1")           # a notebook has one core; with more threads they wait
     shutil.rmtree(SITE, ignore_errors=True)
     prepare(profile, SITE, Path(series or paths.BUILD / "series" / profile))
     code = render(SITE)

@@ -47,8 +47,7 @@ def write_student_report(path: Path | str, run: Run, models: Mapping[str, nn.Mod
         tiles=_tiles(results, seconds, gaps), grids=_grids(run, models), card=_card(results, gaps),
         curves=_curves(gaps, run.profile.T), quality=_quality(run, results), cost=cost, command=command,
         cost_note="Operations are those of one pass of one image, two for a multiply-add. Seconds are the median of "
-                  "one "
-                  f"guided pass of 16 images on {provenance.device_name(run.device)}.",
+                  f"one guided pass of 16 images on {provenance.device_name(run.device)}.",
         bounds=", ".join(f"{_WORDS[k]} {lo:g} to {hi:g}" for k, (lo, hi) in BOUNDS.items())
                + f"; in a tenth of the timesteps, size {BIN_BOUNDS[0]:g} to {BIN_BOUNDS[1]:g}",
         made=_facts(run) | {"sampling": f"DDIM, {run.profile.sample_steps} steps, "
@@ -151,9 +150,8 @@ def _curves(gaps: Mapping[str, Gap], T: int) -> list[tuple[str, str]]:
         ax.set(xlabel="timestep t", xlim=(0, T), title={"rho": "size of the gap / teacher's", "cos": "direction: "
                                                                                                      "cosine"}[key])
     axes[0].legend(fontsize="small")
-    return [_picture(figure, "Size and direction of the gap against the timestep, from little noise (left) to much; "
-                             "1 is the "
-                             "teacher. Bands are 95% intervals over pictures.")]
+    return [_picture(figure, "Size and direction of the gap against the timestep, from little noise (left) to much; 1 "
+                             "is the teacher. Bands are 95% intervals over pictures.")]
 
 
 def _quality(run: Run, results: pd.DataFrame) -> list[tuple[str, str]]:
@@ -164,10 +162,8 @@ def _quality(run: Run, results: pd.DataFrame) -> list[tuple[str, str]]:
     plots.plot_w_curve(results, metric="accuracy", ax=axes[1])
     axes[1].set(ylabel="share of samples with the asked class")
     return [_picture(figure, "Left: distance of samples to held-out pictures over that of real ones (1 is as good as "
-                             "real), in "
-                             "the features of a small classifier. Right: how often that classifier sees the class "
-                             "that was "
-                             f"asked for. On {run.profile.samples:,} samples for each scale.")]
+                             "real), in the features of a small classifier. Right: how often that classifier sees the "
+                             f"class that was asked for. On {run.profile.samples:,} samples for each scale.")]
 
 
 def command_line(*words: str | os.PathLike) -> str:
