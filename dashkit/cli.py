@@ -413,6 +413,7 @@ def _campaign(options: argparse.Namespace) -> int:
         of = campaign.fid_of(run, extract, reference)
     if "evaluation" in wanted:
         _ = run.image_reference                      # the classifier is trained before anything is planned
+    run = campaign.quicker(run, wanted)
     spent = turns.seconds_since_start() if options.hours is None else 0.0
     plan = campaign.make_plan(run, hours, fid_samples=fid_samples, wanted=wanted, of=of, spent=spent)
     seconds, run = campaign.expected_seconds(run), campaign.with_plan(run, plan)
@@ -423,10 +424,11 @@ def _campaign(options: argparse.Namespace) -> int:
     used = campaign.run_turn(run, plan, asked, seconds=left, extract=extract, reference=reference)
     print(campaign.used_beside_expected(used, seconds))
     print(f"{turns.seconds_since_start() / 60:.1f} of {minutes:g} minutes are used")
-    if not all(u.done for u in used):
+    done = all(u.done for u in used)
+    if not done:
         print(f"{turns.left_out(used)}; the same command goes on from here")
-        return 0
-    if not processes.is_main() or set(wanted) != set(costing.STAGES):
+    enough = campaign.is_evaluated(run) if options.publish else done and set(wanted) == set(costing.STAGES)
+    if not processes.is_main() or extract is None or not enough:
         return 0
     results = campaign.table(run, plan, extract, reference)
     print(campaign.summary(results).to_string(float_format="{:.3g}".format))

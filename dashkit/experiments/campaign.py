@@ -82,6 +82,7 @@ def make_plan(run: Run, hours: float, *, fid_samples: int = 50_000, wanted: Sequ
     hours, fid_samples = typed("hours", hours), typed("fid_samples", fid_samples)
     path, began, p = plan_path(run), now(), run.profile
     plan, most, planned = _read_plan(run, path) if path.is_file() else (None, fid_samples, ())
+    compiled = was_compiled(run)
     new = tuple(name for name in wanted if name not in planned)
     if plan and (fid_samples != most or (not new and hours != plan.hours)):
         raise ValueError(f"{path} plans {plan.hours:g} hours and at most {short(most)} samples, not {hours:g} and "
@@ -103,9 +104,12 @@ def make_plan(run: Run, hours: float, *, fid_samples: int = 50_000, wanted: Sequ
     else:
         plan = Plan(hours, *found, costing.published_hours(run, costs))
     if processes.is_main():
+        trains = set(costing.TRAINING) & set(new)
         store.write_json(path, {
             "plan": plan._asdict(), "fid_samples": fid_samples, "planned": [*planned, *new], "costs": costs._asdict(),
-            "expected": costing.expected(found, costs, seeds=p.seeds, wanted=new), "manifest": provenance.manifest(
+            "compiled": run.compile if trains else compiled,
+            "expected": costing.expected(found, costs, seeds=p.seeds, wanted=new),
+            "manifest": provenance.manifest(
                 profile=p.name, seed=run.seed, device=provenance.device_name(run.device), processes=processes.size(),
                 settings=p.asdict())})
     processes.wait()                          # all have measured, together; what the main process wrote is the plan
@@ -125,6 +129,21 @@ def planned_hours(run: Run, wanted: Sequence[str] = STAGES) -> float | None:
         return None
     plan, _, planned = _read_plan(run, path)
     return plan.hours if set(wanted) <= set(planned) else None
+
+
+def quicker(run: Run, wanted: Sequence[str] = STAGES) -> Run:
+    """The run that was to be compiled, if that pays: tried before anything is planned, and kept for later turns."""
+    if not run.compile or not set(costing.TRAINING) & set(wanted):
+        return run
+    if planned_hours(run, wanted) is None:
+        return costing.faster(run, tuple(wanted))
+    return costing.kept(run, compile=was_compiled(run))
+
+
+def was_compiled(run: Run) -> bool:
+    """Whether the plan that was made before found compiled training faster."""
+    path = plan_path(run)
+    return path.is_file() and store.read_json(path).get("compiled") is True
 
 
 def expected_seconds(run: Run) -> dict[str, float]:
@@ -303,13 +322,22 @@ def _read_part(path: Path, n: int, reference: fid.Statistics) -> Tensor:
     return features
 
 
+def is_evaluated(run: Run) -> bool:
+    """Whether everything but FID was measured, of every network."""
+    keys = [("teacher", run.seed), *((a, s) for s in run.seeds for a in run.profile.arms)]
+    return all(is_measured(run, *key) for key in keys)
+
+
 def table(run: Run, plan: Plan, extract: fid.Extractor, reference: fid.Statistics) -> pd.DataFrame:
-    """Everything that was measured, tidy: gap statistics, Fréchet distances of the small classifier, FID and KID."""
+    """Everything that was measured, tidy: gap statistics, Fréchet distances of the small classifier, FID and KID.
+
+    FID that there was no time for is not in it.
+    """
     teacher = load_teacher(run)
     models = {(a, s): load_student(run, a, s) for s in run.seeds for a in run.profile.arms}
     keys = [("teacher", run.seed), *models]
-    found = [tables.read_table(fid_path(run, plan, Sampled(a, s, name), reference))
-             for a, s in keys for name in _guidances(run, a)]
+    paths_of_fid = [fid_path(run, plan, Sampled(a, s, name), reference) for a, s in keys for name in _guidances(run, a)]
+    found = [tables.read_table(path) for path in paths_of_fid if path.is_file()]
     floor = tidy(run, "real", run.seed, [{"metric": extract.distances[0], "value": reference.floor,
                                                    "n": reference.n // 2}])
     return pd.concat([evaluate_all(run, teacher, models), floor, *found], ignore_index=True)

@@ -25,6 +25,7 @@ from dashkit.method.sampling import sample
 from dashkit.method.unet import UNet, UNetConfig
 
 STAGES = ("teacher", "students", "evaluation", "fid")
+TRAINING = STAGES[:2]
 SHARES = {"teacher": 0.45, "students": 0.25, "fid": 0.22}
 """How the time that can be chosen is divided: a student is never better than its teacher, so the teacher gets the most.
 Evaluation takes what it takes."""
@@ -113,16 +114,11 @@ class FidOf(NamedTuple):
 def measured(run: Run, of: FidOf | None = None, wanted: tuple[str, ...] = STAGES) -> Costs:
     """Time every piece that is wanted here; takes seconds on a GPU, and longer where all is slow."""
     costs, p = Costs(), run.profile
-    steps = 30 if run.device.type == "cuda" else 6
-    with tempfile.TemporaryDirectory() as folder:
-        few = replace(p, teacher_steps=steps + 1, student_steps=steps + 1)
-        short = kept(run, profile=few, root=Path(folder))
-        if "teacher" in wanted and not p.exact_bandwidth:
-            start, step, writing = _probe(train_teacher(short), steps, run.device)
-            costs = costs._replace(teacher_start=start, teacher_step=step, writing=writing)
-        if "students" in wanted:
-            start, step, writing = _probe(distil(short, _some_teacher(run), p.arms, run.seed), steps, run.device)
-            costs = costs._replace(students_start=start, students_step=step, writing=max(costs.writing, writing))
+    for stage in TRAINING:
+        if stage in wanted and not (stage == "teacher" and p.exact_bandwidth):
+            start, step, writing = _timed(run, stage)
+            costs = costs._replace(**{f"{stage}_start": start, f"{stage}_step": step},
+                                   writing=max(costs.writing, writing))
     passes = {}
     if "evaluation" in wanted or (of and "fid" in wanted):
         passes = {(name, exact): _pass(run, config, exact=exact, batch=of.batch if of else 250)
@@ -141,6 +137,38 @@ def measured(run: Run, of: FidOf | None = None, wanted: tuple[str, ...] = STAGES
         costs = costs._replace(fid_sample=each / processes.size(),
                                fid_fixed=distances * len(of.sets) / processes.size())
     return costs
+
+
+def _timed(run: Run, stage: str) -> tuple[float, float, float]:
+    """What `_probe` finds of one stage of training; of a GPU not what its first start takes, which is over by then."""
+    cuda = run.device.type == "cuda"
+    steps = 30 if cuda else 6
+    few = replace(run.profile, teacher_steps=steps + 1, student_steps=steps + 1)
+
+    def begun(folder: str) -> Iterator:
+        short = kept(run, profile=few, root=Path(folder))
+        return (train_teacher(short) if stage == "teacher"
+                else distil(short, _some_teacher(run), run.profile.arms, run.seed))
+
+    if cuda:                                     # libraries are loaded, algorithms chosen, networks compiled
+        with tempfile.TemporaryDirectory() as folder:
+            _probe(begun(folder), 6, run.device)
+    with tempfile.TemporaryDirectory() as folder:
+        return _probe(begun(folder), steps, run.device)
+
+
+def faster(run: Run, wanted: tuple[str, ...] = STAGES) -> Run:
+    """The run, compiled or not: whichever takes its steps of training faster here.  Both are tried, and it is said."""
+    stages, both = [name for name in TRAINING if name in wanted], []
+    for compiled in (False, True):
+        began, one = now(), kept(run, compile=compiled)
+        both.append((sum(_timed(one, name)[1] for name in stages), now() - began, one))
+    (plain, *_), (step, seconds, _) = both
+    chosen = min(both, key=lambda found: found[0])[2]
+    graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    print(f"a step takes {1e3 * plain:.3g} ms; compiled {1e3 * step:.3g} ms, after {seconds:.0f} s for {graphs} "
+          f"graphs: training is {'compiled' if chosen.compile else 'not compiled'}")
+    return chosen
 
 
 def _some_teacher(run: Run) -> Teacher:
@@ -188,7 +216,8 @@ def evaluation_passes(run: Run, arm: str) -> float:
     """How often both branches of an image are computed to measure one network: see `evaluation`."""
     p = run.profile
     scales = sum(0.5 if w in (0, 1) else 1.0 for w in p.ws) * p.sampling_sets
-    more = len(matched_tables(p.T)) if arm in ("teacher", "dash") else float(p.classifier == "colour")
+    tables = len(matched_tables(p.T)) + len(p.ws)                       # with TAG at every mean that a scale has
+    more = tables if arm in ("teacher", "dash") else float(p.classifier == "colour")
     corrected = 0 if arm == "teacher" else 1
     return p.samples * p.sample_steps * (scales + more + corrected) + 5 * p.states
 

@@ -65,6 +65,38 @@ def test_turns_of_a_campaign_give_the_table_of_one_go(run):
     assert summary.loc["dash", "N"] == 20 and summary.loc["real", "N"] == 250
 
 
+def test_a_table_holds_what_there_was_time_for(run):
+    one = run(samples=20)
+    plan = campaign.make_plan(one, 10.0, fid_samples=20)
+    planned, real = campaign.with_plan(one, plan), fid.statistics(raw(one.images.test_pixels))
+    campaign.run_turn(planned, plan, {"teacher": 0.0, "students": 0.0}, seconds=600)
+    assert not campaign.is_evaluated(planned)
+    campaign.run_turn(planned, plan, {"evaluation": 0.0}, seconds=600)
+    assert campaign.is_evaluated(planned)
+    for _ in range(2):                                       # FID of the teacher alone
+        campaign.run_turn(planned, plan, {"fid": 0.0}, seconds=0, extract=raw, reference=real)
+    table = campaign.table(planned, plan, raw, real)
+    assert set(table[table.metric.str.startswith("fid")].arm) == {"real", "teacher"}
+    assert {"dash", "cond_only"} <= set(table[table.metric == "rho"].arm)
+
+
+def test_what_was_measured_is_published_though_fid_is_left(run, monkeypatch):
+    one, published = run(samples=20), []
+    real = fid.statistics(raw(one.images.test_pixels))
+    monkeypatch.setattr(cli, "_start", lambda options: one)
+    monkeypatch.setattr(campaign, "check", lambda *a, **k: None)
+    monkeypatch.setattr(campaign, "make_reference", lambda *a: (raw, real))
+    monkeypatch.setattr(cli, "_publish", lambda options, run, results, **more: published.append(results))
+    said = ["campaign", "--publish", "--minutes", "0", "--hours", "1", "--fid-samples", "20"]
+    turns = 0
+    while not published:
+        assert cli.main(said) == 0 and turns < 200
+        turns += 1
+    assert turns > 4 and not set(published[0].metric) & {"fid@w=1.5"}
+    while "fid@w=1.5" not in set(published[-1].metric):
+        assert cli.main(said) == 0
+
+
 def test_a_reference_of_another_size_is_refused(run, monkeypatch):
     images = run().images
     monkeypatch.setattr(sources, "load_images", lambda *a, **k: images)

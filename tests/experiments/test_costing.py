@@ -209,6 +209,38 @@ def test_operations_are_those_of_a_network_with_weights():
     assert costing.operations(config) == flops(UNet(config))
 
 
+@pytest.mark.parametrize(("compiled_step", "chosen"), [(0.5, True), (2.0, False)])
+def test_training_is_compiled_where_a_step_is_faster_then(tiny, monkeypatch, capsys, compiled_step, chosen):
+    clock, seen = Clock(monkeypatch), []
+
+    def timed(run, stage):
+        seen.append((run.compile, stage))
+        clock.seconds += 40
+        return (30.0, compiled_step if run.compile else 1.0, 0.1)
+
+    monkeypatch.setattr(costing, "_timed", timed)
+    run = replace(tiny(), compile=True)
+    assert costing.faster(run, ("teacher", "students", "evaluation")).compile is chosen
+    assert seen == [(False, "teacher"), (False, "students"), (True, "teacher"), (True, "students")]
+    said = capsys.readouterr().out
+    assert f"a step takes 2e+03 ms; compiled {2000 * compiled_step:.3g} ms, after 80 s for" in said
+    assert said.rstrip().endswith("training is compiled" if chosen else "training is not compiled")
+
+
+def test_later_turns_keep_what_was_found_faster(tiny, monkeypatch):
+    monkeypatch.setattr(costing, "measured", lambda run, of, wanted: Costs(teacher_step=1.0, students_step=1.0))
+    run, tried = replace(tiny(), compile=True), []
+    monkeypatch.setattr(costing, "faster", lambda run, wanted: tried.append(wanted) or replace(run, compile=False))
+    assert campaign.quicker(replace(run, compile=False)) == replace(run, compile=False)      # nobody asked
+    assert campaign.quicker(run, ("evaluation",)) == run and not tried                       # nothing is trained
+    campaign.make_plan(campaign.quicker(run), 0.01, wanted=("teacher",))
+    assert not campaign.quicker(run, ("teacher",)).compile and len(tried) == 1
+    monkeypatch.setattr(costing, "faster", lambda run, wanted: run)
+    campaign.make_plan(campaign.quicker(run, ("students",)), 0.01, wanted=("students",))
+    campaign.make_plan(replace(run, compile=False), 0.01, wanted=("evaluation",))            # compiles nothing
+    assert campaign.quicker(run, ("students",)).compile and campaign.was_compiled(run)
+
+
 def test_measuring_leaves_nothing_behind(tiny):
     run = tiny()
     real = fid.statistics(raw(run.images.pixels))
