@@ -100,3 +100,11 @@ def test_settings_of_torch_are_left_as_they_were(cpu):
     before = torch.are_deterministic_algorithms_enabled(), torch.get_rng_state()
     cpu.three_updates()
     assert before[0] == torch.are_deterministic_algorithms_enabled() and torch.equal(before[1], torch.get_rng_state())
+
+
+def test_a_wait_is_counted_and_torchs_remark_about_its_mode_is_not():
+    """On a GPU the remark comes once, at the first use, and looked like a quarter of a wait a step."""
+    remark = "Synchronization debug mode is a prototype feature and does not yet detect all synchronizing operations"
+    wait = "called a synchronizing CUDA operation (Triggered internally at CUDAFunctions.cpp:115.)"
+    assert selftest.count_waits([remark, wait, "something else", wait]) == 2
+    assert selftest.count_waits([remark]) == 0
