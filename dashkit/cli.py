@@ -416,12 +416,13 @@ def _campaign(options: argparse.Namespace) -> int:
     run = campaign.quicker(run, wanted)
     spent = turns.seconds_since_start() if options.hours is None else 0.0
     plan = campaign.make_plan(run, hours, fid_samples=fid_samples, wanted=wanted, of=of, spent=spent)
-    seconds, run = campaign.expected_seconds(run), campaign.with_plan(run, plan)
+    seconds, begun, run = campaign.expected_seconds(run), run, campaign.with_plan(run, plan)
     options.run = run
     print(campaign.describe(run, plan))
     left = 60 * minutes - turns.seconds_since_start()
     asked = {name: seconds.get(name, 0.0) for name in wanted}
     used = campaign.run_turn(run, plan, asked, seconds=left, extract=extract, reference=reference)
+    campaign.keep_used(begun, used)
     print(campaign.used_beside_expected(used, seconds))
     print(f"{turns.seconds_since_start() / 60:.1f} of {minutes:g} minutes are used")
     done = all(u.done for u in used)

@@ -154,10 +154,12 @@ def expected_seconds(run: Run) -> dict[str, float]:
 
 
 def fid_of(run: Run, extract: fid.Extractor, reference: fid.Statistics) -> costing.FidOf:
-    """What FID is measured of, for the plan: every model under each of its guidances."""
+    """What FID is measured of, for the plan: the teacher and the students of `run.seed`, under each of their guidances.
+
+    FID wants many samples of a few networks; other measures want few samples of many.
+    """
     sets = [("teacher" if arm == "teacher" else "student", 1.0 if arm in MAIN else 0.2)
-            for arm in ("teacher", *run.profile.arms) for _ in _guidances(run, arm)
-            for _ in range(1 if arm == "teacher" else run.profile.seeds)]
+            for arm in ("teacher", *run.profile.arms) for _ in _guidances(run, arm)]
     return costing.FidOf(extract, reference, sets, sampling_batch(run))
 
 
@@ -235,13 +237,13 @@ def stages(run: Run, plan: Plan, extract: fid.Extractor | None, reference: fid.S
                 yield evaluate_all(run, teacher, {key: student})
 
     def measure_fid() -> Iterator:
-        models = {("teacher", run.seed): load_teacher(run).model, **students()}
+        models = {("teacher", run.seed): load_teacher(run).model} | {
+            (arm, run.seed): load_student(run, arm, run.seed) for arm in p.arms}
         for arm, seed, name in processes.own([(*key, name) for key in models for name in _guidances(run, key[0])]):
             yield from fid_parts(run, plan, models[arm, seed], Sampled(arm, seed, name), extract, reference)
 
     n_models = 1 + len(p.arms) * p.seeds
-    n_parts = sum(len(_guidances(run, a)) * -(-_n(plan, a) // PART) * (1 if a == "teacher" else p.seeds)
-                  for a in ("teacher", *p.arms))
+    n_parts = sum(len(_guidances(run, a)) * -(-_n(plan, a) // PART) for a in ("teacher", *p.arms))
     return {"teacher": Stage(lambda: train_teacher(run), p.teacher_steps, True),
             "students": Stage(distil, p.student_steps * p.seeds, True),
             "evaluation": Stage(measure, n_models - 1, False),
@@ -336,8 +338,9 @@ def table(run: Run, plan: Plan, extract: fid.Extractor, reference: fid.Statistic
     teacher = load_teacher(run)
     models = {(a, s): load_student(run, a, s) for s in run.seeds for a in run.profile.arms}
     keys = [("teacher", run.seed), *models]
-    paths_of_fid = [fid_path(run, plan, Sampled(a, s, name), reference) for a, s in keys for name in _guidances(run, a)]
-    found = [tables.read_table(path) for path in paths_of_fid if path.is_file()]
+    sampled = [Sampled(a, run.seed, name) for a in ("teacher", *run.profile.arms) for name in _guidances(run, a)]
+    of_fid = [fid_path(run, plan, one, reference) for one in sampled]
+    found = [tables.read_table(path) for path in of_fid if path.is_file()]
     floor = tidy(run, "real", run.seed, [{"metric": extract.distances[0], "value": reference.floor,
                                                    "n": reference.n // 2}])
     return pd.concat([evaluate_all(run, teacher, models), floor, *found], ignore_index=True)
@@ -352,6 +355,16 @@ def run_turn(run: Run, plan: Plan, wanted: Mapping[str, float], *, seconds: floa
     there = stages(run, plan, extract, reference)
     chosen = {name: there[name]._replace(seconds=wanted[name]) for name in STAGES if name in wanted}
     return work(chosen, now() + seconds)
+
+
+def keep_used(run: Run, used: Sequence[Used]) -> None:
+    """Add what a turn took to the plan's file, beside what was expected; `run` is the one before `with_plan`."""
+    saved = store.read_json(plan_path(run))
+    before = saved.get("used", {})
+    saved["used"] = before | {u.name: {
+        "seconds": round(u.seconds + before.get(u.name, {}).get("seconds", 0.0), 1), "done": u.done} for u in used}
+    if processes.is_main():
+        store.write_json(plan_path(run), saved)
 
 
 def run_stages(run: Run, plan: Plan, *, minutes: float, extract: fid.Extractor, reference: fid.Statistics) -> bool:
@@ -417,7 +430,7 @@ def describe(run: Run, plan: Plan) -> str:
     """What the plan does, and what more time would buy."""
     p, batch = PROFILES["cifar10"], run.profile.batch
     return "\n".join([
-        f"{plan.hours:g} hours: teacher {plan.teacher_steps:,} steps of {batch} "
+        f"{budget.format_seconds(3600 * plan.hours)}: teacher {plan.teacher_steps:,} steps of {batch} "
         f"({plan.teacher_steps * batch / 1e6:.2f} million images), {len(run.profile.arms)} students "
         f"{plan.student_steps:,} steps, FID from {plan.fid_samples:,} samples of {', '.join(MAIN)}, of others a fifth.",
         f"With more time the teacher would see more: the published settings are {p.batch * p.teacher_steps / 1e6:.0f} "

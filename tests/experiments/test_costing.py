@@ -12,6 +12,7 @@ from dashkit.experiments.profiles import PROFILES
 from dashkit.experiments.turns import Stage, Used
 from dashkit.method.training import Learner
 from dashkit.method.unet import UNet
+from dashkit.storage import store
 
 MOST = Division(10**7, 10**7, 10**7)
 COSTS = [
@@ -181,6 +182,8 @@ def test_the_command_works_through_stages_and_says_what_it_left(tiny, monkeypatc
     assert cli.main(["campaign", "--stages", "teacher,students", "--minutes", "24"]) == 0
     said = capsys.readouterr().out
     assert "planned" in said and "left for another" not in said and "of 24 minutes are used" in said
+    used = store.read_json(campaign.plan_path(run))["used"]
+    assert all(used[name]["done"] and used[name]["seconds"] >= 0 for name in ("teacher", "students"))
     assert cli.main(["campaign", "--stages", "teacher,students2"]) == 2
     assert "unknown stage students2; choose from teacher, students, evaluation, fid" in capsys.readouterr().err
     assert cli.main(["campaign", "--minutes", "-1"]) == 2
