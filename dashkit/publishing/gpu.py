@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from dashkit.experiments.costing import STAGES
 from dashkit.storage import paths, store
 
 PAGE, MEASURED = paths.ROOT / "docs" / "gpu.md", paths.ROOT / "data" / "results" / "gpu"
@@ -9,9 +10,8 @@ PAGE, MEASURED = paths.ROOT / "docs" / "gpu.md", paths.ROOT / "data" / "results"
 
 def blocks(folder: Path = MEASURED) -> dict[str, str]:
     """The parts of the page, by name, from the committed measurements alone."""
-    return {"measured": "\n\n".join([_rates(store.read_json(folder / "rates.json")),
-                                     _training(store.read_json(folder / "training.json")),
-                                     _checks(store.read_json(folder / "checks.json"))])}
+    loan, test = store.read_json(folder / "loan.json"), store.read_json(folder / "selftest.json")
+    return {"measured": "\n\n".join([_loan(loan), _rates(test), _checks(test)])}
 
 
 def _table(heads: list[str], rows: list[list[str]]) -> str:
@@ -19,36 +19,56 @@ def _table(heads: list[str], rows: list[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _rates(found: dict) -> str:
-    names = {"teacher_update_eager": "updates of the teacher", "student_update_eager": "updates of a student",
-             "teacher_both_eager": "passes of both branches, teacher", "student_both_eager": "the same, student"}
-    rows = [[text, f"{found[key]:,.0f}", f"{found[key + '_first_s']:.1f} s"] for key, text in names.items()]
-    return "\n\n".join([
-        f"The card: {found['tflops']:.0f} TFLOP/s in bfloat16 products, {found['terabytes']:.2f} TB/s in copies.",
-        "The networks of `cifar10_fast` at its batch, in bfloat16, called one by one, with cudnn's search for the "
-        f"fastest algorithm on; at most {found['gigabytes_eager']:.1f} GiB "
-        "([rates.json](../data/results/gpu/rates.json)):",
-        _table(["work", "images a second", "the first call"], rows)])
-
-
-def _training(found: dict) -> str:
-    teacher, students = found["teacher"], found["lockstep_of_12"]
-    streams = students["ms_a_step_by_streams"]
-    rates = teacher["images_a_second"]
+def _loan(found: dict) -> str:
+    """What one loan gave, and how well its plan was kept."""
+    images = {name: found[f"{name}_steps"] * found["batch"] / 1e6 for name in ("teacher", "student")}
     said = [
-        f"`{found['profile']}` on {found['device'].replace('-', ' ')}, as CUDA graphs, {found['processes']} processes "
-        "on the card at once ([training.json](../data/results/gpu/training.json)):",
-        f"the teacher took {teacher['steps']:,} steps in {teacher['seconds']:.0f} s, {min(rates):,} to {max(rates):,} "
-        f"images a second, with a first step of {teacher['first_step_s']:.0f} s.",
-        f"Twelve students in lockstep took {streams['4']:.0f} ms a step on four streams and {streams['1']:.0f} ms on "
-        "one while the teacher trained beside them,",
-        f"and {students['ms_a_step_alone']:.0f} ms on four streams alone: {students['steps']:,} steps in "
-        f"{students['seconds']:.0f} s."]
-    return " ".join(said)
+        f"One loan of a quarter of an hour, on {found['device'].replace('-', ' ')} "
+        f"([loan.json](../data/results/gpu/loan.json)):",
+        f"a teacher of `{found['profile']}` saw {images['teacher']:.2f} million images, and {found['arms']} students of "
+        f"each of {found['seeds']} seeds saw {images['student']:.2f} million.",
+        f"The teacher trained at {found['teacher_images_a_second']:,} images a second, a lockstep at "
+        f"{found['students_images_a_second']:,}, all its students counted."]
+    rows = [[name, f"{stage['planned_s']:.0f} s", f"{stage['used_s']:.0f} s",
+             "all" if stage["done"] else f"{stage['networks']} networks of "
+             f"{1 + found['arms'] * found['seeds']}, the rest in later turns"]
+            for name, stage in ((name, found["stages"][name]) for name in STAGES)]
+    streams = ", ".join(f"{ms:g} ms on {n}" for n, ms in sorted(
+        found["lockstep_ms_by_streams"].items(), key=lambda item: int(item[0])))
+    costs = [
+        f"A step of all {found['arms']} students took {found['lockstep_ms']:g} ms as a CUDA graph. "
+        f"Compiled it took {found['lockstep_compiled_ms']:g} ms, after {found['compiling_s']} s for {found['graphs']} "
+        "graphs, so `campaign --compile` chose to compile.",
+        f"The number of streams did not matter: {streams}.",
+        f"The published settings would take {found['published_hours']:.0f} hours there."]
+    return "\n\n".join([" ".join(said), _table(["stage", "planned", "used", "done"], rows), " ".join(costs)])
 
 
-def _checks(found: dict) -> str:
-    rows = [[c["check"], "ok" if c["ok"] else "FAILED", f"{c['seconds']:.1f} s", c["said"]] for c in found["checks"]
-            if "as on the CPU" in c["check"] or "bit for bit" in c["check"] or "bfloat16" in c["check"]]
-    head = "What the card computed, held against the CPU ([checks.json](../data/results/gpu/checks.json)):"
-    return "\n\n".join([head, _table(["check", "", "took", "found"], rows)])
+def _found(test: dict, name: str) -> list[dict]:
+    return next(c["found"] for c in test["checks"] if c["name"] == name)
+
+
+def _number(found: dict) -> str:
+    value = f"{found['value']:.3g}" if abs(found["value"]) < 1000 else f"{found['value']:,.0f}"
+    return f"{value} {found['unit']}".strip()
+
+
+def _rates(test: dict) -> str:
+    manifest = test["manifest"]
+    rows = [[f["what"], _number(f)] for name in ("machine", "launches", "images a second") for f in _found(test, name)]
+    return "\n\n".join([
+        f"Rates of the same card. The networks are those of `{manifest['networks']}` at its batch, in bfloat16, called "
+        "one by one where nothing else is said ([selftest.json](../data/results/gpu/selftest.json)):",
+        _table(["what", "measured"], rows)])
+
+
+def _checks(test: dict) -> str:
+    marks = {True: "ok", False: "FAILED", None: "left out"}
+    rows = []
+    for check in test["checks"]:
+        bounded = [f for f in check["found"] if f["most"] is not None]
+        if bounded:
+            rows.append([check["name"], marks[check["ok"]], f"{check['seconds']:.1f} s", "; ".join(
+                f"{f['what']} {f['value']:.3g} (at most {f['most']:g})" for f in bounded)])
+    return "\n\n".join([f"The checks of `doctor`, {test['manifest']['seconds']:.0f} s in all:",
+                        _table(["check", "", "took", "found"], rows)])

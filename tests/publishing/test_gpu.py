@@ -14,10 +14,18 @@ def test_the_page_is_filled_from_the_measurements():
 
 
 def test_other_measurements_make_another_page(tmp_path):
-    for name in ("rates.json", "training.json", "checks.json"):
+    for name in ("loan.json", "selftest.json"):
         found = store.read_json(gpu.MEASURED / name)
-        store.write_json(tmp_path / name, found | ({"tflops": 123.0} if name == "rates.json" else {}))
-    assert "123 TFLOP/s" in gpu.blocks(tmp_path)["measured"] and "123 TFLOP/s" not in gpu.blocks()["measured"]
+        store.write_json(tmp_path / name, found | ({"lockstep_ms": 123.0} if name == "loan.json" else {}))
+    assert "took 123 ms" in gpu.blocks(tmp_path)["measured"] and "took 123 ms" not in gpu.blocks()["measured"]
+
+
+def test_a_check_that_failed_and_one_that_was_left_out_are_said():
+    test = {"manifest": {"seconds": 3.0}, "checks": [
+        {"name": name, "ok": ok, "seconds": 1.0, "found": [{"what": "it", "value": 2.0, "unit": "", "most": 1.0}]}
+        for name, ok in (("one", True), ("two", False), ("three", None))]}
+    table = gpu._checks(test)
+    assert "| one | ok |" in table and "| two | FAILED |" in table and "| three | left out |" in table
 
 
 def test_every_command_of_the_page_is_one():
