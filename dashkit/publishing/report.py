@@ -20,7 +20,7 @@ class Outcome(NamedTuple):
     """One line of series.json."""
 
     name: str
-    status: str      # ok, failed, or not run
+    status: str      # ok, failed, not run, or left out
     seconds: float
 
 
@@ -47,7 +47,7 @@ def write_report(folder: Path, run: Run, outcomes: Sequence[Outcome], results: p
     for outcome in outcomes:
         path = folder / f"{outcome.name}.ipynb"
         link = html.escape(outcome.name)
-        if outcome.status != "not run" and path.is_file():
+        if outcome.status in ("ok", "failed") and path.is_file():
             notebook = nbformat.read(path, as_version=4)
             page = path.with_suffix(".html")
             store.write_bytes(page, notebook_page(notebook))

@@ -12,12 +12,13 @@ from dashkit.experiments import campaign
 from dashkit.experiments.evaluation import read_results
 from dashkit.experiments.profiles import address
 from dashkit.experiments.ready import check_run
-from dashkit.experiments.run import start_run
+from dashkit.experiments.run import Run, start_run
 from dashkit.experiments.settings import parse_settings
 from dashkit.publishing.report import Outcome, write_report
 from dashkit.storage import locks, paths, provenance, store, tables
 
 BUILD = paths.BUILD / "series"
+CAMPAIGN = "10_"         # the notebook of the paper's experiment
 
 
 def run_series(
@@ -28,14 +29,14 @@ def run_series(
 
     `profile` and `settings` are as in `start_run`.  Writes build/PROFILE/NN_name.ipynb and .html, index.html,
     results.csv and series.json.  Stops at the first failure, which it prints with the notebook, the cell and the error.
+    Leaves out a notebook that needs files which were not fetched, unless `only` names it, and says so.
     ValueError for a bad parameter, before any work.
     """
     settings = parse_settings(settings)
     run = start_run(profile, seed=seed, device=device, settings=settings)
     notebooks = notebook_paths(only)
-    if any(path.name.startswith("10_") for path in notebooks):
-        campaign.check(run)                              # the last notebook measures FID, where images have colours
     check_run(run)
+    left_out = {path.stem: reason for path in notebooks if (reason := _not_fetched(run, path, asked=bool(only)))}
     folder = build / run.profile.name
     parameters = {"profile": address(profile), "seed": run.seed, "device": device}
     if settings:
@@ -45,8 +46,10 @@ def run_series(
 
     outcomes, began, failure = [], time.monotonic(), ""
     for path in notebooks:
-        if failure:
-            outcomes.append(Outcome(path.stem, "not run", 0.0))
+        if failure or path.stem in left_out:
+            outcomes.append(Outcome(path.stem, "left out" if path.stem in left_out else "not run", 0.0))
+            if path.stem in left_out:
+                print(f"  {path.stem:44s} left out: {left_out[path.stem]}", flush=True)
             continue
         start = time.monotonic()
         try:
@@ -79,3 +82,20 @@ def run_series(
     if failure:
         print(f"\nFAILED  {failure}", file=sys.stderr)
     return not failure
+
+
+def _not_fetched(run: Run, path: Path, *, asked: bool) -> str:
+    """Why a notebook is left out: the paper's experiment needs all images, and FID's network where they have colours.
+
+    Empty if it is not.  What is missing is raised where the notebook was `asked` for by its number.
+    """
+    if not path.name.startswith(CAMPAIGN):
+        return ""
+    try:
+        run.require_whole_data()
+        campaign.check(run)
+    except (FileNotFoundError, ImportError) as error:
+        if asked:
+            raise
+        return str(error)
+    return ""

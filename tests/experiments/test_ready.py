@@ -1,5 +1,6 @@
 """What would stop a run after hours stops it before the first step, whichever way it is started."""
 
+import re
 import sys
 from dataclasses import replace
 
@@ -139,15 +140,21 @@ def test_a_campaign_without_the_weights_of_fid_is_refused(colour, capsys):
     assert not colour.root.exists()
 
 
-def test_a_series_without_the_weights_of_fid_is_refused_unless_it_leaves_fid_out(colour, tmp_path, monkeypatch):
+def test_a_series_without_the_weights_of_fid_leaves_fid_out_unless_it_is_asked_for(colour, tmp_path, monkeypatch,
+                                                                                    capsys):
     monkeypatch.setattr(series, "start_run", lambda *a, **k: colour)
     began = []
     monkeypatch.setattr(series, "execute", lambda path, *a, **k: began.append(path.name[:2]))
     monkeypatch.setattr(series, "write_report", lambda *a: None)
     with pytest.raises(FileNotFoundError, match=r"inception\.safetensors is not there; .* dashkit fetch inception"):
-        series.run_series("smoke", build=tmp_path)
+        series.run_series("smoke", build=tmp_path, only=["09", "10"])
     assert began == []
-    assert series.run_series("smoke", build=tmp_path, only=["00", "09"]) and began == ["00", "09"]
+    assert series.run_series("smoke", build=tmp_path)
+    assert "10" not in began and {"00", "09", "12"} <= set(began)
+    assert re.search(r"10_the_papers_experiment +left out: .*dashkit fetch inception", capsys.readouterr().out)
+    saved = store.read_json(tmp_path / colour.profile.name / "series.json")
+    status = {n["name"][:2]: n["status"] for n in saved["notebooks"]}
+    assert saved["ok"] and status["10"] == "left out" and status["11"] == "ok"
 
 
 def test_a_campaign_without_the_package_of_fid_is_refused(colour, monkeypatch):
