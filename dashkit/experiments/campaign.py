@@ -337,7 +337,6 @@ def table(run: Run, plan: Plan, extract: fid.Extractor, reference: fid.Statistic
     """
     teacher = load_teacher(run)
     models = {(a, s): load_student(run, a, s) for s in run.seeds for a in run.profile.arms}
-    keys = [("teacher", run.seed), *models]
     sampled = [Sampled(a, run.seed, name) for a in ("teacher", *run.profile.arms) for name in _guidances(run, a)]
     of_fid = [fid_path(run, plan, one, reference) for one in sampled]
     found = [tables.read_table(path) for path in of_fid if path.is_file()]

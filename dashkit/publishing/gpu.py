@@ -25,8 +25,8 @@ def _loan(found: dict) -> str:
     said = [
         f"One loan of a quarter of an hour, on {found['device'].replace('-', ' ')} "
         f"([loan.json](../data/results/gpu/loan.json)):",
-        f"a teacher of `{found['profile']}` saw {images['teacher']:.2f} million images, and {found['arms']} students of "
-        f"each of {found['seeds']} seeds saw {images['student']:.2f} million.",
+        f"a teacher of `{found['profile']}` saw {images['teacher']:.2f} million images, and {found['arms']} students "
+        f"of each of {found['seeds']} seeds saw {images['student']:.2f} million.",
         f"The teacher trained at {found['teacher_images_a_second']:,} images a second, a lockstep at "
         f"{found['students_images_a_second']:,}, all its students counted."]
     rows = [[name, f"{stage['planned_s']:.0f} s", f"{stage['used_s']:.0f} s",
