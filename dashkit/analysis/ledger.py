@@ -28,7 +28,7 @@ def verdicts(results: pd.DataFrame, *, w: float, w_max: float) -> pd.DataFrame:
 
 def claim_ledger(root: Path = RESULTS) -> pd.DataFrame:
     """Every claim with the paper's figure, ours with its interval, and a verdict, from the committed tables alone."""
-    there = [name for name in ("digits", "exact") if (root / name / "results.csv").is_file()]
+    there = [name for name in ("digits", "exact", "cifar16") if (root / name / "results.csv").is_file()]
     tables = {name: published_results(name, root).table for name in there}
     rows = []
     for name, table in tables.items():

@@ -14,6 +14,7 @@ import pandas as pd
 
 from dashkit.analysis.costs import cost_rows, thread_rows
 from dashkit.analysis.ledger import claim_ledger
+from dashkit.analysis.rules import CONTRADICTED, HOLDS
 from dashkit.analysis.statistics import Interval, bootstrap
 from dashkit.analysis.tables import RESULTS, Results, by_seed, calibration_table, published_figures, published_results
 from dashkit.classroom import plots
@@ -83,15 +84,30 @@ def read_pages() -> dict[Path, str]:
 
 
 def _claims(verdicts: pd.DataFrame) -> str:
-    """The matrix of claims and data sets: the verdict of each claim's primary row."""
+    """The matrix of claims and data sets: the verdict of each claim's primary row, and whether it replicates."""
     primary = verdicts[verdicts["rank"] == "primary"]
     columns = [name for name in DATA_SETS if name in set(primary.profile)]
-    lines = [f"| the paper's claim | {' | '.join(DATA_SETS[c] for c in columns)} |", "|---" * (len(columns) + 1) + "|"]
+    heads = ["the paper's claim", *(DATA_SETS[c] for c in columns), "does it replicate?"]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for claim, rows in primary.groupby("claim", sort=False):
         verdict = rows.set_index("profile").verdict
         cells = [verdict.get(column, "") for column in columns]
-        lines.append(f"| {claim} · {rows.sentence.iloc[0]} | {' | '.join(cells)} |")
+        lines.append(f"| {claim} · {rows.sentence.iloc[0]} | {' | '.join([*cells, replicates(verdict)])} |")
     return "\n".join(lines)
+
+
+def replicates(verdict: Mapping[str, str]) -> str:
+    """In words: whether what the first data set says of a claim is said by the second one, too.
+
+    >>> replicates({"digits": "holds", "cifar16": "undecided"}), replicates({"digits": "undecided"})
+    ('decided on digits alone', 'not decided anywhere')
+    """
+    if not {"digits", "cifar16"} & set(verdict):
+        return ""
+    decided = {name: verdict[name] for name in ("digits", "cifar16") if verdict.get(name) in (HOLDS, CONTRADICTED)}
+    if len(decided) == 2:
+        return "yes" if len(set(decided.values())) == 1 else "no: the data sets disagree"
+    return f"decided on {DATA_SETS[next(iter(decided))]} alone" if decided else "not decided anywhere"
 
 
 def _calibration(results: Results) -> str:
