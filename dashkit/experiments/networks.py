@@ -6,7 +6,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from dashkit.experiments.run import CHECKPOINT, FINAL, Run, Teacher
+from dashkit.experiments.run import CHECKPOINT, FINAL, Run, Teacher, starting_file
 from dashkit.experiments.students import empty
 from dashkit.interop.networks import Source
 from dashkit.method import curriculum
@@ -31,6 +31,23 @@ def load_teacher(run: Run) -> Teacher:
     losses = saved.tensors["losses"]
     history = pd.DataFrame({"step": range(1, len(losses) + 1), "loss": losses.tolist()})
     return Teacher(model["net"], model["tirt"]().detach(), history)
+
+
+def begin(run: Run, model: nn.ModuleDict) -> None:
+    """Give a new teacher and its TIRT the weights of the profile's `teacher_start`, if it has one.
+
+    These are averaged weights; optimiser, warm-up and average begin anew.  ValueError if they are of another network.
+    """
+    if run.profile.teacher_start:
+        path = starting_file(run.profile.teacher_start)
+        weights = {k.removeprefix("ema."): v.float() for k, v in store.load_tensors(path).tensors.items()
+                   if k.startswith("ema.")}
+        try:
+            store.check_weights(model.state_dict(), weights)
+        except ValueError as error:
+            raise ValueError(f"teacher_start: {path} is of another network than this profile's teacher: {error}"
+                             ) from error
+        model.load_state_dict(weights)
 
 
 def load_student(run: Run, arm: str, seed: int) -> nn.Module:

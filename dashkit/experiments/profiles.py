@@ -54,6 +54,7 @@ class Profile:
     stored: str = "float32"        # one of STORED
     classifier: str = "small"      # one of CLASSIFIERS
     pace: str = "fixed"            # one of PACES
+    teacher_start: str = ""        # folder of a trained teacher, whose averaged weights this one begins with
     sampling_sets: int = 1         # sets of labels and noise that quality is measured on, `samples` images each
     exact_bandwidth: float = 0.0   # above 0 the teacher is not trained but exact, a kernel density of this bandwidth
 
@@ -74,7 +75,8 @@ class Profile:
         So what was made before them keeps its fingerprint.
         """
         settings = dataclasses.asdict(self) | {name: getattr(self, name).asdict() for name in NETWORKS}
-        for name, default in (("stored", "float32"), ("classifier", "small"), ("pace", "fixed"), ("sampling_sets", 1)):
+        for name, default in (("stored", "float32"), ("classifier", "small"), ("pace", "fixed"), ("sampling_sets", 1),
+                              ("teacher_start", "")):
             if settings[name] == default:
                 del settings[name]
         return settings

@@ -243,6 +243,8 @@ class Run:
         settings = self.profile.asdict()
         own = {"data": self.data_digest} if self.data_digest else {}
         own |= {k: settings[k] for k in ("stored", "pace") if k in settings}
+        if self.profile.teacher_start:                   # wherever it lies
+            own["start"] = store.checksum(starting_file(self.profile.teacher_start))
         if sources.is_own(self.profile.dataset):         # wherever the pictures lie: `data` says what they are
             own["dataset"] = Path(self.profile.dataset).name
         if isinstance(self.profile.teacher, Source):     # and wherever the teacher does
@@ -285,6 +287,15 @@ class Run:
             return self.given.digest
         path = self._final(arm, seed)
         return store.checksum(path) if path.is_file() else ""
+
+
+def starting_file(folder: str) -> Path:
+    """The weights that a teacher begins with; FileNotFoundError if there are none."""
+    path = Path(folder).expanduser() / FINAL
+    if not path.is_file():
+        raise FileNotFoundError(f"teacher_start: there is no trained teacher in {folder} (no {FINAL}); give the folder "
+                                "of one, e.g. data/runs/cifar16/teacher-s42-…")
+    return path
 
 
 def _check_shape(name: str, found: Found, wanted: other_networks.Shape) -> None:

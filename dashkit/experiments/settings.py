@@ -11,6 +11,7 @@ from decimal import Decimal
 from functools import partial
 from itertools import islice
 from numbers import Real
+from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
@@ -112,6 +113,8 @@ def _choice(names: Sequence[str]) -> object:
 
 
 _TEXT = Annotated[str, BeforeValidator(_to_text), Field(description="a text")]
+_FOLDER = Annotated[str, BeforeValidator(lambda v: str(v) if isinstance(v, Path) else v),
+                    Field(description="the path of a folder, or nothing")]
 _ARMS = Annotated[tuple[str, ...], BeforeValidator(_to_arms), AfterValidator(_known_arms),
                   Field(min_length=1, description="a non-empty list of names of arms, or all")]
 _FLAG = Annotated[bool, BeforeValidator(lambda v: v.item() if isinstance(v, np.bool_) else v),
@@ -140,7 +143,7 @@ Settings = _table("Settings", {
     "arms": _ARMS, "w": _number(0, 20), "ws": _numbers(0, 20), "sample_steps": _number(1, 10_000, whole=True),
     "samples": _number(10, 10**6, whole=True), "states": _number(10, 10**6, whole=True),
     "precision": _choice(PRECISIONS), "stored": _choice(STORED), "classifier": _choice(CLASSIFIERS),
-    "pace": _choice(PACES),
+    "pace": _choice(PACES), "teacher_start": _FOLDER,
     "sampling_sets": _number(1, 100, whole=True), "exact_bandwidth": _number(0, 10)})
 SETTINGS = tuple(name for name in Settings.model_fields if name not in ("dataset", *NETWORKS))
 """What a command, a notebook or a call may change of a profile; its data and networks are fixed in its file."""

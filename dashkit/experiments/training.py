@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from dashkit.experiments import processes
 from dashkit.experiments.capture import Replayed
 from dashkit.experiments.checkpoints import TrainingJob, clear, resumable
-from dashkit.experiments.networks import check_current, load_student, load_teacher, say_stale
+from dashkit.experiments.networks import begin, check_current, load_student, load_teacher, say_stale
 from dashkit.experiments.pace import paced
 from dashkit.experiments.progress import progress_bar
 from dashkit.experiments.ready import check_run
@@ -39,8 +39,16 @@ def train_teacher(run: Run) -> Iterator[Step]:
     if not run.is_trained("teacher", run.seed):     # now, and not after the progress bar has begun
         run.require_whole_data()
         check_run(run)
+        if run.profile.teacher_start:
+            begin(run, new_teacher(run))                   # weights of another network are refused now
         say_stale(run, {run.seed: ["teacher"]})
     return _train_teacher(run)
+
+
+def new_teacher(run: Run) -> nn.ModuleDict:
+    """A teacher that has learned nothing, and its TIRT curriculum."""
+    return seeded(run.seed, lambda: nn.ModuleDict({"net": UNet(run.profile.teacher),
+                                                   "tirt": curriculum.TIRT(run.base.cpu())}))
 
 
 def _train_teacher(run: Run) -> Iterator[Step]:
@@ -49,7 +57,8 @@ def _train_teacher(run: Run) -> Iterator[Step]:
         clear(folder)
         return
     images = run.images
-    model = seeded(run.seed, lambda: nn.ModuleDict({"net": UNet(p.teacher), "tirt": curriculum.TIRT(run.base.cpu())}))
+    model = new_teacher(run)
+    begin(run, model)
     model = model.to(run.device, memory_format=torch.channels_last)
     learner = paced(p, model, lr=p.teacher_lr, steps=p.teacher_steps, ema=p.teacher_ema)
     net = run.compiled(model["net"])

@@ -55,7 +55,7 @@ def test_nothing_that_was_trained_before_has_another_name(tiny):
     other = tiny(pace="ramped")
     assert other.teacher_settings() == run.teacher_settings() | {"pace": "ramped"}
     assert other.folder("dash", 1) != run.folder("dash", 1)
-    assert [name for name, p in PROFILES.items() if p.pace == "ramped"] == ["cifar16", "cifar16_loan"]
+    assert [name for name, p in PROFILES.items() if p.pace == "ramped"] == ["cifar16", "cifar16_loan", "cifar10_loan"]
     with pytest.raises(ValueError, match="pace must be one of fixed, ramped, not 'slow'"):
         resolve("smoke", pace="slow")
 

@@ -40,7 +40,7 @@ def test_the_paper_profiles_carry_the_published_settings():
     assert (p.batch, p.teacher_steps, p.student_steps, p.teacher_lr) == (64, 391_000, 234_000, 2e-4)
     assert (p.teacher_ema, p.sample_steps, p.samples, p.base, p.gamma) == (0.9999, 50, 50_000, "published", 5.0)
     assert set(PROFILES) == {"cifar10", "cifar100", "fashion_mnist", "imagenet64", "smoke", "digits", "exact", "tuning",
-                             "cifar10_fast", "cifar10_proof", "cifar16", "cifar16_loan"}
+                             "cifar10_fast", "cifar10_loan", "cifar10_proof", "cifar16", "cifar16_loan"}
     fast, proof = PROFILES["cifar10_fast"], PROFILES["cifar10_proof"]
     assert (fast.student, fast.T, fast.label_dropout, fast.sample_steps) == (p.student, p.T, p.label_dropout, 50)
     assert proof.dataset == "cifar10" and {"dash", "scratch", "composite", "cond_only", "dash_no_un"} == set(proof.arms)

@@ -1,4 +1,5 @@
 import dataclasses
+import shutil
 
 import pytest
 import torch
@@ -25,6 +26,33 @@ def test_a_stopped_teacher_goes_on_bit_for_bit(tiny):
     assert equal(final(whole, "teacher", 1), final(broken, "teacher", 1))
     assert list(train_teacher(broken)) == []
     assert [p.name for p in broken.folder("teacher", 1).iterdir() if "checkpoint" in p.name] == []
+
+
+def test_a_teacher_can_begin_with_the_averaged_weights_of_another(tiny, tmp_path):
+    first = tiny("first")
+    list(train_teacher(first))
+    there = shutil.copytree(first.folder("teacher", 1), tmp_path / "carried" / "teacher")
+    on = tiny("on", teacher_start=str(first.folder("teacher", 1)), teacher_lr=1e-8, warmup=0)
+    carried = tiny("on", teacher_start=str(there), teacher_lr=1e-8, warmup=0)
+    assert on.folder("teacher", 1) == carried.folder("teacher", 1) != first.folder("teacher", 1)    # weights, no path
+    assert on.teacher_settings()["start"] == first.weights("teacher", 1)
+    list(train_teacher(on))
+    before, after = final(first, "teacher", 1), final(on, "teacher", 1)
+    assert all(torch.allclose(before[k], after[k], atol=1e-5) for k in before if k != "losses")
+    assert after["losses"][0] < before["losses"][0]
+
+
+@pytest.mark.parametrize("wrong", ["nowhere", "students"])
+def test_a_start_that_is_none_is_refused_before_anything_is_written(tiny, wrong):
+    first = tiny("first", arms=("dash",))
+    sweep(first)
+    folder = first.folder("dash", 1) if wrong == "students" else "nowhere"
+    run = tiny("on", teacher_start=str(folder))
+    said = {"nowhere": (FileNotFoundError, "teacher_start: there is no trained teacher in nowhere"),
+            "students": (ValueError, "is of another network than this profile's teacher")}[wrong]
+    with pytest.raises(said[0], match=said[1]):
+        train_teacher(run)
+    assert not run.root.exists()
 
 
 @pytest.mark.parametrize("order", [1, -1])
