@@ -161,8 +161,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options, several = parser().parse_args(arguments), int(os.environ.get("WORLD_SIZE", "1")) > 1
     came: list[int] = []
     try:
-        if several and options.command not in TOGETHER:
-            raise ValueError(f"{options.command} is for one process; several can share {', '.join(TOGETHER)}")
+        together = options.command in TOGETHER or getattr(options, "self_test", False)
+        if several and not together:
+            raise ValueError(f"{options.command} is for one process; several can share {', '.join(TOGETHER)} and "
+                             "doctor --self-test")
         tasks = {"series": _series, "doctor": _doctor, "sweep": _sweep, "study": _study, "tune": _tune,
                  "fetch": _fetch, **dict.fromkeys(CARRYING, _carry), "campaign": _campaign, "export": _export,
                  "measure": _measure, "new": _new, "shrink": _shrink, **dict.fromkeys(("site", "slides"), _site)}

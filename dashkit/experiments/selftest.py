@@ -5,6 +5,7 @@ Correctness comes first, then rates; what no time is left for is left out, and s
 
 import math
 import os
+import shutil
 import tempfile
 import time
 import warnings
@@ -19,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from dashkit import environment
-from dashkit.experiments import fid
+from dashkit.experiments import fid, processes
 from dashkit.experiments.capture import Replayed, captured_steps
 from dashkit.experiments.cost import seconds_of
 from dashkit.experiments.evaluation import evaluate_all
@@ -217,6 +218,7 @@ class SelfTest:
                     if step.number == stop:
                         break
                 steps.close()
+                processes.wait()                         # for the checkpoint that the main process writes
             for _ in train_teacher(run):
                 pass
             finals.append(store.load_tensors(run.folder("teacher", 1) / FINAL).tensors)
@@ -243,7 +245,8 @@ class SelfTest:
         for _ in distil(run, teacher, run.profile.arms, 1):
             pass
         students = {(a, 1): load_student(run, a, 1) for a in run.profile.arms}
-        table = evaluate_all(run, teacher, students)
+        with processes.main_first():                         # the others read what it has measured
+            table = evaluate_all(run, teacher, students)
         return [Found("arms", len(students)), Found("measurements", len(table)),
                 bounded("missing measurements", float(table.value.isna().sum()))]
 
@@ -452,7 +455,7 @@ def checks(test: SelfTest, *, seconds: float = SECONDS) -> Iterator[Check]:
         stack.callback(_set_environment({"DASHKIT_PROGRESS": "0"}))
         for name, make in CHECKS.items():
             start = time.monotonic()
-            if start - began > seconds:
+            if processes.agree(start - began > seconds):
                 yield Check(name, None, 0.0, [], f"left out: {seconds:g} s are over")
                 continue
             try:
@@ -484,11 +487,29 @@ def _set_environment(values: dict[str, str]) -> Callable[[], None]:
     return back
 
 
+@contextmanager
+def _folder() -> Iterator[Path]:
+    """An empty folder for the runs of the checks, the same for all processes; it goes at the end."""
+    if processes.size() == 1:
+        with tempfile.TemporaryDirectory() as folder:
+            yield Path(folder)
+        return
+    folder = paths.RUNS / "selftest"
+    for begins in (True, False):
+        processes.wait()
+        if processes.is_main():
+            shutil.rmtree(folder, ignore_errors=True)
+        processes.wait()
+        if begins:
+            yield folder
+
+
 def self_test(device: str = "cuda", *, seconds: float = SECONDS, compiled: bool = False,
               arms: tuple[str, ...] = ARMS, path: Path | None = None) -> bool:
     """Print a line a check, write them all as JSON to `path`, and return whether none failed.
 
-    On a GPU the networks that are timed are those of the profile cifar10_fast; elsewhere they are small.
+    On a GPU the networks that are timed are those of the profile cifar10_fast; elsewhere they are small.  Several
+    processes make the checks together, each on its own device.
     """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")         # else products differ from run to run
     where = torch.device(device)
@@ -499,14 +520,17 @@ def self_test(device: str = "cuda", *, seconds: float = SECONDS, compiled: bool 
         proof = PROFILES["cifar10_proof"]
         profile = replace(profile, teacher=proof.student, student=proof.student, batch=4)
     path = path or paths.RUNS / f"selftest-{provenance.device_name(where)}.json"
-    with tempfile.TemporaryDirectory() as folder:
+    processes.join(device)
+    with _folder() as folder:
         made = []
-        for check in checks(SelfTest(where, Path(folder), profile, arms, compiled), seconds=seconds):
+        for check in checks(SelfTest(where, folder, profile, arms, compiled), seconds=seconds):
             print(check, flush=True)
             made.append(check)
     table = [c._asdict() | {"found": [_plain(f) for f in c.found]} for c in made]
-    store.write_json(path, {"checks": table, "manifest": provenance.manifest(
-        device=provenance.device_name(where), seconds=round(sum(c.seconds for c in made), 1), networks=profile.name)})
+    if processes.is_main():
+        store.write_json(path, {"checks": table, "manifest": provenance.manifest(
+            device=provenance.device_name(where), processes=processes.size(), networks=profile.name,
+            seconds=round(sum(c.seconds for c in made), 1))})
     failed = [c.name for c in made if c.ok is False]
     print(f"{len(failed)} of {len(made)} checks failed{': ' * bool(failed)}{'; '.join(failed)}; "
           f"{sum(c.seconds for c in made):.0f} s; {path}")

@@ -125,3 +125,12 @@ def test_alone_nothing_is_shared():
         assert experiments_processes.size() == 1 and experiments_processes.is_main() and x.tolist() == [1, 1, 1]
     assert experiments_processes.own_slice(7) == slice(0, 7) and experiments_processes.own([1, 2, 3]) == [1, 2, 3]
     assert experiments_processes.agree(True) and not experiments_processes.agree(False)
+
+
+@pytest.mark.slow
+def test_the_self_test_runs_in_several_processes(tmp_path):
+    done = launch(tmp_path, "-m", "dashkit", "doctor", "--self-test", "--device", "cpu")
+    assert done.returncode == 0, done.stdout + done.stderr[-3000:]
+    assert "0 of 15 checks failed" in done.stdout and done.stdout.count("every arm, float32") == 1
+    saved = store.read_json(next(tmp_path.glob("selftest-*.json")))
+    assert saved["manifest"]["processes"] == 2 and not (tmp_path / "selftest").exists()
