@@ -3,7 +3,10 @@
 from pathlib import Path
 
 from dashkit.experiments.costing import STAGES
+from dashkit.experiments.profiles import PROFILES
 from dashkit.storage import paths, store
+
+MINUTES, FID_SAMPLES = 10, 5000      # of training in a loan of twelve minutes; of the paper's networks
 
 PAGE, MEASURED = paths.ROOT / "docs" / "gpu.md", paths.ROOT / "data" / "results" / "gpu"
 
@@ -11,7 +14,7 @@ PAGE, MEASURED = paths.ROOT / "docs" / "gpu.md", paths.ROOT / "data" / "results"
 def blocks(folder: Path = MEASURED) -> dict[str, str]:
     """The parts of the page, by name, from the committed measurements alone."""
     loan, test = store.read_json(folder / "loan.json"), store.read_json(folder / "selftest.json")
-    return {"measured": "\n\n".join([_loan(loan), _rates(test), _checks(test)])}
+    return {"measured": "\n\n".join([_loan(loan), _rates(test), _checks(test)]), "loans": _loans(loan, test)}
 
 
 def _table(heads: list[str], rows: list[list[str]]) -> str:
@@ -42,6 +45,29 @@ def _loan(found: dict) -> str:
         f"The number of streams did not matter: {streams}.",
         f"The published settings would take {found['published_hours']:.0f} hours there."]
     return "\n\n".join([" ".join(said), _table(["stage", "planned", "used", "done"], rows), " ".join(costs)])
+
+
+def _loans(loan: dict, test: dict) -> str:
+    """What three loans of this length would give at the rates that were measured, beside the one that was had."""
+    rate = {f["what"]: f["value"] for f in _found(test, "images a second")}
+    used = {name: stage["used_s"] for name, stage in loan["stages"].items()}
+    p = PROFILES["cifar10_loan"]
+    teacher = rate["teacher's updates as a graph"]
+    student = 1 / (1 / rate["teacher's passes"] + len(p.arms) / rate["student's updates"])     # images of each, lockstep
+    sampled = FID_SAMPLES * p.sample_steps / rate["teacher's passes"]
+    rows = [
+        ["`--profile cifar16_loan --minutes 12 --compile`",
+         f"had: {loan['teacher_steps'] * loan['batch'] / 1e6:.1f} M for the teacher, "
+         f"{loan['student_steps'] * loan['batch'] / 1e6:.1f} M for each student",
+         f"{(used['teacher'] + used['students']) / 60:.0f} min of training"],
+        ["`--profile cifar10_loan --stages teacher --minutes 12 --compile`",
+         f"at least {teacher * 60 * MINUTES / 1e6:.1f} M for the teacher", f"{MINUTES} min of training"],
+        ["`--profile cifar10_loan --stages students --minutes 12 --compile`",
+         f"at least {student * 60 * MINUTES / 1e6:.1f} M for each of {len(p.arms)} students",
+         f"{MINUTES} min of training"],
+        [f"`--profile cifar10_loan --stages evaluation,fid --fid-samples {FID_SAMPLES} --minutes 12`",
+         f"FID of {FID_SAMPLES:,} samples", f"{sampled:.0f} s for each guidance of the teacher, and Inception"]]
+    return _table(["`campaign` with", "images", "time"], rows)
 
 
 def _found(test: dict, name: str) -> list[dict]:

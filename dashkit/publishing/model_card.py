@@ -7,7 +7,8 @@ from dashkit.experiments.pretrained import SHIPPED
 from dashkit.experiments.profiles import PROFILES
 from dashkit.storage import store
 
-COLUMNS = {"rho": "rho", "slope": "slope", "cos": "cos", "r2": "R²"}
+COLUMNS = {"rho": "rho", "slope": "slope", "cos": "cos", "r2": "R²", "frechet@w=1.5": "Fréchet at w = 1.5",
+           "accuracy@w=1.5": "recognised as asked"}
 
 
 def model_card(profile: str, results: Results | None) -> str:
@@ -28,16 +29,21 @@ def model_card(profile: str, results: Results | None) -> str:
         f"- **Training:** the teacher saw {seen['teacher'] / 1e6:.2f} million images, "
         f"each student {seen['students'] / 1e6:.2f} million.",
         f"  Seed {teacher['seed']}, {teacher['device']}, commit {teacher['commit']}.",
-        "- **Limits:** there is one training seed of everything.",
-        "  So differences between arms are leads and not results.",
-        "  The students saw few images, and their samples are noisy. Images have 16x16 pixels.",
+        f"- **Limits:** there is one teacher. The students here are those of the first of {_seeds(results)} training "
+        "seeds.",
+        "  They saw few images, and their samples are noisy. Images have 16x16 pixels.",
         f'- **Use:** `start_run("{profile}")` puts the networks in place and trains nothing.',
         "  With `pretrained=False` everything is trained anew, on the whole data set.", "",
     ]
     if results is not None:
         lines += [_table(results.table), "", f"Gap statistics are on {p.states} noised held-out images.",
-                  results.source + ".", "No samples were compared with real images yet.", ""]
+                  f"Means over {_seeds(results)} training seeds. {results.source[0].upper()}{results.source[1:]}.", ""]
     return "\n".join(lines)
+
+
+def _seeds(results: Results | None) -> int:
+    """How many training seeds the students of the table have; 1 if there is none yet."""
+    return 1 if results is None else results.table.query("arm == 'dash'").seed.nunique()
 
 
 def _table(table: pd.DataFrame) -> str:
