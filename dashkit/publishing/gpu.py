@@ -53,7 +53,7 @@ def _loans(loan: dict, test: dict) -> str:
     used = {name: stage["used_s"] for name, stage in loan["stages"].items()}
     p = PROFILES["cifar10_loan"]
     teacher = rate["teacher's updates as a graph"]
-    student = 1 / (1 / rate["teacher's passes"] + len(p.arms) / rate["student's updates"])     # images of each, lockstep
+    student = 1 / (1 / rate["teacher's passes"] + len(p.arms) / rate["student's updates"])   # images of each
     sampled = FID_SAMPLES * p.sample_steps / rate["teacher's passes"]
     rows = [
         ["`--profile cifar16_loan --minutes 12 --compile`",

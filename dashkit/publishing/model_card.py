@@ -48,9 +48,10 @@ def _seeds(results: Results | None) -> int:
 
 def _table(table: pd.DataFrame) -> str:
     wide = table.pivot_table(index="arm", columns="metric", values="value", sort=False)
-    rows = ["| " + " | ".join(["arm", "parameters", *COLUMNS.values()]) + " |", "|" + "---|" * (len(COLUMNS) + 2)]
-    for arm, row in wide.iterrows():
-        cells = " | ".join(f"{row[c]:.2f}" for c in COLUMNS)
+    there = {name: head for name, head in COLUMNS.items() if name in wide}
+    rows = ["| " + " | ".join(["arm", "parameters", *there.values()]) + " |", "|" + "---|" * (len(there) + 2)]
+    for arm, row in wide.drop(index="real", errors="ignore").iterrows():
+        cells = " | ".join(f"{row[c]:.2f}" for c in there)
         rows.append(f"| {arm} | {row.parameters:,.0f} | {cells} |")
     return "\n".join(rows)
 
