@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 
 from dashkit.analysis.statistics import MIN_SEEDS, Interval, Statistic, bootstrap, holm, p_value
-from dashkit.analysis.tables import RULES, STUDY_RULES, by_unit
+from dashkit.analysis.tables import RULES, STUDY_RULES, by_seed, by_unit
 from dashkit.experiments.profiles import PROFILES
 
 HOLDS, CONTRADICTED, UNDECIDED, NOT_TESTABLE = "holds", "contradicted", "undecided", "not testable here"
@@ -114,7 +114,10 @@ def _columns(results: pd.DataFrame, metric: str, expression: str) -> pd.DataFram
     if set(wanted) == {"real"}:
         return results[(results.arm == "real") & (results.metric == metric)].set_index("seed")[["value"]].set_axis(
             list(wanted), axis=1)
-    tables = {source: by_unit(results, source) for source in dict.fromkeys(source for _, source in wanted.values())}
+    sources = dict.fromkeys(source for _, source in wanted.values())
+    tables = {source: by_unit(results, source) for source in sources}
+    if len({tuple(table.index.names) for table in tables.values()}) > 1:      # not all were measured on several sets
+        tables = {source: by_seed(results, source) for source in sources}
     for arm, source in wanted.values():
         if arm not in tables[source]:
             raise KeyError(f"{source} of {arm}")

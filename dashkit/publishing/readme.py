@@ -50,6 +50,7 @@ def blocks(root: Path = RESULTS) -> dict[str, str]:
         "notebooks": _notebooks(series),
         "size": _size(digits.table),
         "speed": _speed(root, series),
+        "photographs": _photographs(published_results("cifar16", root)),
         "rehearsal": _rehearsal(published_results("cifar10_proof", root),
                                 store.read_json(root / "cifar10_proof" / "manifest.json")),
         "threads": _threads(pd.read_csv(root / "threads.csv")),
@@ -90,7 +91,7 @@ def _claims(verdicts: pd.DataFrame) -> str:
     heads = ["the paper's claim", *(DATA_SETS[c] for c in columns), "does it replicate?"]
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for claim, rows in primary.groupby("claim", sort=False):
-        verdict = rows.set_index("profile").verdict
+        verdict = rows.set_index("profile").verdict.to_dict()
         cells = [verdict.get(column, "") for column in columns]
         lines.append(f"| {claim} · {rows.sentence.iloc[0]} | {' | '.join([*cells, replicates(verdict)])} |")
     return "\n".join(lines)
@@ -166,6 +167,43 @@ def _findings(results: pd.DataFrame, verdicts: pd.DataFrame) -> str:
         f"interval's: {found('DASH, interval - TAG')}.",
     ]
     return "\n".join(f"{i}. {line}" for i, line in enumerate(lines, 1))
+
+
+def _photographs(found: Results) -> str:
+    """What the students of the profile cifar16 are like, a line each, with intervals over training seeds."""
+    results, p = found.table, PROFILES["cifar16"]
+    strong = f"accuracy@w={max(p.ws):g}"
+
+    def of(metric: str, expression: str) -> Interval:
+        arms = [name for name in dict.fromkeys(re.findall(r"[a-z_]+", expression))]
+        return bootstrap(by_seed(results, metric)[arms], lambda m: m.eval(expression, engine="python"))
+
+    r2, untested = of("r2", "dash"), "so the rules that ask for more than 0.5 test nothing here"
+    lines = [
+        f"R² of the gap: DASH {r2}, {untested if r2.value < 0.5 else 'enough for the rules'}; without its curriculum "
+        f"{of('r2', 'dash_no_tirt')}, gap match {of('r2', 'gap_match')}, scratch {of('r2', 'scratch')}.",
+        f"The conditional-only student: rho {of('rho', 'cond_only')}, R² {of('r2', 'cond_only')}.",
+        f"Fréchet/floor at its best w: teacher {by_seed(results, 'fd@best').teacher.mean():.3g}, DASH "
+        f"{of('fd@best', 'dash')}, without its curriculum {of('fd@best', 'dash_no_tirt')}, scratch "
+        f"{of('fd@best', 'scratch')}; scratch minus DASH {of('fd@best', 'scratch - dash')}.",
+        f"Handing on the curriculum changes DASH's R² by {of('r2', 'dash - dash_no_tirt')} and its Fréchet/floor by "
+        f"{of('fd@best', 'dash - dash_no_tirt')}; the anchor changes them by {of('r2', 'dash - dash_no_an')} and "
+        f"{of('fd@best', 'dash - dash_no_an')}.",
+        f"Recognised as asked at w = {max(p.ws):g}: DASH {of(strong, 'dash')}, label dropout {of(strong, 'kd_drop')}, "
+        f"no unconditional loss {of(strong, 'dash_no_un')}, the conditional branch alone {of(strong, 'cond_only')}.",
+    ]
+    fids = results[results.metric == f"fid@w={p.w:g}"]
+    if not fids.empty:
+        wide = fids.groupby("arm", sort=False).agg({"value": "mean", "n": "first"})
+        said = ", ".join(f"{arm} {row.value:.0f} (N = {row.n:,.0f})" for arm, row in wide[wide.n >= 1000].iterrows())
+        real = results[(results.arm == "real") & (results.metric == "fid")]
+        floor = "" if real.empty else f"; one half of {2 * real.n.iloc[0]:,} photographs against the other " \
+                                      f"{real['value'].iloc[0]:.3g}"
+        lines.append(f"FID of 16x16 pixels at w = {p.w:g}, which is not the published one: {said}{floor}.")
+    seen = p.batch * p.student_steps / 1e6
+    return "\n".join([*(f"{i}. {line}" for i, line in enumerate(lines, 1)), "",
+                      f"{found.source[0].upper()}{found.source[1:]}. Each student saw {seen:.2f} million images, its "
+                      f"teacher {p.batch * p.teacher_steps / 1e6:.2f} million."])
 
 
 def _notebooks(series: dict) -> str:

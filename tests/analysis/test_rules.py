@@ -159,3 +159,13 @@ def test_the_papers_figures_in_the_rules_are_those_of_the_reference_table():
         elif measure.startswith("DASH - teacher"):
             assert paper == f"{fid.c10_fid['dash'] - fid.c10_fid['teacher']:+.2f} FID"
     assert len(quoted) >= 20
+
+
+@pytest.mark.parametrize("sets", [1, 3])
+def test_a_rule_may_compare_what_was_measured_on_several_sampling_sets_with_what_was_not(sets):
+    rule = Rule("L", "lead", "", "", "", metric="far = scratch fd@w=1.5; good = scratch r2", expression="far - good",
+                holds="> 2")
+    found = apply_rule(tidy(sets=sets), rule)
+    assert found["ours"] == pytest.approx(tidy(sets=1).query(
+        "arm == 'scratch' and metric == 'frechet@w=1.5'").value.mean() / 2 - 0.7)
+    assert found["n"] == 5 and np.isfinite(found["lo"])

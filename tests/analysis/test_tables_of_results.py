@@ -153,3 +153,11 @@ def test_a_changed_table_is_refused(tmp_path):
         published_results("digits", tmp_path)
     with pytest.raises(FileNotFoundError, match=r"no published results of exact \(published: digits\)"):
         published_results("exact", tmp_path)
+
+
+def test_fid_of_one_seed_is_no_gap_in_a_table():
+    table = tidy()
+    of_one = table[(table.arm == "scratch") & (table.seed == table.seed.max())].tail(1).assign(metric="fid@w=1.5")
+    assert len(checked(pd.concat([table, of_one]))) == len(table) + 1
+    with pytest.raises(ValueError, match="scratch has fewer measurements"):
+        checked(pd.concat([table, of_one.assign(metric="frechet@tag")]))
