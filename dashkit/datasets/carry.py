@@ -28,7 +28,7 @@ RESULTS = paths.ROOT / "data" / "results"
 MAX_FILE, MAX_INDEX = 2**31, 2**24
 MAX_SIDE = 16_383                  # of a WebP picture, in pixels
 PER_MOSAIC, COLUMNS = 2000, 50     # images of a mosaic, and of one of its rows
-LEFT_OUT = re.compile(r"^\.|^checkpoint|^features-|\.lock$|^\d+\.safetensors$")      # not what a result is made of
+LEFT_OUT = re.compile(r"^\.|^checkpoint|\.lock$|^\d+\.safetensors$")      # not what a result is made of
 _NAME = re.compile(r"[A-Za-z0-9_@=+.,-]+")
 
 

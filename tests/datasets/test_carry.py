@@ -124,8 +124,8 @@ def test_results_come_home_without_what_can_be_made_again(tmp_path):
     weights = {"ema.a": torch.randn(2000, generator=torch.Generator().manual_seed(0)).half()}
     store.save_tensors(home / "final.safetensors", weights, {"seed": 1})
     store.write_json(home / "manifest.json", {"arm": "dash"})
-    for name in ("evaluation-1.csv", "checkpoint.safetensors", "features-1.safetensors", ".lock",
-                 "fid-1/000000.safetensors"):
+    store.save_tensors(home / "features-1.safetensors", {"w=1": torch.ones(3)}, {})      # others are measured with them
+    for name in ("evaluation-1.csv", "checkpoint.safetensors", ".lock", "fid-1/000000.safetensors"):
         store.write_bytes(home / name, b"x")
     store.write_bytes(runs / "digits" / "results-s1-2.csv", b"y")
     for profile in ("smoke", "exact"):
@@ -135,6 +135,7 @@ def test_results_come_home_without_what_can_be_made_again(tmp_path):
     there = unpacked(parts, tmp_path)
     names = {p.relative_to(tmp_path / "there").as_posix() for p in there.files}
     assert names == {"runs/digits/results-s1-2.csv", "runs/smoke/dash-s1-0123/evaluation-1.csv",
+                     "runs/smoke/dash-s1-0123/features-1.safetensors",
                      "runs/smoke/dash-s1-0123/final.safetensors", "runs/smoke/dash-s1-0123/manifest.json",
                      "results/smoke/results.csv"}
     carried = store.load_tensors(tmp_path / "there" / "runs" / "smoke" / "dash-s1-0123" / "final.safetensors")
