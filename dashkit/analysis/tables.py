@@ -54,7 +54,8 @@ def calibration_table(results: pd.DataFrame, *, w: float) -> pd.DataFrame:
 def checked(results: pd.DataFrame) -> pd.DataFrame:
     """A tidy results table that may be analysed: one profile, no row twice, every seed for every student.
 
-    FID and KID alone may be those of one seed, or be left out where there was no time.  ValueError says what is wrong; results of several commits are allowed, and `source` says so.
+    FID and KID alone may be those of one seed, or be left out where there was no time.  ValueError says what is wrong;
+    results of several commits are allowed, and `source` says so.
     """
     if tuple(results.columns) != COLUMNS:
         raise ValueError(f"columns must be {', '.join(COLUMNS)}; found {', '.join(map(str, results.columns))}")

@@ -175,7 +175,7 @@ def _photographs(found: Results) -> str:
     strong = f"accuracy@w={max(p.ws):g}"
 
     def of(metric: str, expression: str) -> Interval:
-        arms = [name for name in dict.fromkeys(re.findall(r"[a-z_]+", expression))]
+        arms = list(dict.fromkeys(re.findall(r"[a-z_]+", expression)))
         return bootstrap(by_seed(results, metric)[arms], lambda m: m.eval(expression, engine="python"))
 
     r2, untested = of("r2", "dash"), "so the rules that ask for more than 0.5 test nothing here"
