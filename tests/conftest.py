@@ -13,11 +13,11 @@ os.environ.setdefault("MPLBACKEND", "agg")
 
 import pytest
 import torch
+from small import small_run
 
 from dashkit.classroom import journal
 from dashkit.experiments.networks import load_teacher
-from dashkit.experiments.profiles import PROFILES, resolve
-from dashkit.experiments.run import Run
+from dashkit.experiments.profiles import PROFILES
 from dashkit.experiments.sweeps import sweep
 from dashkit.experiments.training import get_teacher
 from dashkit.method import quality
@@ -69,13 +69,6 @@ def pair(generator):
     return make
 
 
-def small_run(root, seed=1, **settings):
-    """A run of a few steps."""
-    small = {"teacher_steps": 6, "student_steps": 6, "samples": 20, "states": 40, "sample_steps": 2,
-             "ws": (1.0, 1.5), "batch": 8, "warmup": 0, "arms": ("dash", "cond_only")}
-    return Run(resolve("smoke", **small | settings), seed=seed, root=root)
-
-
 @pytest.fixture(scope="session")
 def poor_classifier():
     """Trains a classifier for one epoch, and only once for the same images and seed; each caller gets a copy."""
@@ -107,6 +100,8 @@ def forked(tmp_path):
                 sys.stdout, sys.stderr = (os.fdopen(number, "w", closefd=False) for number in (1, 2))
                 function(*arguments)
                 code = 0
+            except SystemExit as left:
+                code = left.code
             except BaseException:
                 traceback.print_exc()
             finally:
