@@ -1,6 +1,5 @@
 """Training that is interrupted at any moment goes on from there, bit for bit."""
 
-import dataclasses
 import os
 import shutil
 import signal
