@@ -84,12 +84,12 @@ def poor_classifier():
     return take
 
 
-@pytest.fixture
-def forked(tmp_path):
+@pytest.fixture(scope="session")
+def forked(tmp_path_factory):
     """Calls a function in a forked child, which has all that is imported here: its exit code, and what it said."""
 
     def call(function, *arguments):
-        files = [tmp_path.with_name(f"{tmp_path.name}.{name}") for name in ("stdout", "stderr")]
+        files = [tmp_path_factory.mktemp("forked") / name for name in ("stdout", "stderr")]
         sys.stdout.flush(), sys.stderr.flush()
         child = os.fork()
         if not child:
