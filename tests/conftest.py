@@ -15,6 +15,7 @@ import pytest
 import torch
 from small import small_run
 
+from dashkit.analysis.ledger import claim_ledger
 from dashkit.classroom import journal
 from dashkit.experiments.networks import load_teacher
 from dashkit.experiments.profiles import PROFILES
@@ -56,6 +57,12 @@ def untrained():
 @pytest.fixture(scope="session")
 def cosine():
     return cosine_schedule(1000)
+
+
+@pytest.fixture(scope="session")
+def ledger():
+    """The ledger as the committed tables give it; no test changes it."""
+    return claim_ledger()
 
 
 @pytest.fixture
