@@ -13,11 +13,12 @@ os.environ.setdefault("MPLBACKEND", "agg")
 
 import pytest
 import torch
+from small import small_run
 
+from dashkit.analysis.ledger import claim_ledger
 from dashkit.classroom import journal
 from dashkit.experiments.networks import load_teacher
-from dashkit.experiments.profiles import PROFILES, resolve
-from dashkit.experiments.run import Run
+from dashkit.experiments.profiles import PROFILES
 from dashkit.experiments.sweeps import sweep
 from dashkit.experiments.training import get_teacher
 from dashkit.method import quality
@@ -58,6 +59,12 @@ def cosine():
     return cosine_schedule(1000)
 
 
+@pytest.fixture(scope="session")
+def ledger():
+    """The ledger as the committed tables give it; no test changes it."""
+    return claim_ledger()
+
+
 @pytest.fixture
 def pair(generator):
     """Makes random branches (B, 1, 4, 4)."""
@@ -67,13 +74,6 @@ def pair(generator):
         return Branches(c, u)
 
     return make
-
-
-def small_run(root, seed=1, **settings):
-    """A run of a few steps."""
-    small = {"teacher_steps": 6, "student_steps": 6, "samples": 20, "states": 40, "sample_steps": 2,
-             "ws": (1.0, 1.5), "batch": 8, "warmup": 0, "arms": ("dash", "cond_only")}
-    return Run(resolve("smoke", **small | settings), seed=seed, root=root)
 
 
 @pytest.fixture(scope="session")
@@ -91,12 +91,12 @@ def poor_classifier():
     return take
 
 
-@pytest.fixture
-def forked(tmp_path):
+@pytest.fixture(scope="session")
+def forked(tmp_path_factory):
     """Calls a function in a forked child, which has all that is imported here: its exit code, and what it said."""
 
     def call(function, *arguments):
-        files = [tmp_path.with_name(f"{tmp_path.name}.{name}") for name in ("stdout", "stderr")]
+        files = [tmp_path_factory.mktemp("forked") / name for name in ("stdout", "stderr")]
         sys.stdout.flush(), sys.stderr.flush()
         child = os.fork()
         if not child:
@@ -107,6 +107,8 @@ def forked(tmp_path):
                 sys.stdout, sys.stderr = (os.fdopen(number, "w", closefd=False) for number in (1, 2))
                 function(*arguments)
                 code = 0
+            except SystemExit as left:
+                code = left.code
             except BaseException:
                 traceback.print_exc()
             finally:

@@ -45,6 +45,17 @@ IGNORE, COMPARABLE = "nbval-ignore-output", ("text/plain", "text/html")
 SKIPPED = 77                          # browser.py's exit status where there is no browser
 BROWSED = ("01", "03", "05", "06")    # `run.py browser` opens the others, too
 DEFAULTS = {"profile": "smoke", "seed": 42, "device": "cpu"}          # the outputs are stored with these
+FEW = {"teacher_steps": 60, "student_steps": 30, "samples": 40, "sample_steps": 5, "states": 200}
+SHORTER: dict[str, dict[str, object]] = {
+    "02": FEW, "04": FEW, "05": FEW, "09": FEW,
+    "10": FEW | {"arms": ["dash", "cond_only", "scratch"], "seeds": 1},
+    "11": {name: n for name, n in FEW.items() if name != "teacher_steps"},          # it prints how many
+}
+"""Settings of the notebooks that train, here and in a refresh.
+
+How long networks learn decides nothing that is stored: nbval_all executes with all steps of the profile, and must find
+the same outputs.
+"""
 NBVALED = ("03", "07")                # nbval executes these again in each test, and all of them in test-all
 CORE = ("method", "storage", "datasets", "interop", "analysis", "experiments", "classroom/test_checks.py",
         "classroom/test_journal.py", "classroom/test_plots.py")
@@ -114,10 +125,11 @@ SIDE_BY_SIDE = ("-n", "auto", "--dist", "worksteal")       # one process a core,
 # ------------------------------------------------------------------------------------------------ the one execution
 
 
-def execute_all(sources: Sequence[Path], folder: Path, parameters: Mapping[str, object]) -> dict[str, Exception]:
+def execute_all(sources: Sequence[Path], folder: Path, parameters: Mapping[str, object],
+                settings: Mapping[str, Mapping[str, object]] | None = None) -> dict[str, Exception]:
     """Execute notebooks into `folder`, one a core, each once those are done whose networks it takes.
 
-    Returns the errors by notebook.
+    `settings` are those of the notebooks of some numbers.  Returns the errors by notebook.
     """
     from dashkit.classroom.notebooks import NEEDS, SeriesError, execute
     from dashkit.publishing.site import run_jobs
@@ -126,7 +138,7 @@ def execute_all(sources: Sequence[Path], folder: Path, parameters: Mapping[str, 
 
     def attempt(path: Path) -> None:
         try:
-            execute(path, folder / path.name, parameters)
+            execute(path, folder / path.name, parameters | own_settings(path, settings or {}))
         except SeriesError as failure:
             errors[path.stem] = failure
             print(f"  {path.stem}: FAILED", flush=True)
@@ -137,11 +149,16 @@ def execute_all(sources: Sequence[Path], folder: Path, parameters: Mapping[str, 
     return errors
 
 
+def own_settings(path: Path, settings: Mapping[str, Mapping[str, object]]) -> dict[str, object]:
+    """The parameter `settings` of one notebook, if it has settings of its own."""
+    return {"settings": settings[path.name[:2]]} if path.name[:2] in settings else {}
+
+
 def series() -> bool:
     """Execute every notebook, once; the report of the series is made of these executions."""
     from dashkit.publishing import series as publishing
 
-    errors = execute_all(notebooks(), done := WORK / "executed", DEFAULTS)
+    errors = execute_all(notebooks(), done := WORK / "executed", DEFAULTS, SHORTER)
 
     def take(source: Path, target: Path, parameters: Mapping[str, object], *, bar: bool = False) -> None:
         if (done / source.name).is_file():
@@ -160,7 +177,7 @@ def executed() -> Path:
     """The folder with the executed notebooks; they are executed now if no stage has done it."""
     folder = WORK / "executed"
     if not folder.is_dir():
-        execute_all(notebooks(), folder, DEFAULTS)
+        execute_all(notebooks(), folder, DEFAULTS, SHORTER)
     return folder
 
 
@@ -448,7 +465,7 @@ def refreshed(path: Path) -> bytes:
     from dashkit.classroom.notebooks import execute
 
     with tempfile.TemporaryDirectory() as folder:
-        execute(path, Path(folder) / path.name, DEFAULTS)
+        execute(path, Path(folder) / path.name, DEFAULTS | own_settings(path, SHORTER))
         return stored(Path(folder) / path.name)
 
 

@@ -5,15 +5,14 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from dashkit.analysis.ledger import claim_ledger
 from dashkit.analysis.rules import CONTRADICTED, HOLDS, NOT_TESTABLE, UNDECIDED
 from dashkit.analysis.tables import RESULTS
 from dashkit.storage import paths
 
 
-def test_the_ledger_is_what_the_tables_give_and_covers_every_claim():
+def test_the_ledger_is_what_the_tables_give_and_covers_every_claim(ledger):
     stored = pd.read_csv(RESULTS / "digits" / "ledger.csv").fillna("")
-    fresh = claim_ledger().fillna("")
+    fresh = ledger.fillna("")
     assert {f"C{i}" for i in range(1, 16)} <= set(stored.claim)
     assert set(stored.verdict) <= {HOLDS, CONTRADICTED, UNDECIDED, NOT_TESTABLE}
     pd.testing.assert_frame_equal(stored, fresh, check_dtype=False, rtol=1e-6)
@@ -21,8 +20,8 @@ def test_the_ledger_is_what_the_tables_give_and_covers_every_claim():
     assert set(students.verdict) == {NOT_TESTABLE}                # its students explain nothing of the teacher's gap
 
 
-def test_every_row_of_the_ledger_leads_to_a_heading():
-    for figure in set(claim_ledger().figure):
+def test_every_row_of_the_ledger_leads_to_a_heading(ledger):
+    for figure in set(ledger.figure):
         name, _, anchor = figure.partition("#")
         cells = json.loads((paths.ROOT / "notebooks" / f"{name}.ipynb").read_text())["cells"]
         text = "".join("".join(c["source"]) + "\n" for c in cells if c["cell_type"] == "markdown")

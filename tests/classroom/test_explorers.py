@@ -1,6 +1,7 @@
 """Each control of each explorer changes the picture and the read-out, and moving it back restores both."""
 
 import threading
+from functools import cache
 
 import ipywidgets as ipw
 import matplotlib.pyplot as plt
@@ -23,6 +24,12 @@ SCHEDULE = cosine_schedule(1000)
 
 
 @pytest.fixture(autouse=True)
+def coarse(monkeypatch):
+    """Pictures of few points: they must differ, and nobody looks at them."""
+    monkeypatch.setitem(plt.rcParams, "savefig.dpi", 40)
+
+
+@pytest.fixture(autouse=True)
 def one_thread():
     """As in the notebooks: threads that wait for each other on a busy machine would be what is timed."""
     before = torch.get_num_threads()
@@ -31,6 +38,7 @@ def one_thread():
     torch.set_num_threads(before)
 
 
+@cache
 def exact_teacher():
     images = sources.load_images("digits")
     return images, ExactTeacher(SCHEDULE, images.x0, images.labels, bandwidth=0.1)
@@ -111,10 +119,15 @@ EXPLORERS = {
 }
 
 
+@cache
+def made(name):
+    """An explorer that several tests look at; a test that moves a control moves it back."""
+    return EXPLORERS[name][0]()
+
+
 @pytest.mark.parametrize("name", EXPLORERS)
 def test_each_control_changes_picture_and_readout_and_restores_them(name):
-    make, moves = EXPLORERS[name]
-    explorer = make()
+    explorer, moves = made(name), EXPLORERS[name][1]
     first = seen(explorer)
     assert first[0].startswith(b"\x89PNG") and len(first[1]) > 40
     for control, value in moves.items():
@@ -129,7 +142,7 @@ def test_each_control_changes_picture_and_readout_and_restores_them(name):
 
 @pytest.mark.parametrize("name", EXPLORERS)
 def test_a_page_can_have_every_state_with_the_present_one_among_them(name):
-    explorer = EXPLORERS[name][0]()
+    explorer = made(name)
     assert 2 <= np.prod([len(values) for values in explorer.grid.values()]) <= 400
     assert all(explorer.labels.values()) and explorer.play in ("", *explorer.controls)
     for control, values in explorer.grid.items():

@@ -19,7 +19,7 @@ def save_many(path, who, start):
 
 
 def test_two_kernels_that_save_at_once_lose_nothing(work):
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("fork" if os.name == "posix" else "spawn")      # imports take seconds
     start = context.Barrier(3)
     kernels = [context.Process(target=save_many, args=(work, who, start)) for who in "ab"]
     for kernel in kernels:

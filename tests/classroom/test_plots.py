@@ -86,10 +86,7 @@ def test_intervals_begin_at_the_top_with_room_at_both_ends_on_shared_axes_too():
         plt.close(figure)
 
 
-def test_the_ledger_has_a_panel_for_each_quantity_and_draws_each_rows_bound():
-    from dashkit.analysis import claim_ledger
-
-    ledger = claim_ledger()
+def test_the_ledger_has_a_panel_for_each_quantity_and_draws_each_rows_bound(ledger):
     rows = ledger[ledger.ours.notna() & (ledger.profile == "digits")]
     figure = plots.plot_ledger(rows)
     labels = [t.get_text() for ax in figure.axes for t in ax.get_yticklabels()]

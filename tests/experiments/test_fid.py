@@ -25,7 +25,42 @@ def weights():
     return needs("sh", "inception")
 
 
-def test_features_and_distances_are_torch_fidelitys(real, weights, tmp_path):
+def torch_fidelitys_weights(weights, folder):
+    """The weights as the file that torch-fidelity takes."""
+    state = dict(store.load_tensors(weights).tensors)
+    torch.save(state | {"fc.weight": torch.zeros(1008, 2048), "fc.bias": torch.zeros(1008)}, folder / "w.pt")
+    return str(folder / "w.pt")
+
+
+def test_features_are_torch_fidelitys(real, weights, tmp_path):
+    """Held against torch-fidelity's own extractor, image by image, and of more images than are taken at once."""
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+    path = torch_fidelitys_weights(weights, tmp_path)
+    theirs = FeatureExtractorInceptionV3("theirs", ["2048"], feature_extractor_weights_path=path)
+    images = real[:5]
+    with torch.no_grad():
+        wanted = torch.cat([theirs(image[None])[0] for image in images])
+    found = fid.Inception(weights, batch=3)(images)
+    assert found.shape == (5, 2048) and found.std() > 0.1 and wanted.std(0).mean() > 0.1
+    torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-4)
+
+
+def test_distances_are_torch_fidelitys(generator):
+    """Held against torch-fidelity's metrics, on features narrow enough for their matrix square root to be quick."""
+    from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
+    from torch_fidelity.metric_kid import kid_features_to_metric
+
+    a, b = torch.randn((2, N, 64), generator=generator) @ torch.rand((64, 64), generator=generator) / 8
+    a, real = a + 0.1, fid.statistics(b)
+    theirs = fid_statistics_to_metric(*map(fid_features_to_statistics, (a, b)), verbose=False)
+    assert fid.fid(a, real) == pytest.approx(theirs["frechet_inception_distance"], rel=1e-4)
+    theirs = kid_features_to_metric(a, b, kid_subsets=1, kid_subset_size=N, verbose=False)
+    assert fid.kid(a, real) == pytest.approx(theirs["kernel_inception_distance_mean"], rel=1e-3, abs=1e-6)
+
+
+@pytest.mark.slow
+def test_fid_and_kid_of_folders_of_images_are_torch_fidelitys(real, weights, tmp_path):
     """Held against torch-fidelity's own entry point, on folders of PNG files."""
     from torch_fidelity import calculate_metrics
 
@@ -33,12 +68,10 @@ def test_features_and_distances_are_torch_fidelitys(real, weights, tmp_path):
         (tmp_path / part).mkdir()
         for i, image in enumerate(images):
             Image.fromarray(image.permute(1, 2, 0).numpy()).save(tmp_path / part / f"{i:03d}.png")
-    state = dict(store.load_tensors(weights).tensors)
-    torch.save(state | {"fc.weight": torch.zeros(1008, 2048), "fc.bias": torch.zeros(1008)}, tmp_path / "w.pt")
     theirs = calculate_metrics(
         input1=str(tmp_path / "a"), input2=str(tmp_path / "b"), cuda=False, save_cpu_ram=True,
         fid=True, kid=True, kid_subsets=1, kid_subset_size=N, cache=False, verbose=False,
-        feature_extractor_weights_path=str(tmp_path / "w.pt"))
+        feature_extractor_weights_path=torch_fidelitys_weights(weights, tmp_path))
     extract = fid.Inception(weights)
     a, b = extract(real[:N]), fid.statistics(extract(real[N:]))
     assert a.shape == (N, 2048) and a.std() > 0.1

@@ -1,7 +1,7 @@
 """Training that is interrupted at any moment goes on from there, bit for bit."""
 
-import dataclasses
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,6 +9,7 @@ import threading
 
 import pytest
 import torch
+from small import small_run
 
 from dashkit import cli
 from dashkit.experiments import training as experiments_training
@@ -79,9 +80,8 @@ def checkpoints(run):
 
 @pytest.mark.parametrize("step", [1, 2, 4, 6])
 @pytest.mark.parametrize("by", [raised, signalled])
-def test_an_interrupted_teacher_goes_on_bit_for_bit(tiny, monkeypatch, by, step):
-    whole, broken = tiny("whole"), tiny("broken")
-    get_teacher(whole)
+def test_an_interrupted_teacher_goes_on_bit_for_bit(trained, tiny, monkeypatch, by, step):
+    (whole, _), broken = trained, tiny("broken")
     with monkeypatch.context() as patch:
         done = interrupt(patch, "teacher", step, by=by)
         with pytest.raises(KeyboardInterrupt):
@@ -94,14 +94,21 @@ def test_an_interrupted_teacher_goes_on_bit_for_bit(tiny, monkeypatch, by, step)
     assert equal(final(whole, "teacher"), final(broken, "teacher"))
 
 
+@pytest.fixture(scope="module")
+def students_once(tmp_path_factory, trained_once):
+    """The folder of a tiny run with its teacher and a student of every arm, none of them interrupted."""
+    run = small_run(tmp_path_factory.mktemp("students") / "runs", arms=ARMS)
+    shutil.copytree(trained_once, run.root)
+    get_students(run, get_teacher(run))
+    return run.root
+
+
 @pytest.mark.parametrize("name", ARMS)
 @pytest.mark.parametrize("by", [raised, signalled])
-def test_interrupted_students_go_on_bit_for_bit_whichever_learner_was_hit(tiny, monkeypatch, by, name):
-    whole = tiny("whole", arms=ARMS)
-    teacher = get_teacher(whole)
-    broken = dataclasses.replace(whole, root=whole.root.with_name("broken"))
-    get_teacher(broken)
-    get_students(whole, teacher)
+def test_interrupted_students_go_on_bit_for_bit_whichever_learner_was_hit(trained, students_once, monkeypatch, by,
+                                                                          name):
+    run, teacher = trained
+    whole, broken = (small_run(root, arms=ARMS) for root in (students_once, run.root))
     for step in (3, 4, 4):                                 # and interrupted again in the first step after it
         with monkeypatch.context() as patch:
             done = interrupt(patch, name, step, by=by)
@@ -116,9 +123,9 @@ def test_interrupted_students_go_on_bit_for_bit_whichever_learner_was_hit(tiny, 
 
 
 @pytest.mark.parametrize("calls_at", [7, 8, 9])            # the three arms in step 3
-def test_an_interrupt_between_two_updates_saves_no_half_step(tiny, monkeypatch, calls_at):
-    run = tiny(arms=ARMS)
-    teacher, real, calls = get_teacher(run), torch.optim.AdamW.step, []
+def test_an_interrupt_between_two_updates_saves_no_half_step(trained, tiny, monkeypatch, calls_at):
+    run, (_, teacher) = tiny(arms=ARMS), trained
+    real, calls = torch.optim.AdamW.step, []
 
     def step(self, *arguments):
         found = real(self, *arguments)
@@ -209,15 +216,32 @@ sys.exit(cli.main(["train", "--profile", "smoke", "--device", "cpu", "--set", "t
 """
 
 
+def in_a_fork(root, number):
+    """The command in a process that has imported everything, with its runs in `root`."""
+    paths.RUNS, Run.__init__.__defaults__ = root, (42, CPU, root, False)
+    sys.argv = ["", "2", str(int(number))]
+    exec(COMMAND, {})
+
+
+def has_saved(folder, code, said, number):
+    assert (code, said) == (128 + number, "\ndashkit: stopped; the same command goes on from here\n")
+    [path] = folder.rglob(CHECKPOINT)
+    assert int(store.load_tensors(path).tensors["teacher/done"]) == 2
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_the_command_saves_when_it_is_interrupted_or_ended(tmp_path, number):
+def test_the_command_saves_when_it_is_interrupted_or_ended(forked, tmp_path, number):
+    code, _, said = forked(in_a_fork, tmp_path, number)
+    has_saved(tmp_path, code, said, number)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_command_saves_in_a_process_of_its_own(tmp_path, number):
     environment = os.environ | {"DASHKIT_RUNS": str(tmp_path), "DASHKIT_PROGRESS": "0"}
     done = subprocess.run([sys.executable, "-c", COMMAND, "2", str(int(number))], capture_output=True, text=True,
                           env=environment)
-    assert done.returncode == 128 + number, done.stderr
-    assert done.stderr == "\ndashkit: stopped; the same command goes on from here\n"
-    [path] = tmp_path.rglob(CHECKPOINT)
-    assert int(store.load_tensors(path).tensors["teacher/done"]) == 2
+    has_saved(tmp_path, done.returncode, done.stderr, number)
 
 
 def test_the_command_says_if_nothing_was_saved(tiny, monkeypatch, capsys, tmp_path):

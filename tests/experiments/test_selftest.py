@@ -12,10 +12,17 @@ from dashkit.experiments.profiles import PROFILES
 from dashkit.storage import paths
 
 
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    """The network of the checks, for images of eight pixels."""
+    config = replace(PROFILES["cifar10_proof"].student, size=8)
+    monkeypatch.setattr(selftest.SelfTest, "config", config)
+    return config
+
+
 @pytest.fixture
-def cpu(tmp_path):
-    proof = PROFILES["cifar10_proof"]
-    small = replace(PROFILES["cifar10_fast"], teacher=proof.student, student=proof.student, batch=4)
+def cpu(tmp_path, small):
+    small = replace(PROFILES["cifar10_fast"], teacher=small, student=small, batch=4)
     return selftest.SelfTest(torch.device("cpu"), tmp_path, small, ("dash", "cond_only_icg", "pruning"))
 
 

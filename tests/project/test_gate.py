@@ -145,9 +145,10 @@ def test_an_open_exercise_that_passes_and_a_solution_that_fails_are_found(
 
 
 def test_notebooks_are_executed_once_those_are_done_whose_networks_they_take(tmp_path, monkeypatch, capsys):
-    events = []
+    events, given = [], {}
 
     def execute(source, target, parameters):
+        given[source.name[:2]] = parameters
         events.append(("begins", source.name[:2]))
         time.sleep(0.05)
         events.append(("ends", source.name[:2]))
@@ -156,17 +157,18 @@ def test_notebooks_are_executed_once_those_are_done_whose_networks_they_take(tmp
 
     monkeypatch.setattr(notebooks, "execute", execute)
     paths = [tmp_path / f"{n}_x.ipynb" for n in ("00", "02", "04", "05", "09")]
-    errors = gate.execute_all(paths, tmp_path, {})
+    errors = gate.execute_all(paths, tmp_path, {"seed": 1}, {"04": {"samples": 2}})
     assert list(errors) == ["05_x"] and len(events) == 2 * len(paths)
     for later, earlier in (("04", "02"), ("05", "02"), ("09", "04")):
         assert events.index(("ends", earlier)) < events.index(("begins", later))
+    assert given.pop("04") == {"seed": 1, "settings": {"samples": 2}} and all(p == {"seed": 1} for p in given.values())
     assert "05_x" in (said := capsys.readouterr().out) and said.count("FAILED") == 1
 
 
 def test_a_notebook_that_fails_fails_the_series_and_its_report(tmp_path, monkeypatch, capsys):
     path = write(tmp_path / "00_x.ipynb", ("1", "1"))
 
-    def fail(sources, folder, parameters):
+    def fail(sources, folder, parameters, settings):
         write(folder / "00_x.ipynb", ("1", "1"))
         return {"00_x": SeriesError("00_x, cell 1: never completed")}
 

@@ -98,7 +98,7 @@ def test_every_link_between_pages_leads_somewhere():
 
 def test_every_folder_with_modules_is_installed_and_the_project_is_found_from_within_it():
     table = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]["find"]
-    installed = set(find_packages(str(ROOT), include=table["include"]))
+    installed = set(find_packages(str(ROOT), include=table["include"], exclude=table.get("exclude", ())))
     assert installed == {".".join(p.relative_to(ROOT).parts) for p in (ROOT / "dashkit").rglob("*")
                          if p.is_dir() and list(p.glob("*.py"))} | {"dashkit"}
     assert "dashkit.classroom.exercises" in installed and (ROOT / "notebooks").is_dir()

@@ -94,15 +94,18 @@ def test_bad_settings_end_a_series_before_any_work(tmp_path, settings, message):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("settings", [
-    '{"batch": 8, "ws": "1.0,1.5"}', None, "null", {"batch": 8.0, "ws": [1, 1.5]}], ids=str)
-def test_a_notebook_takes_settings_in_every_spelling(tmp_path, settings):
-    source = write(tmp_path / "00_x.ipynb", "print(run.profile.batch, run.profile.ws)",
-                   parameters='profile = "smoke"\nsettings = {}',
-                   start="from dashkit.experiments.run import start_run\nrun = start_run(profile, settings=settings)")
-    execute(source, tmp_path / "o.ipynb", {"settings": settings})
-    said = nbformat.read(tmp_path / "o.ipynb", 4).cells[-1].outputs[0].text
-    assert said == ("64 (1.0, 1.5, 4.0)\n" if settings in (None, "null") else "8 (1.0, 1.5)\n")
+def test_a_notebook_takes_settings_in_every_spelling(tmp_path):
+    """All spellings as parameters of one notebook: each goes through papermill, and one kernel is enough."""
+    batch, plain = "8 (1.0, 1.5)", "64 (1.0, 1.5, 4.0)"
+    spellings = {"settings": ('{"batch": 8, "ws": "1.0,1.5"}', batch), "none": (None, plain), "null": ("null", plain),
+                 "numbers": ({"batch": 8.0, "ws": [1, 1.5]}, batch)}
+    source = write(tmp_path / "00_x.ipynb", *(
+        f"run = start_run(profile, settings={name})\nprint(run.profile.batch, run.profile.ws)" for name in spellings),
+        parameters="\n".join(['profile = "smoke"', *(f"{name} = {{}}" for name in spellings)]),
+        start="from dashkit.experiments.run import start_run\nrun = start_run(profile, settings=settings)")
+    execute(source, tmp_path / "o.ipynb", {name: spelt for name, (spelt, _) in spellings.items()})
+    cells = nbformat.read(tmp_path / "o.ipynb", 4).cells[-len(spellings):]
+    assert [c.outputs[0].text for c in cells] == [f"{wanted}\n" for _, wanted in spellings.values()]
 
 
 def test_every_notebook_hands_its_settings_over_as_they_were_said():
