@@ -48,7 +48,7 @@ def test_a_data_set_is_written_as_a_folder_that_gives_the_same_images(tmp_path, 
     assert torch.equal(found.pixels, images.pixels[order]) and torch.equal(found.labels, images.labels[order])
     assert torch.equal(found.test_pixels, images.test_pixels.flip(0)) and found.names == images.names
     files.save_folder(images, tmp_path / "few", each=2)
-    assert torch.equal(files.from_folder(tmp_path / "few", size=6, channels=channels).labels, torch.tensor([0, 0, 1, 1]))
+    assert files.from_folder(tmp_path / "few", size=6, channels=channels).labels.tolist() == [0, 0, 1, 1]
     with pytest.raises(FileExistsError):
         files.save_folder(images, tmp_path / "few")
 

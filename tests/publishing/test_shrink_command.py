@@ -43,7 +43,7 @@ def teacher(folder):
 def test_a_teacher_from_elsewhere_becomes_a_student_and_a_report(place, capsys):
     profile = write_profile(place / "my.toml", Wish(str(place / "pics"), str(teacher(place / "T"))), device="cpu").path
     capsys.readouterr()
-    assert cli.main(["shrink", str(profile), "--device", "cpu", *SET]) == 0
+    assert cli.main(["shrink", str(profile), "--device", "cpu", "--seed", "43", *SET]) == 0
     out, said = place / "my_student", capsys.readouterr().out
     assert "Still to do here: students about" in said and str(out / "report.html") in said
     found = networks.load(out)
@@ -51,8 +51,10 @@ def test_a_teacher_from_elsewhere_becomes_a_student_and_a_report(place, capsys):
     assert found.names == ("kind 0000", "kind 0001", "kind 0002")
     page = (out / "report.html").read_text()
     assert "dash" in page and "scratch" in page and page.count("Size of the gap") == 2
+    assert "dash and scratch side by side, 4 steps of 8 pictures, seed 43" in page and "--seed 43" in page
+    assert "# A profile for pics" in page and "teacher, dash and scratch, one column" in page
     again = {p: p.stat().st_mtime_ns for p in place.rglob("final.safetensors")}
-    assert cli.main(["shrink", str(profile), "--device", "cpu", *SET]) == 0      # nothing is trained again
+    assert cli.main(["shrink", str(profile), "--device", "cpu", "--seed", "43", *SET]) == 0    # nothing anew
     assert again == {p: p.stat().st_mtime_ns for p in place.rglob("final.safetensors")} and len(again) == 2
 
 

@@ -16,6 +16,8 @@ from dashkit.experiments.profiles import PROFILES
 from dashkit.interop import export
 from dashkit.method.calibration import gap_stats
 from dashkit.method.unet import UNet, UNetConfig
+from dashkit.publishing import student_report
+from dashkit.storage import paths
 
 QUICK = ["--set", "samples=12", "--set", "states=40", "--set", "sample_steps=2", "--set", "ws=1,1.5", "--device", "cpu"]
 
@@ -58,6 +60,15 @@ def test_two_folders_and_pictures_become_one_page(tmp_path, pair, capsys):
         assert said in page
     assert all(re.search(r'alt="[^"]{20,}"', image) for image in re.findall(r"<img [^>]*>", page))
     assert "nan" not in re.sub(r"base64,[^\"]*", "", page).lower().split("all measurements")[0]
+
+
+def test_the_command_on_the_page_is_one_that_a_reader_can_type(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    typed = student_report.command_line("measure", "--images", tmp_path / "my pictures", "--teacher", "other/T")
+    start = f"{paths.PYTHON} run.py dashkit" if paths.IS_PROJECT else "dashkit"
+    assert typed == f"{start} measure --images 'my pictures' --teacher other/T"
+    monkeypatch.setattr(paths, "IS_PROJECT", False)
+    assert student_report.command_line("shrink", "my.toml") == "dashkit shrink my.toml"
 
 
 @pytest.mark.parametrize(("change", "message"), [
