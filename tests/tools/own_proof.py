@@ -121,13 +121,11 @@ def prove(name: str, place: Path, *, teacher_steps: int, settings: dict[str, obj
     for (arm, seed), student in students.items():
         stats = gap_stats(all_branches(student, states), target)._asdict()
         found = [{"metric": k, "value": v, "n": run.profile.states} for k, v in stats.items()]
-        if (arm, seed) == ("dash", run.seed):
-            worst = export_difference(run, student, place / f"{name}_student")
-            found.append({"metric": "export_difference", "value": worst, "n": 10})
         tables.append(tidy(run, arm, seed, found))
     sizes = {n: sum(p.numel() for p in m.parameters()) for n, m in
              (("parameters", teacher.model), ("student_parameters", next(iter(students.values()))))}
-    facts = sizes | {"adapter_difference": adapter_difference(run, case)}
+    facts = sizes | {"adapter_difference": adapter_difference(run, case), "export_difference": export_difference(
+        run, students["dash", run.seed], place / f"{name}_student")}
     own = tidy(run, "teacher", run.seed, [{"metric": k, "value": v, "n": 1} for k, v in facts.items()])
     return run, pd.concat([own, *tables], ignore_index=True)
 
