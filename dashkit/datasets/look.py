@@ -76,6 +76,13 @@ def _at_folder(path: Path, parts: list[Mapping[str, list[Path]]]) -> Look:
     return Look(names, counts, height, width, 1 if grey else 3, grey, False, False)
 
 
+def check_classes(found: Look, path: object) -> None:
+    """Raise ValueError unless the pictures of `path` have two classes or more."""
+    if found.num_classes < 2:
+        raise ValueError(f"{path} has one class ({found.names[0]}): guidance is the difference that a class makes, so "
+                         "there must be two or more subfolders")
+
+
 def check_size(found: Look, size: int, path: object) -> None:
     """Raise ValueError unless the pictures of `path` have this size, or can be cut and reduced to it."""
     sides = {found.height, found.width}

@@ -4,6 +4,7 @@
 claim and fills the pages.  The sweeps themselves are published by `dashkit sweep --publish`.
 """
 
+import html
 import json
 import re
 from collections.abc import Mapping
@@ -28,6 +29,7 @@ from dashkit.storage import store, tables
 from dashkit.storage.paths import ROOT, print_anything, require_project
 
 README = ROOT / "README.md"
+EXAMPLES = ROOT / "docs" / "examples"
 PAGES = (README, ROOT / "notebooks" / "INSTRUCTOR.md", *sorted((ROOT / "docs").glob("*.md")))
 IN_README = ["teacher", "dash", "gap_match", "multi_w", "label_drop", "cond_only_icg", "fitnets", "composite",
              "cond_only", "single_head", "slicing", "pruning", "scratch"]
@@ -57,6 +59,7 @@ def blocks(root: Path = RESULTS) -> dict[str, str]:
                                 store.read_json(root / "cifar10_proof" / "manifest.json")),
         "threads": _threads(pd.read_csv(root / "threads.csv")),
         **_own(root / "own"),
+        "examples": _examples(EXAMPLES),
         **corrections(root),
         **gpu.blocks(root / "gpu"),
     }
@@ -309,6 +312,18 @@ def _own(root: Path) -> dict[str, str]:
         "R² of the guidance gap is 1 for the teacher. Against training a student from scratch, DASH adds "
         f"{' and '.join(gains)}: [proof](docs/own.md#proof-on-models-that-this-kit-did-not-make) on models that this "
         "kit did not make.")}
+
+
+def _examples(folder: Path) -> str:
+    """The commands of the committed reports, as they stand there, and how long they took."""
+    commands, lines = [], []
+    for name, what in (("shrink", "A student shrunk here"), ("measure", "A student measured")):
+        page = (folder / f"{name}.html").read_text(encoding="utf-8")
+        facts = {k: html.unescape(v) for k, v in re.findall(r"<tr><td>(\w+)</td><td>(.*?)</td></tr>", page)}
+        commands.append(html.unescape(re.search(r"<pre>(.*?)</pre>", page, re.S)[1]))
+        took = facts.get("training", facts["time"])
+        lines.append(f"- [{what}](examples/{name}.html): {took} ({facts['made'].partition(' on ')[2]}).")
+    return "\n".join(["```", *commands, "```", "", *lines])
 
 
 def _below(value: float) -> str:

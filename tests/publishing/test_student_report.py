@@ -89,6 +89,12 @@ def test_labels_beyond_the_teachers_classes_are_named(tmp_path, capsys):
     assert done == 2 and "knows 2 classes and the pictures have 3: labels beyond the teacher's" in said
 
 
+def test_pictures_of_one_class_are_named(tmp_path, pair, capsys):
+    done, _ = measure(tmp_path, *pair, pictures(tmp_path / "I", classes=1))
+    said = capsys.readouterr().err
+    assert done == 2 and "I has one class (kind 0000): guidance is the difference" in said and said.count("\n") == 1
+
+
 def test_a_student_of_another_schedule_or_other_classes_or_without_labels_is_named(tmp_path, pair, capsys):
     images = pictures(tmp_path / "I")
     torch.manual_seed(0)
