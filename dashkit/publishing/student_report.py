@@ -4,7 +4,7 @@ import os
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -24,6 +24,9 @@ from dashkit.interop.networks import Source
 from dashkit.method.sampling import sample
 from dashkit.storage import paths, provenance, store
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 MOST_COLUMNS = 10        # classes in a grid
 _WORDS = {"rho": "size", "slope": "strength", "cos": "direction", "r2": "R²"}
 _PAGE = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(
@@ -35,6 +38,13 @@ class Recipe(NamedTuple):
 
     command: str            # as it is typed
     profile: str = ""       # the file that it reads, if it reads one: its text
+
+
+class Picture(NamedTuple):
+    """Images that stand beside each other, where there is room."""
+
+    images: list[str]       # HTML elements
+    caption: str
 
 
 def write_student_report(path: Path | str, run: Run, models: Mapping[str, nn.Module], results: pd.DataFrame, *,
@@ -83,16 +93,16 @@ def _values(results: pd.DataFrame, arm: str) -> pd.Series:
     return results[results.arm == arm].groupby("metric", sort=False).value.mean()
 
 
-def _tiles(results: pd.DataFrame, seconds: Mapping[str, float], gaps: Mapping[str, Gap]) -> list[tuple[str, str]]:
-    """The numbers to see first: of the first student."""
+def _tiles(results: pd.DataFrame, seconds: Mapping[str, float], gaps: Mapping[str, Gap]) -> list[tuple[str, ...]]:
+    """The numbers to see first, of the first student: each with what it is and, if there is one, its interval."""
     name, teacher = next(iter(gaps)), _values(results, "teacher")
     own = _values(results, name)
     gap = gaps[name].whole
     return [(f"{teacher['parameters'] / own['parameters']:.1f}x", "fewer parameters"),
             (f"{teacher['flops'] / own['flops']:.1f}x", "fewer operations"),
             (f"{seconds['teacher'] / seconds[name]:.1f}x", "faster here"),
-            *((f"{gap[k].value:.2f}", f"{said} (teacher: 1)") for k, said in (
-                ("rho", "size of the guidance gap"), ("cos", "its direction, as a cosine"), ("r2", "R² of the gap")))]
+            *((f"{gap[k].value:.2f}", f"{said} (teacher: 1)", f"[{gap[k].lo:.2f}, {gap[k].hi:.2f}]") for k, said in (
+                ("rho", "size of the guidance gap"), ("cos", "its direction, a cosine"), ("r2", "R² of the gap")))]
 
 
 def _cost(results: pd.DataFrame, seconds: Mapping[str, float]) -> pd.DataFrame:
@@ -115,11 +125,11 @@ def _card(results: pd.DataFrame, gaps: Mapping[str, Gap]) -> pd.DataFrame:
     return pd.DataFrame(rows).T
 
 
-def _picture(drawing: object, caption: str) -> tuple[str, str]:
-    return plots.image_element(drawing, caption), caption
+def _picture(drawings: Sequence[object], caption: str) -> Picture:
+    return Picture([plots.image_element(drawing, caption) for drawing in drawings], caption)
 
 
-def _grids(run: Run, models: Mapping[str, nn.Module]) -> list[tuple[str, str]]:
+def _grids(run: Run, models: Mapping[str, nn.Module]) -> list[Picture]:
     """Samples of every network at three scales, the same noise and classes in every row."""
     n = min(MOST_COLUMNS, max(run.images.num_classes, 8))
     y = (torch.arange(n) % run.images.num_classes).to(run.device)
@@ -131,7 +141,7 @@ def _grids(run: Run, models: Mapping[str, nn.Module]) -> list[tuple[str, str]]:
                              run.images.latent) for name, model in models.items()}
         sheet = plots.plot_image_rows(rows, title=f"w = {w:g}", asked=[_short(k) for k in names], size=1.0)
         latents = " (three channels of the latents, stretched)" if run.images.latent else ""
-        found.append(_picture(sheet, f"Guidance scale w = {w:g}: {_listed(models)}, one column a class{latents}."))
+        found.append(_picture([sheet], f"Guidance scale w = {w:g}: {_listed(models)}, one column a class{latents}."))
     return found
 
 
@@ -151,12 +161,11 @@ def _shown(x: np.ndarray, latent: bool) -> np.ndarray:
     return np.clip(x / (3 * x.std() if latent else 1.0), -1, 1)
 
 
-def _curves(gaps: Mapping[str, Gap], T: int) -> list[tuple[str, str]]:
+def _curves(gaps: Mapping[str, Gap], T: int) -> Picture:
     """Size and direction of the gap against the timestep, with intervals, beside each other."""
-    from matplotlib import pyplot as plt
-
-    figure, axes = plt.subplots(1, 2, figsize=(9.6, 3.4), layout="constrained")
-    for ax, key in zip(axes, ("rho", "cos"), strict=True):
+    drawn, titles = [], {"rho": "size of the gap over the teacher's", "cos": "direction: cosine with the teacher's gap"}
+    for key, said in titles.items():
+        ax = _axes()
         for name, gap in gaps.items():
             t = list(gap.bins)
             middle, low, high = ([getattr(gap.bins[k][key], part) for k in t] for part in ("value", "lo", "hi"))
@@ -164,25 +173,30 @@ def _curves(gaps: Mapping[str, Gap], T: int) -> list[tuple[str, str]]:
             ax.plot(t, middle, marker="o", ms=3, color=colour, label=name)
             ax.fill_between(t, low, high, color=colour, alpha=0.2, lw=0)
         ax.axhline(1, color="#999999", lw=1)
-        ax.set(xlabel="timestep t", xlim=(0, T), title={"rho": "size of the gap / teacher's", "cos": "direction: "
-                                                                                                     "cosine"}[key])
-    axes[0].legend(fontsize="small")
-    return [_picture(figure, "Size and direction of the gap against the timestep, from little noise (left) to much; 1 "
-                             "is the teacher. Bands are 95% intervals over pictures.")]
+        ax.set(xlabel="timestep t", xlim=(0, T), title=said)
+        ax.legend(fontsize="small")
+        drawn.append(ax)
+    return _picture(drawn, "Size and direction of the gap against the timestep, from little noise (left) to much; 1 is "
+                           "the teacher. Bands are 95% intervals over pictures.")
 
 
-def _quality(run: Run, results: pd.DataFrame) -> list[tuple[str, str]]:
+def _quality(run: Run, results: pd.DataFrame) -> Picture:
+    distance = plots.plot_w_curve(results, ax=_axes())
+    accuracy = plots.plot_w_curve(results, metric="accuracy", ax=_axes())
+    distance.set(title="distance to real over real-to-real", ylabel="")
+    accuracy.set(title="share of samples with the asked class", ylabel="")
+    things, right = "latents" if run.images.latent else "pictures", _values(results, "real")["accuracy"]
+    return _picture([distance, accuracy],
+                    f"Distance of samples to held-out {things} over that of real ones (1 is as good as real), in the "
+                    "features of a small classifier; and how often that classifier sees the class that was asked for. "
+                    f"It names {right:.0%} of the real held-out {things} rightly. On {run.profile.samples:,} samples "
+                    "for each scale.")
+
+
+def _axes() -> "Axes":
     from matplotlib import pyplot as plt
 
-    figure, axes = plt.subplots(1, 2, figsize=(9.6, 3.6), layout="constrained")
-    plots.plot_w_curve(results, ax=axes[0])
-    plots.plot_w_curve(results, metric="accuracy", ax=axes[1])
-    axes[1].set(ylabel="share of samples with the asked class")
-    things, right = "latents" if run.images.latent else "pictures", _values(results, "real")["accuracy"]
-    return [_picture(figure, f"Left: distance of samples to held-out {things} over that of real ones (1 is as good as "
-                             "real), in the features of a small classifier. Right: how often that classifier sees the "
-                             f"class that was asked for; of real held-out {things} it knows {right:.0%}. On "
-                             f"{run.profile.samples:,} samples for each scale.")]
+    return plt.subplots(figsize=(4.9, 3.5), layout="constrained")[1]
 
 
 def command_line(*words: str | os.PathLike) -> str:

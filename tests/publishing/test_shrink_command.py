@@ -93,7 +93,7 @@ def listening():
 
 def shrink_in_two(place, profile, *more, stop=False):
     """The command in two processes; with `stop` Ctrl-C is typed once they train.  Its exit code, output and errors."""
-    environment = {**os.environ, "DASHKIT_RUNS": str(place / "two"), "DASHKIT_PROGRESS": "1" if stop else "0",
+    environment = {**os.environ, "DASHKIT_RUNS": str(place / "two"), "DASHKIT_PROGRESS": "1",
                    "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
     with (place / "out").open("w") as out, (place / "err").open("w") as err:
         process = subprocess.Popen(
@@ -118,6 +118,7 @@ def test_two_processes_that_were_stopped_go_on(place):
     code, said, failed = shrink_in_two(place, profile, *steps)
     assert code == 0 and said.count("report.html") == 1, failed[-3000:]
     assert len(list((place / "two").rglob("final.safetensors"))) == 2
+    assert 0 < max(map(int, re.findall(r" (\d+)/200 \[", failed))) < 200        # the steps before were not done again
 
 
 @pytest.mark.slow

@@ -55,7 +55,7 @@ def test_two_folders_and_pictures_become_one_page(tmp_path, pair, capsys):
     done, out = measure(tmp_path, *pair, pictures(tmp_path / "I"))
     assert done == 0 and capsys.readouterr().out.strip().endswith("report.html")
     page = out.read_text()
-    assert page.count("data:image/png;base64,") == 4 and not re.search(r'(src|href)="(?!data:|https://arxiv)', page)
+    assert page.count("data:image/png;base64,") == 6 and not re.search(r'(src|href)="(?!data:|https://arxiv)', page)
     for said in ("kind 0002", "Size of the gap", "fewer parameters", "E|g", "--set samples=12 --set", "All measure"):
         assert said in page
     assert all(re.search(r'alt="[^"]{20,}"', image) for image in re.findall(r"<img [^>]*>", page))
