@@ -83,12 +83,16 @@ def check_classes(found: Look, path: object) -> None:
                          "there must be two or more subfolders")
 
 
-def check_size(found: Look, size: int, path: object) -> None:
-    """Raise ValueError unless the pictures of `path` have this size, or can be cut and reduced to it."""
+def check_pictures(found: Look, size: int, channels: int, path: object) -> None:
+    """Raise ValueError unless the pictures of `path` have this size, or can be cut and reduced to it, and colour where
+    there are three channels."""
     sides = {found.height, found.width}
     if (found.exact and sides != {size}) or min(sides) < size:
         raise ValueError(f"the teacher takes pictures of {size} x {size}, and {path} has {found.height} x "
                          f"{found.width}; give pictures of that size, or larger ones in a folder")
+    if found.channels < channels:
+        raise ValueError(f"the teacher takes {channels} channels, and {found.grey:,} of the pictures in {path} are "
+                         "grey; convert them to colour")
 
 
 def levels(size: int) -> tuple[int, ...]:

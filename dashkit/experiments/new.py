@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from dashkit.datasets.look import Look, check_classes, check_size, levels, look, proposed_size
+from dashkit.datasets.look import Look, check_classes, check_pictures, levels, look, proposed_size
 from dashkit.datasets.sources import DATASETS
 from dashkit.experiments import budget
 from dashkit.experiments.profiles import Profile, resolve
@@ -119,14 +119,11 @@ def _shapes(found: Look, wish: Wish, factor: float) -> Shapes:
 
 
 def _check_pictures(found: Look, config: UNetConfig | Other, wish: Wish) -> None:
-    check_size(found, config.size, wish.images)
+    check_pictures(found, config.size, config.channels, wish.images)
     if found.num_classes != config.num_classes:
         raise ValueError(f"{wish.teacher} knows {config.num_classes} classes and {wish.images} has "
                          f"{found.num_classes}; the folder needs one subfolder for each class of the teacher, in the "
                          "teacher's order")
-    if found.channels < config.channels:
-        raise ValueError(f"the teacher takes {config.channels} channels, and {found.grey} of the pictures in "
-                         f"{wish.images} are grey; convert them to colour")
 
 
 def _trained_here(found: Look, wish: Wish, factor: float) -> Shapes:

@@ -89,6 +89,13 @@ def test_labels_beyond_the_teachers_classes_are_named(tmp_path, capsys):
     assert done == 2 and "knows 2 classes and the pictures have 3: labels beyond the teacher's" in said
 
 
+def test_grey_pictures_for_a_teacher_of_colour_are_named(tmp_path, capsys):
+    colour = [network(tmp_path / name, channels=3) for name in "TS"]
+    done, _ = measure(tmp_path, *colour, pictures(tmp_path / "I"))
+    said = capsys.readouterr().err
+    assert done == 2 and "takes 3 channels, and 18 of the pictures in" in said and said.count("\n") == 1
+
+
 def test_pictures_of_one_class_are_named(tmp_path, pair, capsys):
     done, _ = measure(tmp_path, *pair, pictures(tmp_path / "I", classes=1))
     said = capsys.readouterr().err
