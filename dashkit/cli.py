@@ -341,7 +341,7 @@ def _shrink(options: argparse.Namespace) -> int:
     from dashkit.storage import store
 
     run = _start(options)
-    name = run.profile.name
+    name, file = run.profile.name, Path(options.profile).expanduser()
     out = Path(options.out or Path(options.profile).expanduser().absolute().parent / f"{name}_student")
     store.check_writable(out)
     check_run(run)
@@ -356,15 +356,18 @@ def _shrink(options: argparse.Namespace) -> int:
     models = {"teacher": teacher.model} | {a: students[a, run.seed] for a in run.profile.arms}
     student_report.write_student_report(
         out / "report.html", run, models, results, title=f"{name}: {arm} beside its teacher",
-        command=student_report.command_line("shrink", Path(options.profile).name, *_settings_typed(options)))
+        recipe=student_report.Recipe(
+            student_report.command_line("shrink", options.profile, *_settings_typed(options)),
+            file.read_text(encoding="utf-8") if file.suffix == ".toml" else ""))
     print(f"{arm}: {out}\n{out / 'report.html'}")
     return 0
 
 
 def _settings_typed(options: argparse.Namespace) -> list[str]:
-    """The settings that were typed, as they are typed again; the null label, too."""
+    """The settings that were typed, as they are typed again; the null label and the seed, too."""
     null = ["--null", options.null] if getattr(options, "null", None) is not None else []
-    return null + [word for pair in options.settings for word in ("--set", pair)]
+    seed = ["--seed", options.seed] if getattr(options, "seed", "42") != "42" else []
+    return null + seed + [word for pair in options.settings for word in ("--set", pair)]
 
 
 def _measure(options: argparse.Namespace) -> int:
@@ -382,7 +385,8 @@ def _measure(options: argparse.Namespace) -> int:
     command = student_report.command_line("measure", "--teacher", options.teacher, "--student", options.student,
                                           "--images", options.images, *_settings_typed(options))
     student_report.write_student_report(
-        Path(options.out), run, {"teacher": teacher.model, **students}, results, command=command,
+        Path(options.out), run, {"teacher": teacher.model, **students}, results,
+        recipe=student_report.Recipe(command),
         title=f"Guidance of {Path(options.student).name} beside {Path(options.teacher).name}")
     print(Path(options.out).absolute())
     return 0

@@ -127,8 +127,9 @@ def _size(gap: Gap) -> Reading:
 def _direction(gap: Gap) -> Reading:
     cos = gap.whole["cos"]
     kind = verdict(cos, *BOUNDS["cos"])
-    than = {YES: "guidance pushes where the teacher's does", NO: "guidance pushes somewhere else, and no scale "
-                                                                 "repairs that",
+    partly = "partly " if cos.lo > 0 else ""
+    than = {YES: "guidance pushes where the teacher's does",
+            NO: f"guidance pushes {partly}somewhere else, and no scale repairs that",
             OPEN: "more pictures would be needed to tell whether that is close enough"}[kind]
     return Reading("Direction of the gap", kind, f"The cosine with the teacher's gap is {cos}: {than}.")
 

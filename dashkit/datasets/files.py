@@ -465,3 +465,22 @@ def save_images(images: Images, path: Path | str) -> None:
     arrays = {"pixels": images.pixels, "labels": images.labels, "test_pixels": images.test_pixels,
               "test_labels": images.test_labels} | ({"names": np.array(images.names)} if images.names else {})
     store.write_file(as_path(path, "the .npz"), lambda file: np.savez(file, **arrays))
+
+
+def save_folder(images: Images, folder: Path | str, *, each: int | None = None) -> None:
+    """Write images as PNG files that `from_folder` reads: train/CLASS/00000.png, and test/ with the images held out.
+
+    `each` is how many images of a class are written in each of the two parts, all if None.  FileExistsError if the
+    folder is there, so that nothing is mixed with what it holds.
+    """
+    folder = as_path(folder, "folder")
+    each = None if each is None else _whole("each", each)
+    folder.mkdir(parents=True)
+    for part, pixels, labels in (("train", images.pixels, images.labels),
+                                 ("test", images.test_pixels, images.test_labels)):
+        for k in range(images.num_classes):
+            place = folder / part / images.class_name(k)
+            place.mkdir(parents=True)
+            for i, picture in enumerate(pixels[labels == k][:each].numpy()):
+                Image.fromarray(picture[0] if len(picture) == 1 else picture.transpose(1, 2, 0)).save(
+                    place / f"{i:05d}.png")

@@ -76,12 +76,23 @@ def _at_folder(path: Path, parts: list[Mapping[str, list[Path]]]) -> Look:
     return Look(names, counts, height, width, 1 if grey else 3, grey, False, False)
 
 
-def check_size(found: Look, size: int, path: object) -> None:
-    """Raise ValueError unless the pictures of `path` have this size, or can be cut and reduced to it."""
+def check_classes(found: Look, path: object) -> None:
+    """Raise ValueError unless the pictures of `path` have two classes or more."""
+    if found.num_classes < 2:
+        raise ValueError(f"{path} has one class ({found.names[0]}): guidance is the difference that a class makes, so "
+                         "there must be two or more subfolders")
+
+
+def check_pictures(found: Look, size: int, channels: int, path: object) -> None:
+    """Raise ValueError unless the pictures of `path` have this size, or can be cut and reduced to it, and colour where
+    there are three channels."""
     sides = {found.height, found.width}
     if (found.exact and sides != {size}) or min(sides) < size:
         raise ValueError(f"the teacher takes pictures of {size} x {size}, and {path} has {found.height} x "
                          f"{found.width}; give pictures of that size, or larger ones in a folder")
+    if found.channels < channels:
+        raise ValueError(f"the teacher takes {channels} channels, and {found.grey:,} of the pictures in {path} are "
+                         "grey; convert them to colour")
 
 
 def levels(size: int) -> tuple[int, ...]:

@@ -44,6 +44,10 @@ def format_seconds(seconds: float) -> str:
     return f"{seconds / 3600:.1f} h" if seconds < 360_000 else f"{seconds / 3600:,.0f} h"
 
 
+ENOUGH_PIXELS = 64 * 32 * 32      # of a batch, to time a CPU by
+SLOW = 2.0                        # seconds of a piece that is timed once
+
+
 class Rates(NamedTuple):
     """Seconds of the pieces that all work is made of, for a batch of the profile's size (in each process its share)."""
 
@@ -57,11 +61,13 @@ class Rates(NamedTuple):
 def rates(run: Run) -> Rates:
     """Time a few updates and passes, each on as many threads as it will have: students and evaluations go side by side.
 
-    On a CPU a job that shares the cores with others counts for its share.
+    On a CPU a job that shares the cores with others counts for its share, and a batch of large pictures is timed by a
+    part of it.
     """
     p, device = run.profile, run.device
     generator = torch.Generator(device).manual_seed(0)
-    n = p.batch // processes.size()
+    whole = p.batch // processes.size()
+    n = min(whole, max(4, ENOUGH_PIXELS // p.teacher.size**2)) if device.type == "cpu" else whole
     shape = (n, p.teacher.channels, p.teacher.size, p.teacher.size)
     x0, y = torch.zeros(shape, device=device), torch.zeros(n, dtype=torch.long, device=device)
     batch = noised(run.schedule, x0, y, generator=generator)
@@ -95,7 +101,9 @@ def rates(run: Run) -> Rates:
         workers = max(1, min(cores, at_once)) if device.type == "cpu" else 1
         torch.set_num_threads(max(1, cores // workers))
         try:
-            return min([seconds_of(work, device) for _ in range(3)][1:]) / workers        # the first warms up
+            first = seconds_of(work, device)                       # it warms up; where it is slow that hardly shows
+            best = first if first > SLOW else min(seconds_of(work, device) for _ in range(2))
+            return best / workers * whole / n
         finally:
             torch.set_num_threads(cores)
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from dashkit.datasets.look import Look, check_size, levels, look, proposed_size
+from dashkit.datasets.look import Look, check_classes, check_pictures, levels, look, proposed_size
 from dashkit.datasets.sources import DATASETS
 from dashkit.experiments import budget
 from dashkit.experiments.profiles import Profile, resolve
@@ -62,9 +62,7 @@ def write_profile(path: Path | str, wish: Wish, *, device: str = "auto") -> Writ
         raise FileExistsError(f"{path} is there already; delete it, or choose another name")
     factor, hours = number("factor", wish.factor, 1.05, 1000), number("hours", wish.hours, 1e-3, 10_000)
     found = look(wish.images)
-    if found.num_classes < 2:
-        raise ValueError(f"{wish.images} has one class ({found.names[0]}): guidance is the difference that a class "
-                         "makes, so there must be two or more subfolders")
+    check_classes(found, wish.images)
     shapes = _shapes(found, wish, factor)
     settings = _settings(found, shapes, path.parent, Path(wish.images))
     store.check_writable(path.parent)
@@ -121,14 +119,11 @@ def _shapes(found: Look, wish: Wish, factor: float) -> Shapes:
 
 
 def _check_pictures(found: Look, config: UNetConfig | Other, wish: Wish) -> None:
-    check_size(found, config.size, wish.images)
+    check_pictures(found, config.size, config.channels, wish.images)
     if found.num_classes != config.num_classes:
         raise ValueError(f"{wish.teacher} knows {config.num_classes} classes and {wish.images} has "
                          f"{found.num_classes}; the folder needs one subfolder for each class of the teacher, in the "
                          "teacher's order")
-    if found.channels < config.channels:
-        raise ValueError(f"the teacher takes {config.channels} channels, and {found.grey} of the pictures in "
-                         f"{wish.images} are grey; convert them to colour")
 
 
 def _trained_here(found: Look, wish: Wish, factor: float) -> Shapes:

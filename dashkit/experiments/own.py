@@ -6,7 +6,7 @@ from pathlib import Path
 
 from torch import nn
 
-from dashkit.datasets.look import check_size, look
+from dashkit.datasets.look import check_classes, check_pictures, look
 from dashkit.experiments.networks import load_teacher
 from dashkit.experiments.profiles import PROFILES
 from dashkit.experiments.run import Run, Teacher, pick_device
@@ -27,10 +27,11 @@ def comparison(teacher: str | os.PathLike, students: dict[str, str], images: str
     belong together: other pictures, other classes, another noise schedule.
     """
     found, there = look(images), Path(images).expanduser().resolve()
+    check_classes(found, images)
     shape = networks.Shape(found.channels, min(found.height, found.width), found.num_classes)
     loaded = networks.load(teacher, null_label=null_label, images=shape)
     net = loaded.model.config
-    check_size(found, net.size, images)
+    check_pictures(found, net.size, net.channels, images)
     source = networks.Source(net.size, net.channels, found.num_classes, os.fspath(teacher), null_label)
     given = {name: networks.load(place, images=shape, diffusion=loaded.diffusion,
                                  null_label=None if networks.says_null(place) else null_label)

@@ -340,10 +340,10 @@ def _rows(config: Mapping[str, Any], kind: str, labels: object, null_label: int 
             null_label = count - 1
         elif (images is not None and count == images.num_classes) or (known and not rest):
             raise ValueError(
-                f"{folder} has {count} rows of classes and no row for \"no class\": it lacks an unconditional "
-                "branch, so there is no gap to distil or to measure; name the row, if one was trained without labels "
-                f"(--null NUMBER), or take --null {RANDOM}, a random class in its place (independent-condition "
-                "guidance); a student trained from real pictures by label_drop has such a row")
+                f"{folder} has {count} rows, one for each class, and no row for \"no class\": it lacks an "
+                "unconditional branch, so there is no gap to distil or to measure; if one of them is that row, name it "
+                f"(--null NUMBER); else take --null {RANDOM}, a random class in its place (independent-condition "
+                "guidance), or train a student from the pictures by label_drop")
         else:
             raise ValueError(f"{folder} has {count} rows of classes and does not say which one means \"no class\"; "
                              f"name it with --null NUMBER (often the last, {count - 1})")

@@ -4,6 +4,7 @@
 claim and fills the pages.  The sweeps themselves are published by `dashkit sweep --publish`.
 """
 
+import html
 import json
 import re
 from collections.abc import Mapping
@@ -28,12 +29,15 @@ from dashkit.storage import store, tables
 from dashkit.storage.paths import ROOT, print_anything, require_project
 
 README = ROOT / "README.md"
+EXAMPLES = ROOT / "docs" / "examples"
 PAGES = (README, ROOT / "notebooks" / "INSTRUCTOR.md", *sorted((ROOT / "docs").glob("*.md")))
 IN_README = ["teacher", "dash", "gap_match", "multi_w", "label_drop", "cond_only_icg", "fitnets", "composite",
              "cond_only", "single_head", "slicing", "pruning", "scratch"]
 UNTRAINED = ("single_head",)
 """Arms whose published gap was measured at w = 0 with the null label, which their training never uses."""
 SHOWN = ["teacher", "dash", "composite", "cond_only", "scratch"]
+OWN = {"unet": ("UNet2DModel", "v, linear betas"), "dit": ("DiTTransformer2DModel", "the noise, scaled linear betas")}
+"""The proof's teachers (`tests/tools/own_proof.py`): their class of diffusers, what they predict and their schedule."""
 DATA_SETS = {"digits": "digits", "exact": "exact teacher", "cifar16": "CIFAR-10, 16x16",
              "cifar10": "the paper's networks", "any": "algebra"}
 
@@ -54,6 +58,8 @@ def blocks(root: Path = RESULTS) -> dict[str, str]:
         "rehearsal": _rehearsal(published_results("cifar10_proof", root),
                                 store.read_json(root / "cifar10_proof" / "manifest.json")),
         "threads": _threads(pd.read_csv(root / "threads.csv")),
+        **_own(root / "own"),
+        "examples": _examples(EXAMPLES),
         **corrections(root),
         **gpu.blocks(root / "gpu"),
     }
@@ -278,6 +284,51 @@ def _threads(rows: pd.DataFrame) -> str:
     return ("The same seed gives the same bytes with the same number of threads. Two threads instead of one change, "
             f"after {first.teacher_steps} and {first.student_steps} steps of profile {first.profile}, at most: {said}. "
             f"Seed {first.seed}, {first.device}, commit {first.commit}.")
+
+
+def _own(root: Path) -> dict[str, str]:
+    """The proof on teachers of diffusers: a table, and one sentence."""
+    lines = ["| teacher | predicts | parameters, teacher and student | R² of the gap, DASH | from scratch | DASH minus "
+             "scratch | adapter | export |", "|---" * 8 + "|"]
+    gains, facts = [], set()
+    for name in OWN:
+        results, made = published_results(name, root), store.read_json(root / name / "manifest.json", "settings")
+        table, settings = results.table, made["settings"]
+        r2, value = by_seed(table, "r2"), table.drop_duplicates("metric").set_index("metric").value
+        gain = bootstrap(r2[["dash", "scratch"]], lambda m: m.dash - m.scratch)
+        arms = [bootstrap(r2[[arm]], lambda m, arm=arm: m[arm]) for arm in ("dash", "scratch")]
+        kind, predicts = OWN[name]
+        lines.append(f"| {kind} | {predicts} | {value.parameters:,.0f} and {value.student_parameters:,.0f} | "
+                     f"{' | '.join(map(str, (*arms, gain)))} | {_below(value.adapter_difference)} | "
+                     f"{_below(value.export_difference)} |")
+        gains.append(f"{gain} with a `{kind}`")
+        facts.add(f"{settings['student_steps']:,} steps of {settings['batch']} digits, {len(r2)} training seeds, "
+                  f"95% intervals over them; {made['device']}, commit {made['commit']}")
+    table = "\n".join([
+        *lines, "", f"{'. '.join(sorted(facts))}. Differences are the largest ones. `adapter`: of a prediction, from "
+        "that of diffusers' own network. `export`: of a pixel, which lies in -1 to 1, of samples that diffusers draws "
+        "from the written pipeline, from our samples."])
+    return {"own": table, "own_gain": (
+        "R² of the guidance gap is 1 for the teacher. Against training a student from scratch, DASH adds "
+        f"{' and '.join(gains)}: [proof](docs/own.md#proof-on-models-that-this-kit-did-not-make) on models that this "
+        "kit did not make.")}
+
+
+def _examples(folder: Path) -> str:
+    """The commands of the committed reports, as they stand there, and how long they took."""
+    commands, lines = [], []
+    for name, what in (("shrink", "A student shrunk here"), ("measure", "A student measured")):
+        page = (folder / f"{name}.html").read_text(encoding="utf-8")
+        facts = {k: html.unescape(v) for k, v in re.findall(r"<tr><td>(\w+)</td><td>(.*?)</td></tr>", page)}
+        commands.append(html.unescape(re.search(r"<pre>(.*?)</pre>", page, re.S)[1]))
+        took = facts.get("training", facts["time"])
+        lines.append(f"- [{what}](examples/{name}.html): {took} ({facts['made'].partition(' on ')[2]}).")
+    return "\n".join(["```", *commands, "```", "", *lines])
+
+
+def _below(value: float) -> str:
+    """A tiny difference for people."""
+    return f"{value:.1g}" if value else "none"
 
 
 def take_series(source: Path = BUILD / "digits", root: Path = RESULTS) -> None:

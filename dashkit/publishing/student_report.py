@@ -1,8 +1,10 @@
 """The report of a student beside its teacher: one page, one file, pictures inside."""
 
 import os
-from collections.abc import Mapping
+import shlex
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -20,7 +22,10 @@ from dashkit.experiments.turns import seconds_since_start
 from dashkit.interop import networks
 from dashkit.interop.networks import Source
 from dashkit.method.sampling import sample
-from dashkit.storage import provenance, store
+from dashkit.storage import paths, provenance, store
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 MOST_COLUMNS = 10        # classes in a grid
 _WORDS = {"rho": "size", "slope": "strength", "cos": "direction", "r2": "R²"}
@@ -28,11 +33,25 @@ _PAGE = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_
     Path(__file__).with_suffix(".html").read_text(encoding="utf-8"))
 
 
+class Recipe(NamedTuple):
+    """What makes a page again."""
+
+    command: str            # as it is typed
+    profile: str = ""       # the file that it reads, if it reads one: its text
+
+
+class Picture(NamedTuple):
+    """Images that stand beside each other, where there is room."""
+
+    images: list[str]       # HTML elements
+    caption: str
+
+
 def write_student_report(path: Path | str, run: Run, models: Mapping[str, nn.Module], results: pd.DataFrame, *,
-                         title: str, command: str = "") -> dict[str, list[Reading]]:
+                         title: str, recipe: Recipe | None = None) -> dict[str, list[Reading]]:
     """Write the page; `models` are the teacher, under that name, and its students.  Returns the students' sentences.
 
-    `results` is the tidy table of measurements, `command` what makes the page again.
+    `results` is the tidy table of measurements.
     """
     plots.use_style()
     students = [name for name in models if name != "teacher"]
@@ -41,19 +60,21 @@ def write_student_report(path: Path | str, run: Run, models: Mapping[str, nn.Mod
     seconds = guided_latencies(run, models)
     cost = _cost(results, seconds)
     made = provenance.manifest()
+    device = provenance.device_name(run.device)
     page = _PAGE.render(
-        title=title, facts=f"{made['written']} · {provenance.device_name(run.device)} · dashkit {made['commit']}",
+        title=title, facts=f"{made['written'][:10]} · {device} · dashkit {made['commit']}",
         students=[{"name": n, "summary": summary(r), "readings": r} for n, r in said.items()],
         tiles=_tiles(results, seconds, gaps), grids=_grids(run, models), card=_card(results, gaps),
-        curves=_curves(gaps, run.profile.T), quality=_quality(run, results), cost=cost, command=command,
-        cost_note="Operations are those of one pass of one image, two for a multiply-add. Seconds are the median of "
-                  f"one guided pass of 16 images on {provenance.device_name(run.device)}.",
+        curves=_curves(gaps, run.profile.T), quality=_quality(run, results), cost=cost,
+        recipe=recipe or Recipe(""),
+        cost_note="Operations are those of one pass of one image, two for a multiply-add. A guided sample takes two "
+                  f"passes a step. Seconds are the median of one guided step of 16 images on {device}.",
         bounds=", ".join(f"{_WORDS[k]} {lo:g} to {hi:g}" for k, (lo, hi) in BOUNDS.items())
                + f"; in a tenth of the timesteps, size {BIN_BOUNDS[0]:g} to {BIN_BOUNDS[1]:g}",
-        made=_facts(run) | {"sampling": f"DDIM, {run.profile.sample_steps} steps, "
-                            f"{run.profile.samples:,} samples for each scale", "torch": made["versions"]["torch"],
-                            "device": provenance.device_name(run.device), "commit": made["commit"],
-                            "time": f"{format_seconds(seconds_since_start())}, from the start of the command"},
+        made=_facts(run) | _training(run, students) | {
+            "sampling": f"DDIM, {run.profile.sample_steps} steps, {run.profile.samples:,} samples for each scale",
+            "time": f"{format_seconds(seconds_since_start())}, from the start of the command to this page",
+            "made": f"{made['written']} on {device}, dashkit {made['commit']}, torch {made['versions']['torch']}"},
         table=results[["arm", "seed", "metric", "value", "n"]].to_html(
             index=False, border=0, float_format="{:.4g}".format))
     store.write_bytes(Path(path), page.encode())
@@ -72,16 +93,16 @@ def _values(results: pd.DataFrame, arm: str) -> pd.Series:
     return results[results.arm == arm].groupby("metric", sort=False).value.mean()
 
 
-def _tiles(results: pd.DataFrame, seconds: Mapping[str, float], gaps: Mapping[str, Gap]) -> list[tuple[str, str]]:
-    """The numbers to see first: of the first student."""
+def _tiles(results: pd.DataFrame, seconds: Mapping[str, float], gaps: Mapping[str, Gap]) -> list[tuple[str, ...]]:
+    """The numbers to see first, of the first student: each with what it is and, if there is one, its interval."""
     name, teacher = next(iter(gaps)), _values(results, "teacher")
     own = _values(results, name)
+    gap = gaps[name].whole
     return [(f"{teacher['parameters'] / own['parameters']:.1f}x", "fewer parameters"),
             (f"{teacher['flops'] / own['flops']:.1f}x", "fewer operations"),
             (f"{seconds['teacher'] / seconds[name]:.1f}x", "faster here"),
-            (f"{gaps[name].whole['rho'].value:.2f}", "size of the guidance gap, of 1"),
-            (f"{gaps[name].whole['cos'].value:.2f}", "its direction, of 1"),
-            (f"{gaps[name].whole['r2'].value:.2f}", "R² of the gap, of 1")]
+            *((f"{gap[k].value:.2f}", f"{said} (teacher: 1)", f"[{gap[k].lo:.2f}, {gap[k].hi:.2f}]") for k, said in (
+                ("rho", "size of the guidance gap"), ("cos", "its direction, a cosine"), ("r2", "R² of the gap")))]
 
 
 def _cost(results: pd.DataFrame, seconds: Mapping[str, float]) -> pd.DataFrame:
@@ -89,7 +110,7 @@ def _cost(results: pd.DataFrame, seconds: Mapping[str, float]) -> pd.DataFrame:
     for name, taken in seconds.items():
         v = _values(results, name)
         rows[name] = {"parameters": f"{v['parameters']:,.0f}", "operations": f"{v['flops'] / 1e6:,.1f} M",
-                      "passes of an image": f"{v['passes']:,.0f}", "seconds": f"{taken:.3g}"}
+                      "passes for a sample": f"{v['passes']:,.0f}", "seconds a step": f"{taken:.3g}"}
     return pd.DataFrame(rows).T
 
 
@@ -97,17 +118,18 @@ def _card(results: pd.DataFrame, gaps: Mapping[str, Gap]) -> pd.DataFrame:
     rows = {}
     for name, gap in gaps.items():
         v, seeds = _values(results, name), results[results.arm == name].seed.nunique()
-        own = {f"{_WORDS[k]}": str(gap.whole[k]) if seeds == 1 else f"{v[k]:.2f} (mean of {seeds})" for k in _WORDS}
+        own = {_WORDS[k]: str(gap.whole[k]).replace(" [", "\n[") if seeds == 1 else f"{v[k]:.2f}\n(mean of {seeds})"
+               for k in _WORDS}
         rows[name] = own | {"beta": f"{v['beta']:.2f}", "error, class": f"{v['cond_error']:.2g}",
                             "error, none": f"{v['uncond_error']:.2g}"}
     return pd.DataFrame(rows).T
 
 
-def _picture(drawing: object, caption: str) -> tuple[str, str]:
-    return plots.image_element(drawing, caption), caption
+def _picture(drawings: Sequence[object], caption: str) -> Picture:
+    return Picture([plots.image_element(drawing, caption) for drawing in drawings], caption)
 
 
-def _grids(run: Run, models: Mapping[str, nn.Module]) -> list[tuple[str, str]]:
+def _grids(run: Run, models: Mapping[str, nn.Module]) -> list[Picture]:
     """Samples of every network at three scales, the same noise and classes in every row."""
     n = min(MOST_COLUMNS, max(run.images.num_classes, 8))
     y = (torch.arange(n) % run.images.num_classes).to(run.device)
@@ -119,8 +141,13 @@ def _grids(run: Run, models: Mapping[str, nn.Module]) -> list[tuple[str, str]]:
                              run.images.latent) for name, model in models.items()}
         sheet = plots.plot_image_rows(rows, title=f"w = {w:g}", asked=[_short(k) for k in names], size=1.0)
         latents = " (three channels of the latents, stretched)" if run.images.latent else ""
-        found.append(_picture(sheet, f"Guidance scale w = {w:g}: {' and '.join(models)}, one column a class{latents}."))
+        found.append(_picture([sheet], f"Guidance scale w = {w:g}: {_listed(models)}, one column a class{latents}."))
     return found
+
+
+def _listed(names: Sequence[str] | Mapping[str, object]) -> str:
+    *first, last = names
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def _short(name: str) -> str:
@@ -134,12 +161,11 @@ def _shown(x: np.ndarray, latent: bool) -> np.ndarray:
     return np.clip(x / (3 * x.std() if latent else 1.0), -1, 1)
 
 
-def _curves(gaps: Mapping[str, Gap], T: int) -> list[tuple[str, str]]:
+def _curves(gaps: Mapping[str, Gap], T: int) -> Picture:
     """Size and direction of the gap against the timestep, with intervals, beside each other."""
-    from matplotlib import pyplot as plt
-
-    figure, axes = plt.subplots(1, 2, figsize=(9.6, 3.4), layout="constrained")
-    for ax, key in zip(axes, ("rho", "cos"), strict=True):
+    drawn, titles = [], {"rho": "size of the gap over the teacher's", "cos": "direction: cosine with the teacher's gap"}
+    for key, said in titles.items():
+        ax = _axes()
         for name, gap in gaps.items():
             t = list(gap.bins)
             middle, low, high = ([getattr(gap.bins[k][key], part) for k in t] for part in ("value", "lo", "hi"))
@@ -147,30 +173,41 @@ def _curves(gaps: Mapping[str, Gap], T: int) -> list[tuple[str, str]]:
             ax.plot(t, middle, marker="o", ms=3, color=colour, label=name)
             ax.fill_between(t, low, high, color=colour, alpha=0.2, lw=0)
         ax.axhline(1, color="#999999", lw=1)
-        ax.set(xlabel="timestep t", xlim=(0, T), title={"rho": "size of the gap / teacher's", "cos": "direction: "
-                                                                                                     "cosine"}[key])
-    axes[0].legend(fontsize="small")
-    return [_picture(figure, "Size and direction of the gap against the timestep, from little noise (left) to much; 1 "
-                             "is the teacher. Bands are 95% intervals over pictures.")]
+        ax.set(xlabel="timestep t", xlim=(0, T), title=said)
+        ax.legend(fontsize="small")
+        drawn.append(ax)
+    return _picture(drawn, "Size and direction of the gap against the timestep, from little noise (left) to much; 1 is "
+                           "the teacher. Bands are 95% intervals over pictures.")
 
 
-def _quality(run: Run, results: pd.DataFrame) -> list[tuple[str, str]]:
+def _quality(run: Run, results: pd.DataFrame) -> Picture:
+    distance = plots.plot_w_curve(results, ax=_axes())
+    accuracy = plots.plot_w_curve(results, metric="accuracy", ax=_axes())
+    distance.set(title="distance to real over real-to-real", ylabel="")
+    accuracy.set(title="share of samples with the asked class", ylabel="")
+    things, right = "latents" if run.images.latent else "pictures", _values(results, "real")["accuracy"]
+    return _picture([distance, accuracy],
+                    f"Distance of samples to held-out {things} over that of real ones (1 is as good as real), in the "
+                    "features of a small classifier; and how often that classifier sees the class that was asked for. "
+                    f"It names {right:.0%} of the real held-out {things} rightly. On {run.profile.samples:,} samples "
+                    "for each scale.")
+
+
+def _axes() -> "Axes":
     from matplotlib import pyplot as plt
 
-    figure, axes = plt.subplots(1, 2, figsize=(9.6, 3.6), layout="constrained")
-    plots.plot_w_curve(results, ax=axes[0])
-    plots.plot_w_curve(results, metric="accuracy", ax=axes[1])
-    axes[1].set(ylabel="share of samples with the asked class")
-    return [_picture(figure, "Left: distance of samples to held-out pictures over that of real ones (1 is as good as "
-                             "real), in the features of a small classifier. Right: how often that classifier sees the "
-                             f"class that was asked for. On {run.profile.samples:,} samples for each scale.")]
+    return plt.subplots(figsize=(4.9, 3.5), layout="constrained")[1]
 
 
 def command_line(*words: str | os.PathLike) -> str:
-    """A command as it is typed in a shell."""
-    import shlex
+    """A command as it is typed in the project's folder; what lies below the current folder is named from there."""
+    start = (paths.PYTHON, "run.py", "dashkit") if paths.IS_PROJECT else ("dashkit",)
+    return shlex.join([*start, *map(_typed, words)])
 
-    return shlex.join(["dashkit", *map(str, words)])
+
+def _typed(word: str | os.PathLike) -> str:
+    path, here = Path(word), Path.cwd()
+    return path.relative_to(here).as_posix() if path.is_absolute() and path.is_relative_to(here) else os.fspath(word)
 
 
 def _facts(run: Run) -> dict[str, str]:
@@ -185,3 +222,15 @@ def _facts(run: Run) -> dict[str, str]:
         found["teacher"] = f"{getattr(config, 'kind', 'UNet of this kit')}, predicts {diffusion.prediction}"
         found |= {"note": diffusion.note} if diffusion.note else {}
     return found
+
+
+def _training(run: Run, students: Sequence[str]) -> dict[str, str]:
+    """How the students were trained, if they are this run's."""
+    homes = [run.folder(arm, run.seed) / "manifest.json" for arm in students if arm in run.profile.arms]
+    if len(homes) < len(students) or not all(home.is_file() for home in homes):
+        return {}
+    p, seconds = run.profile, max(store.read_json(home, "seconds")["seconds"] for home in homes)
+    beside = " side by side" if len(students) > 1 else ""
+    return {"training": f"{_listed(students)}{beside}, {p.student_steps:,} steps of {p.batch} "
+                        f"{'latents' if run.images.latent else 'pictures'}, seed {run.seed}: "
+                        f"{format_seconds(seconds)}; what is trained and measured is kept, and not done again"}

@@ -37,6 +37,22 @@ def test_a_folder_of_images_becomes_a_data_set_and_a_file(tmp_path):
     assert torch.equal(found.pixels, images.pixels) and found.names == images.names
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_data_set_is_written_as_a_folder_that_gives_the_same_images(tmp_path, channels, generator):
+    pixels = torch.randint(256, (8, channels, 6, 6), generator=generator, dtype=torch.uint8)
+    images = files.from_arrays(pixels[:6].numpy(), np.array([1, 0, 0, 1, 0, 1]), pixels[6:].numpy(), np.array([1, 0]),
+                               names=("cat", "dog"))
+    files.save_folder(images, tmp_path / "all")
+    found = files.from_folder(tmp_path / "all", size=6, channels=channels)
+    order = images.labels.argsort(stable=True)
+    assert torch.equal(found.pixels, images.pixels[order]) and torch.equal(found.labels, images.labels[order])
+    assert torch.equal(found.test_pixels, images.test_pixels.flip(0)) and found.names == images.names
+    files.save_folder(images, tmp_path / "few", each=2)
+    assert files.from_folder(tmp_path / "few", size=6, channels=channels).labels.tolist() == [0, 0, 1, 1]
+    with pytest.raises(FileExistsError):
+        files.save_folder(images, tmp_path / "few")
+
+
 # -------------------------------------------------------------------------------------------------------- transparency
 
 

@@ -7,6 +7,7 @@ from dashkit.experiments import budget
 from dashkit.experiments.budget import Budget
 from dashkit.experiments.evaluation import get_results
 from dashkit.experiments.training import get_students, get_teacher
+from dashkit.method.schedule import noised
 
 
 def test_it_counts_what_is_left_and_nothing_else(tiny):
@@ -43,3 +44,17 @@ def test_it_leaves_torch_as_it_was(tiny):
 ])
 def test_it_is_told_in_one_line(left, text):
     assert str(left) == text
+
+
+def test_a_batch_of_large_pictures_is_timed_by_a_part_of_it_and_a_slow_piece_once(tiny, monkeypatch):
+    run, timed, sizes = tiny(batch=32), [], []
+    monkeypatch.setattr(budget, "seconds_of", lambda work, device: timed.append(work) or 1.0)
+    monkeypatch.setattr(budget, "noised", lambda schedule, x0, *rest, **more: sizes.append(len(x0)) or noised(
+        schedule, x0, *rest, **more))
+    whole = budget.rates(run)
+    monkeypatch.setattr(budget, "ENOUGH_PIXELS", 8 * run.profile.teacher.size**2)
+    part = budget.rates(run)
+    assert sizes == [32, 8] and part.teacher_update == 4 * whole.teacher_update == 4 and len(timed) == 2 * 5 * 3
+    monkeypatch.setattr(budget, "SLOW", 0.5)
+    budget.rates(run)
+    assert len(timed) == 2 * 5 * 3 + 5

@@ -38,6 +38,23 @@ def test_environment_yml_agrees_with_pyproject():
     assert {n: v for n, v in lines if n not in ("conda-forge", "pip")} == requirements()
 
 
+def test_pages_and_example_reports_name_networks_that_come_with_the_kit():
+    pages = [*readme.PAGES, *readme.EXAMPLES.glob("*.html")]
+    named = {(path.name, place) for path in pages for place in re.findall(
+        r"data/pretrained/[\w/.-]*\w", path.read_text(encoding="utf-8"))}
+    assert {name for name, _ in named} >= {"own.md", "measure.html", "shrink.html"}
+    assert not [f"{name}: {place}" for name, place in named if not (ROOT / place).exists()]
+
+
+def test_example_reports_print_commands_that_a_reader_can_type():
+    for path in readme.EXAMPLES.glob("*.html"):
+        page = path.read_text(encoding="utf-8")
+        command = re.search(r"<pre>(.*?)</pre>", page, re.S)[1]
+        assert command.startswith(f"python3 run.py dashkit {path.stem} ") and len(page) < 600_000
+        # no place on a machine
+        assert not re.search(r"[\s&#;'\"(](/\w+/|[A-Z]:)", re.sub(r'data:image[^"]*', "", page))
+
+
 def test_the_front_page_is_short():
     assert len(readme.README.read_text(encoding="utf-8").splitlines()) <= 120
 

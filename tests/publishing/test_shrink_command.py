@@ -1,8 +1,11 @@
 """`dashkit shrink`: from a profile of one's own to a pipeline that samples, and its report."""
 
 import os
+import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -43,7 +46,7 @@ def teacher(folder):
 def test_a_teacher_from_elsewhere_becomes_a_student_and_a_report(place, capsys):
     profile = write_profile(place / "my.toml", Wish(str(place / "pics"), str(teacher(place / "T"))), device="cpu").path
     capsys.readouterr()
-    assert cli.main(["shrink", str(profile), "--device", "cpu", *SET]) == 0
+    assert cli.main(["shrink", str(profile), "--device", "cpu", "--seed", "43", *SET]) == 0
     out, said = place / "my_student", capsys.readouterr().out
     assert "Still to do here: students about" in said and str(out / "report.html") in said
     found = networks.load(out)
@@ -51,8 +54,10 @@ def test_a_teacher_from_elsewhere_becomes_a_student_and_a_report(place, capsys):
     assert found.names == ("kind 0000", "kind 0001", "kind 0002")
     page = (out / "report.html").read_text()
     assert "dash" in page and "scratch" in page and page.count("Size of the gap") == 2
+    assert "dash and scratch side by side, 4 steps of 8 pictures, seed 43" in page and "--seed 43" in page
+    assert "# A profile for pics" in page and "teacher, dash and scratch, one column" in page
     again = {p: p.stat().st_mtime_ns for p in place.rglob("final.safetensors")}
-    assert cli.main(["shrink", str(profile), "--device", "cpu", *SET]) == 0      # nothing is trained again
+    assert cli.main(["shrink", str(profile), "--device", "cpu", "--seed", "43", *SET]) == 0    # nothing anew
     assert again == {p: p.stat().st_mtime_ns for p in place.rglob("final.safetensors")} and len(again) == 2
 
 
@@ -81,22 +86,49 @@ LAUNCH = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--
           "-m", "dashkit"]
 
 
-@pytest.mark.slow
-def test_two_processes_shrink_together_and_go_on(place):
-    profile = write_profile(place / "my.toml", Wish(str(place / "pics"), str(teacher(place / "T"))), device="cpu").path
-    root = Path(__file__).resolve().parents[2]
-    environment = {**os.environ, "DASHKIT_RUNS": str(place / "two"), "DASHKIT_PROGRESS": "0", "OMP_NUM_THREADS": "1",
-                   "PYTHONPATH": str(root)}
+def listening():
+    """A shell's background jobs ignore Ctrl-C, and so would what they start."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
-    def shrink(*more):
-        return subprocess.run([*LAUNCH, "shrink", str(profile), "--device", "cpu", *SET, *more], cwd=place,
-                              env=environment, capture_output=True, text=True, timeout=3600)
-    first = shrink("--set", "arms=dash")
-    assert first.returncode == 0, first.stderr[-3000:]
-    assert first.stdout.count("report.html") == 1
+
+def shrink_in_two(place, profile, *more, stop=False):
+    """The command in two processes; with `stop` Ctrl-C is typed once they train.  Its exit code, output and errors."""
+    environment = {**os.environ, "DASHKIT_RUNS": str(place / "two"), "DASHKIT_PROGRESS": "1",
+                   "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    with (place / "out").open("w") as out, (place / "err").open("w") as err:
+        process = subprocess.Popen(
+            [*LAUNCH, "shrink", str(profile), "--device", "cpu", *SET, *more], cwd=place, env=environment, stdout=out,
+            stderr=err, start_new_session=True, preexec_fn=listening if stop else None)
+        while stop and process.poll() is None and not re.search(r" [3-9]/\d+ \[", (place / "err").read_text()):
+            time.sleep(0.1)
+        if stop:
+            os.killpg(process.pid, signal.SIGINT)
+        code = process.wait(timeout=3600)
+        return code, (place / "out").read_text(), (place / "err").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="Ctrl-C to a group of processes is another thing there")
+def test_two_processes_that_were_stopped_go_on(place):
+    profile = write_profile(place / "my.toml", Wish(str(place / "pics"), str(teacher(place / "T"))), device="cpu").path
+    steps = ["--set", "student_steps=200"]
+    code, _, said = shrink_in_two(place, profile, *steps, stop=True)
+    assert code != 0 and "dashkit: stopped; the same command goes on from here" in said, said[-3000:]
+    assert list((place / "two").rglob("checkpoint*")) and not list((place / "two").rglob("final.safetensors"))
+    code, said, failed = shrink_in_two(place, profile, *steps)
+    assert code == 0 and said.count("report.html") == 1, failed[-3000:]
+    assert len(list((place / "two").rglob("final.safetensors"))) == 2
+    assert 0 < max(map(int, re.findall(r" (\d+)/200 \[", failed))) < 200        # the steps before were not done again
+
+
+@pytest.mark.slow
+def test_two_processes_shrink_together_and_train_what_is_missing(place):
+    profile = write_profile(place / "my.toml", Wish(str(place / "pics"), str(teacher(place / "T"))), device="cpu").path
+    code, said, failed = shrink_in_two(place, profile, "--set", "arms=dash")
+    assert code == 0 and said.count("report.html") == 1, failed[-3000:]
     trained = next((place / "two").rglob("dash-s42-*/final.safetensors")).stat().st_mtime_ns
-    second = shrink()                                          # dash is there, and scratch is trained now
-    assert second.returncode == 0, second.stderr[-3000:]
+    code, _, failed = shrink_in_two(place, profile)            # dash is there, and scratch is trained now
+    assert code == 0, failed[-3000:]
     assert next((place / "two").rglob("dash-s42-*/final.safetensors")).stat().st_mtime_ns == trained
     alone = cli.main(["shrink", str(profile), "--device", "cpu", *SET])
     assert alone == 0

@@ -16,6 +16,8 @@ from dashkit.experiments.profiles import PROFILES
 from dashkit.interop import export
 from dashkit.method.calibration import gap_stats
 from dashkit.method.unet import UNet, UNetConfig
+from dashkit.publishing import student_report
+from dashkit.storage import paths
 
 QUICK = ["--set", "samples=12", "--set", "states=40", "--set", "sample_steps=2", "--set", "ws=1,1.5", "--device", "cpu"]
 
@@ -53,11 +55,20 @@ def test_two_folders_and_pictures_become_one_page(tmp_path, pair, capsys):
     done, out = measure(tmp_path, *pair, pictures(tmp_path / "I"))
     assert done == 0 and capsys.readouterr().out.strip().endswith("report.html")
     page = out.read_text()
-    assert page.count("data:image/png;base64,") == 4 and not re.search(r'(src|href)="(?!data:|https://arxiv)', page)
+    assert page.count("data:image/png;base64,") == 6 and not re.search(r'(src|href)="(?!data:|https://arxiv)', page)
     for said in ("kind 0002", "Size of the gap", "fewer parameters", "E|g", "--set samples=12 --set", "All measure"):
         assert said in page
     assert all(re.search(r'alt="[^"]{20,}"', image) for image in re.findall(r"<img [^>]*>", page))
     assert "nan" not in re.sub(r"base64,[^\"]*", "", page).lower().split("all measurements")[0]
+
+
+def test_the_command_on_the_page_is_one_that_a_reader_can_type(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    typed = student_report.command_line("measure", "--images", tmp_path / "my pictures", "--teacher", "other/T")
+    start = f"{paths.PYTHON} run.py dashkit" if paths.IS_PROJECT else "dashkit"
+    assert typed == f"{start} measure --images 'my pictures' --teacher other/T"
+    monkeypatch.setattr(paths, "IS_PROJECT", False)
+    assert student_report.command_line("shrink", "my.toml") == "dashkit shrink my.toml"
 
 
 @pytest.mark.parametrize(("change", "message"), [
@@ -76,6 +87,19 @@ def test_labels_beyond_the_teachers_classes_are_named(tmp_path, capsys):
     done, _ = measure(tmp_path, teacher, student, pictures(tmp_path / "I"))
     said = capsys.readouterr().err
     assert done == 2 and "knows 2 classes and the pictures have 3: labels beyond the teacher's" in said
+
+
+def test_grey_pictures_for_a_teacher_of_colour_are_named(tmp_path, capsys):
+    colour = [network(tmp_path / name, channels=3) for name in "TS"]
+    done, _ = measure(tmp_path, *colour, pictures(tmp_path / "I"))
+    said = capsys.readouterr().err
+    assert done == 2 and "takes 3 channels, and 18 of the pictures in" in said and said.count("\n") == 1
+
+
+def test_pictures_of_one_class_are_named(tmp_path, pair, capsys):
+    done, _ = measure(tmp_path, *pair, pictures(tmp_path / "I", classes=1))
+    said = capsys.readouterr().err
+    assert done == 2 and "I has one class (kind 0000): guidance is the difference" in said and said.count("\n") == 1
 
 
 def test_a_student_of_another_schedule_or_other_classes_or_without_labels_is_named(tmp_path, pair, capsys):
