@@ -69,12 +69,18 @@ def test_every_generated_part_comes_from_the_committed_results():
 
 def test_the_matrix_of_claims_says_what_the_primary_rows_of_the_ledger_say():
     rows = pd.DataFrame([("C1", "primary", "digits", "holds"), ("C1", "secondary", "exact", "contradicted"),
-                         ("C2", "primary", "digits", "undecided"), ("C2", "primary", "exact", "not testable here")],
+                         ("C2", "primary", "digits", "undecided"), ("C2", "primary", "exact", "not testable here"),
+                         ("C3", "primary", "digits", "holds"), ("C3", "primary", "cifar16", "holds"),
+                         ("C4", "primary", "digits", "holds"), ("C4", "primary", "cifar16", "contradicted")],
                         columns=["claim", "rank", "profile", "verdict"]).assign(sentence="It is so")
     text = readme._claims(rows)
     cells = {line.split()[1]: [c.strip() for c in line.split("|")[2:-1]] for line in text.splitlines() if "| C" in line}
-    assert cells == {"C1": ["holds", ""], "C2": ["undecided", "not testable here"]}
-    assert text.splitlines()[0] == "| the paper's claim | digits | exact teacher |"
+    assert cells == {"C1": ["holds", "", "", "decided on digits alone"],
+                     "C2": ["undecided", "not testable here", "", "not decided anywhere"],
+                     "C3": ["holds", "", "holds", "yes"],
+                     "C4": ["holds", "", "contradicted", "no: the data sets disagree"]}
+    assert text.splitlines()[0] == ("| the paper's claim | digits | exact teacher | CIFAR-10, 16x16 | "
+                                    "does it replicate? |")
     assert "C1 · It is so" in text
 
 
