@@ -321,7 +321,7 @@ def _examples(folder: Path) -> str:
         page = (folder / f"{name}.html").read_text(encoding="utf-8")
         facts = {k: html.unescape(v) for k, v in re.findall(r"<tr><td>(\w+)</td><td>(.*?)</td></tr>", page)}
         commands.append(html.unescape(re.search(r"<pre>(.*?)</pre>", page, re.S)[1]))
-        took = facts.get("training", facts["time"])
+        took = facts.get("training", facts["time"]).partition(";")[0]
         lines.append(f"- [{what}](examples/{name}.html): {took} ({facts['made'].partition(' on ')[2]}).")
     return "\n".join(["```", *commands, "```", "", *lines])
 
