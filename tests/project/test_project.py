@@ -74,7 +74,8 @@ def test_the_matrix_of_claims_says_what_the_primary_rows_of_the_ledger_say():
                          ("C4", "primary", "digits", "holds"), ("C4", "primary", "cifar16", "contradicted")],
                         columns=["claim", "rank", "profile", "verdict"]).assign(sentence="It is so")
     text = readme._claims(rows)
-    cells = {line.split()[1]: [c.strip() for c in line.split("|")[2:-1]] for line in text.splitlines() if line.startswith("| C")}
+    cells = {line.split()[1]: [c.strip() for c in line.split("|")[2:-1]]
+             for line in text.splitlines() if line.startswith("| C")}
     assert cells == {"C1": ["holds", "", "", "decided on digits alone"],
                      "C2": ["undecided", "not testable here", "", "not decided anywhere"],
                      "C3": ["holds", "", "holds", "yes"],
