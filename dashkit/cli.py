@@ -96,6 +96,7 @@ def parser() -> argparse.ArgumentParser:
         if name == "sweep":
             command.add_argument("--seeds", help="training seeds (default: the profile's, at least 8)")
             command.add_argument("--teachers", default=1, help="teachers, each with students of its own (default 1)")
+        if name in ("sweep", "study"):
             command.add_argument("--jobs", default=1, help="worker processes (default 1: none)")
         if name == "study":
             command.add_argument("name", metavar="STUDY", help="gap_loss, null_row or correction")
@@ -506,7 +507,7 @@ def _study(options: argparse.Namespace) -> int:
 
     run, folder = _start(options), RESULTS / "studies" / options.name
     check_run(run, publish=folder if options.publish else None)
-    table = study(run, options.name)
+    table = study(run, options.name, jobs=options.jobs)
     print(study_rows(table)[["claim", "rank", "measure", "ours", "lo", "hi", "verdict"]].to_string(index=False))
     if options.publish:
         _write(run, table, folder, study=options.name)

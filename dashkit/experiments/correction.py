@@ -14,9 +14,12 @@ from dashkit.method.guidance import Branches, Model, branches, check_w
 from dashkit.method.schedule import expand
 
 CORRECTIONS = ("none", "beta", "beta_t", "mix_t", "projected")
+GUIDES = ("teacher_u", "weaker")
 """`beta`: one factor for the gap (`guidance.corrected_w`).  `beta_t`: one for each bin of timesteps.  `mix_t`: both
 branches are weighted anew in each bin.  `projected`: u is first scaled so that it is as near to c as it can be (the
-optimised scale of CFG-Zero*, Fan et al., 2025); this one needs no teacher."""
+optimised scale of CFG-Zero*, Fan et al., 2025); this one needs no teacher.
+
+Two of `GUIDES` stand in for the student's null row, see `GuidedBy`."""
 
 
 class Correction(NamedTuple):
@@ -83,3 +86,25 @@ class Corrected(nn.Module):
             dot, power = ((v * u).flatten(1).sum(1) for v in (c, u))
             u = u * expand(dot / power.clamp(min=1e-12), u)
         return expand(self.cond[t], c) * c + expand(self.uncond[t], u) * u
+
+
+class GuidedBy(nn.Module):
+    """A model that is guided away from another network's output g: c + (w - 1) (c - g).  Its null row is not used.
+
+    The guide is a teacher without a label, or with `labelled` a weaker copy of the model with the same label
+    (autoguidance, Karras et al., 2024).
+    """
+
+    def __init__(self, model: Model, guide: Model, *, labelled: bool = False) -> None:
+        super().__init__()
+        self.model, self.guide, self.labelled, self.null_label = model, guide, labelled, model.null_label
+        self.eval()
+
+    def forward(self, x_t: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        """A branch of the model as it is, (B, ...)."""
+        return self.model(x_t, t, y)
+
+    def guided(self, x_t: Tensor, t: Tensor, y: Tensor, w: float) -> Tensor:
+        """The guided output, (B, ...)."""
+        away = self.guide(x_t, t, y if self.labelled else torch.full_like(y, self.guide.null_label))
+        return Branches(self.model(x_t, t, y), away).guided(w)

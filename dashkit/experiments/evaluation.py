@@ -196,6 +196,7 @@ def read_results(run: Run) -> pd.DataFrame | None:
 def _evaluation_key(run: Run, arm: str, seed: int) -> str:
     p = run.profile
     more = [p.sampling_sets, p.classifier] if (p.sampling_sets, p.classifier) != (1, "small") else []
+    more += [f"set {run.sampling_set}"] if run.sampling_set else []
     return store.fingerprint(
         [RULER, p.w, p.ws, p.samples, p.sample_steps, p.states, SAMPLING_SEED, run.weights(arm, seed), *more])
 
@@ -332,9 +333,10 @@ def _of_set(k: int) -> str:
 def measure(run: Run, model: nn.Module, w: float | Tensor, *, n: int | None = None, sampling_set: int = 0) -> Quality:
     """The quality of a model under one guidance, a number or a table, by the run's own protocol.
 
-    Every model gets the same labels and noise; each `sampling_set` is another draw of them.  `n` replaces the profile's
-    number of samples.
+    Every model of a run gets the same labels and noise; each `sampling_set` is another draw of them, and so is each of
+    the run's own.  `n` replaces the profile's number of samples.
     """
+    sampling_set += run.sampling_set * run.profile.sampling_sets
     y = balanced_labels(n or run.profile.samples, run.images.num_classes).to(run.device)
     generator = torch.Generator().manual_seed(SAMPLING_SEED + 100_003 * sampling_set)
     x_T = torch.randn((len(y), *run.images.shape), generator=generator).to(run.device)

@@ -75,6 +75,7 @@ class Run:
     seed: int = 42
     device: torch.device = CPU
     root: Path = paths.RUNS
+    sampling_set: int = 0    # which draw of labels and noise models are sampled with (see `evaluation.measure`)
     compile: bool = False    # torch.compile in training and FID's sampling: meant for a GPU, takes a while to begin
 
     def __post_init__(self) -> None:

@@ -4,6 +4,7 @@ What each is expected to show is registered in `data/reference/study_rules.csv`,
 """
 
 import dataclasses
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -14,22 +15,26 @@ import pandas as pd
 import torch
 from torch import nn
 
-from dashkit.experiments.correction import CORRECTIONS, Corrected, equal_bins, fit_correction
+from dashkit.experiments.correction import CORRECTIONS, Corrected, GuidedBy, equal_bins, fit_correction
+from dashkit.experiments.costing import kept
 from dashkit.experiments.evaluation import calibration_rows, floor_rows, measure, quality_rows, tidy
-from dashkit.experiments.networks import load_student
+from dashkit.experiments.networks import load_student, load_teacher
 from dashkit.experiments.ready import check_run
 from dashkit.experiments.run import SAMPLING_SEED, Run, Teacher
-from dashkit.experiments.sweeps import TEACHERS_APART
-from dashkit.experiments.threads import side_by_side
-from dashkit.experiments.training import get_students, get_teacher
+from dashkit.experiments.settings import typed
+from dashkit.experiments.sweeps import of_teacher
+from dashkit.experiments.threads import side_by_side, spread
+from dashkit.experiments.training import distil, get_students, get_teacher
 from dashkit.method.arms import quadratic_name
 from dashkit.method.calibration import all_branches, held_out_states, measure_calibration, visited_states
 from dashkit.method.quality import balanced_labels
 from dashkit.method.schedule import noised
 from dashkit.storage import store, tables
 
-STUDY_RULER = 1
+STUDY_RULER = 2
 """Counts the changes of what a study measures."""
+WEAKER = 5
+"""The weaker copy that may guide a student was trained for one of so many parts of its steps, with the same seed."""
 
 
 @dataclass(frozen=True)
@@ -46,39 +51,49 @@ class Study:
 
 STUDIES = {
     "gap_loss": Study(tuple(quadratic_name(w, k) for w, k in product((0.5, 1.0, 1.5, 2.5, 4.0), (0.0, 0.1, 0.5, 1.25))),
-                      widths=(8, 16, 24), teachers=1, seeds=5, ws=(1.0, 1.5, 4.0)),
+                      widths=(8, 16, 24), teachers=5, seeds=1, ws=(1.0, 1.5, 4.0)),
     "null_row": Study(("cond_only", "no_un_noise", "label_drop", "kd_drop", "dash"),
                       widths=(8, 12, 16, 24), teachers=3, seeds=3, ws=(1.0, 1.5, 4.0)),
     "correction": Study(("dash", "gap_match", "multi_w", "composite", "cond_only", "kd_drop", "scratch"),
-                        widths=(16,), teachers=1, seeds=5, ws=(1.5, 2.0, 4.0), corrected=True),
+                        widths=(16,), teachers=5, seeds=1, ws=(1.5, 2.0, 4.0), corrected=True),
 }
+"""Five students of five teachers say more than five of one: an interval is then not for one teacher, and one noise."""
 
 
-def study(run: Run, name: str, **changes: object) -> pd.DataFrame:
+def study(run: Run, name: str, *, jobs: int = 1, **changes: object) -> pd.DataFrame:
     """Carry out a study, as a tidy table of the profile `name`; stop it at any time, it goes on from there.
 
-    `changes` replace fields of the study.  What was measured of the student of width 16 is called e.g. r2@ch=16.
+    With `jobs` > 1 teachers, widths and seeds are spread over as many processes (see `threads.spread`).  `changes`
+    replace fields of the study.  What was measured of the student of width 16 is called e.g. r2@ch=16.
     ValueError for another name.
     """
     if name not in STUDIES:
         raise ValueError(f"a study is one of {', '.join(STUDIES)}, not {name!r}")
     plan = dataclasses.replace(STUDIES[name], **changes)
-    parts = []
-    for k in range(plan.teachers):
-        own = replace(run, seed=run.seed + TEACHERS_APART * k, profile=replace(run.profile, ws=plan.ws,
-                      w=min(plan.ws, key=lambda w: abs(w - run.profile.w)), arms=plan.arms, seeds=plan.seeds))
+    w = min(plan.ws, key=lambda w: abs(w - run.profile.w))
+    planned = replace(run, profile=replace(run.profile, ws=plan.ws, w=w, arms=plan.arms, seeds=plan.seeds))
+    _ = planned.image_reference                    # trained once, before threads and processes ask for it
+    runs = [of_teacher(planned, k) for k in range(plan.teachers)]
+    for own in runs:
         check_run(own)
-        teacher = get_teacher(own)
-        parts += [floor_rows(own), *_of_teacher(own, teacher, plan)]
+    if (jobs := typed("jobs", jobs)) > 1:
+        spread(jobs, [partial(get_teacher, own) for own in runs], title=f"{plan.teachers} teachers")
+        parts = product(runs, plan.widths, range(plan.seeds))
+        spread(jobs, [partial(_of_seed, own, plan, width, own.seed + k) for own, width, k in parts],
+               title="widths and seeds")
+    parts = []
+    for own in runs:
+        parts += [floor_rows(own), *_of_teacher(own, get_teacher(own), plan)]
     return pd.concat(parts, ignore_index=True).assign(profile=name)
 
 
 def _of_teacher(run: Run, teacher: Teacher, plan: Study) -> Iterator[pd.DataFrame]:
     """The tables of a teacher and of its students."""
-    _ = run.image_reference                                                      # trained before the threads ask for it
     for width in plan.widths:
-        narrow = replace(run, profile=replace(run.profile, student=replace(run.profile.student, ch=width)))
+        narrow = _of_width(run, width)
         get_students(narrow, teacher)
+        if plan.corrected:
+            get_students(_weaker(narrow), teacher)
         keys = [("teacher", run.seed), *((a, s) for s in run.seeds for a in plan.arms)]
         if plan.corrected or width != plan.widths[0]:
             keys = keys[1:]                                          # a teacher is the same beside every width
@@ -92,16 +107,38 @@ def _of_teacher(run: Run, teacher: Teacher, plan: Study) -> Iterator[pd.DataFram
             yield table if arm == "teacher" else table.assign(metric=table.metric + f"@ch={width}")
 
 
+def _of_width(run: Run, width: int) -> Run:
+    return kept(run, profile=replace(run.profile, student=replace(run.profile.student, ch=width)))
+
+
+def _of_seed(run: Run, plan: Study, width: int, seed: int) -> None:
+    """Train and measure the students of one width and seed; what is found stays on disk."""
+    narrow, teacher = _of_width(run, width), load_teacher(run)
+    for one in (narrow, *([_weaker(narrow)] if plan.corrected else ())):
+        deque(distil(one, teacher, plan.arms, seed), maxlen=0)
+    for arm in plan.arms:
+        if not _path(narrow, arm, seed, plan).is_file():
+            deque(_measure(narrow, teacher, arm, seed, plan), maxlen=0)
+
+
+def _weaker(run: Run) -> Run:
+    """The run whose students are weaker copies of this run's."""
+    return kept(run, profile=replace(run.profile, student_steps=max(1, run.profile.student_steps // WEAKER)))
+
+
 def _path(run: Run, arm: str, seed: int, plan: Study) -> Path:
     p = run.profile
+    weights = [run.weights("teacher", run.seed), run.weights(arm, seed)]
+    weights += [_weaker(run).weights(arm, seed)] if plan.corrected else []
     key = store.fingerprint([STUDY_RULER, plan.ws, plan.corrected, p.samples, p.sample_steps, p.states,
-                             run.weights("teacher", run.seed), run.weights(arm, seed)])
+                             run.sampling_set, *weights])
     return run.folder(arm, seed) / f"study-{key}.csv"
 
 
 def _measure(run: Run, teacher: Teacher, arm: str, seed: int, plan: Study) -> Iterator[None]:
     model = teacher.model if arm == "teacher" else load_student(run, arm, seed)
-    rows = list((_corrections if plan.corrected else _plain)(run, teacher, model))
+    rows = list(_corrections(run, teacher, model, load_student(_weaker(run), arm, seed)) if plan.corrected
+                else _plain(run, teacher, model))
     tables.write_table(_path(run, arm, seed, plan), tidy(run, arm, seed, rows))
     yield
 
@@ -116,8 +153,14 @@ def _plain(run: Run, teacher: Teacher, model: nn.Module) -> Iterator[dict]:
         yield from quality_rows(f"w={w:g}", measure(run, model, w))
 
 
-def _corrections(run: Run, teacher: Teacher, model: nn.Module) -> Iterator[dict]:
-    """Pictures under every correction: fitted on noised training images, and on states that the student visits."""
+def _corrections(run: Run, teacher: Teacher, model: nn.Module, weaker: nn.Module) -> Iterator[dict]:
+    """Pictures under every correction: fitted on noised training images, and on states that the student visits.
+
+    Two more are guided by another network, the teacher or a weaker copy of the student.
+    """
+    quick = run.sampler(model)
+    guided = {"teacher_u": GuidedBy(quick, run.sampler(teacher.model)),
+              "weaker": GuidedBy(quick, weaker, labelled=True)}
     p, device, generator = run.profile, run.device, torch.Generator().manual_seed(SAMPLING_SEED + 1)
     i = torch.randint(len(run.images.labels), (p.states // 4,), generator=generator).to(device)
     noisy = noised(run.schedule, run.images.x0[i], run.images.labels[i],
@@ -132,6 +175,8 @@ def _corrections(run: Run, teacher: Teacher, model: nn.Module) -> Iterator[dict]
                 continue                                             # these are not fitted
             pairs = all_branches(model, states), all_branches(teacher.model, states)
             fitted = fit_correction(kind, *pairs, states.t, w=w, bins=equal_bins(p.T))
-            corrected = Corrected(model, fitted).to(run.device)
+            corrected = Corrected(quick, fitted).to(run.device)
             name = kind if kind in ("none", "projected") else f"{kind}:{where}"
             yield from quality_rows(f"{name},w={w:g}", measure(run, corrected, w), of_teacher)
+        for name, by_other in guided.items():
+            yield from quality_rows(f"{name},w={w:g}", measure(run, by_other, w), of_teacher)

@@ -1,6 +1,5 @@
 """Every arm over many training seeds; and the learning rate of each arm."""
 
-import os
 from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -8,62 +7,60 @@ from functools import partial
 from pathlib import Path
 
 import pandas as pd
-import torch
 
+from dashkit.experiments.costing import kept
 from dashkit.experiments.evaluation import _evaluation_key, evaluate_all, get_results, measure, tidy
 from dashkit.experiments.networks import load_student, load_teacher, say_stale
-from dashkit.experiments.progress import progress_bar
 from dashkit.experiments.ready import check_run
 from dashkit.experiments.run import Run
 from dashkit.experiments.settings import typed
-from dashkit.experiments.threads import side_by_side
+from dashkit.experiments.threads import side_by_side, spread
 from dashkit.experiments.training import distil, get_students, get_teacher, unfinished
 from dashkit.method.arms import objective
-from dashkit.storage import provenance, tables
+from dashkit.storage import tables
 
 TEACHERS_APART = 100
 """The seeds of two teachers differ by this.  The students of a teacher have its seed and those after it."""
 
 
+def of_teacher(run: Run, k: int) -> Run:
+    """The run of teacher k of several: with another seed, and sampled with other labels and noise.
+
+    What another teacher changes, and what other noise does, is then seen together: as the spread over teachers.
+    """
+    return kept(run, seed=run.seed + TEACHERS_APART * k, sampling_set=k)
+
+
 def sweep(run: Run, *, jobs: int = 1, teachers: int = 1) -> pd.DataFrame:
     """Train and evaluate every arm and seed of the profile; stop it at any time, it goes on from there.
 
-    With several `teachers` all is done for each: one of the run's seed, and others that are trained with other seeds.
-    Only then does an interval say what another teacher would change.  ValueError for more than `TEACHERS_APART` seeds.
+    With several `teachers` all is done for each (see `of_teacher`).  Only then does an interval say what another
+    teacher and other sampling noise would change.  ValueError for more than `TEACHERS_APART` seeds.
 
-    One process by default.  With `jobs` > 1 the seeds are spread over a joblib backend, the current one: processes, or
-    whatever `joblib.parallel_config` names, a Dask cluster too; they share the run folder and nothing else.
+    One process by default.  With `jobs` > 1 the seeds are spread over as many (see `threads.spread`).
     """
     jobs, teachers = typed("jobs", jobs), typed("teachers", teachers)
     if teachers > 1:
         if run.profile.seeds > TEACHERS_APART:
             raise ValueError(f"with several teachers there may be at most {TEACHERS_APART} seeds, "
                              f"not {run.profile.seeds}")
-        each = [replace(run, seed=run.seed + TEACHERS_APART * k) for k in range(teachers)]
-        return pd.concat([sweep(one, jobs=jobs) for one in each], ignore_index=True)
+        _ = run.image_reference                                  # trained once for all
+        return pd.concat([sweep(of_teacher(run, k), jobs=jobs) for k in range(teachers)], ignore_index=True)
     check_run(run)
     teacher = get_teacher(run)
     if jobs > 1:
-        from joblib import Parallel, delayed
-
         say_stale(run, {seed: unfinished(run, run.profile.arms, seed) for seed in run.seeds})
         evaluate_all(run, teacher, {})               # the teacher's own, once, before the workers read it
-        tasks = Parallel(n_jobs=jobs, return_as="generator_unordered")(
-            delayed(_one_seed)(run, seed, max(1, torch.get_num_threads() // jobs)) for seed in run.seeds)
-        deque(progress_bar(tasks, total=len(run.seeds), title=f"{len(run.seeds)} seeds"), maxlen=0)
+        spread(jobs, [partial(_one_seed, run, seed) for seed in run.seeds], title=f"{len(run.seeds)} seeds")
     students = get_students(run, teacher)
     return get_results(run, teacher, students)
 
 
-def _one_seed(run: Run, seed: int, threads: int) -> int:
-    """One seed of a sweep in a worker process: results stay on disk."""
-    provenance.commit()                                # what runs is this one: a Run that arrives here asked elsewhere
-    os.environ["DASHKIT_PROGRESS"] = "0"
-    torch.set_num_threads(threads)
+def _one_seed(run: Run, seed: int) -> None:
+    """One seed of a sweep: results stay on disk."""
     teacher = load_teacher(run)
     deque(distil(run, teacher, run.profile.arms, seed), maxlen=0)
     evaluate_all(run, teacher, {(arm, seed): load_student(run, arm, seed) for arm in run.profile.arms})
-    return seed
 
 
 LR_FACTORS = (0.5, 1.0, 2.0)

@@ -1,8 +1,9 @@
-"""Several independent jobs at once."""
+"""Several independent jobs at once, in threads or in processes."""
 
+import os
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
@@ -10,6 +11,7 @@ import torch
 from dashkit.experiments import processes
 from dashkit.experiments.progress import progress_bar
 from dashkit.experiments.run import Run
+from dashkit.storage import provenance
 
 
 def side_by_side(
@@ -59,3 +61,24 @@ def side_by_side(
         deque(bar, maxlen=0)                     # a resumed job has fewer items: fill the bar up
     finally:
         torch.set_num_threads(cores)
+
+
+def spread(jobs: int, tasks: Sequence[Callable[[], object]], *, title: str) -> None:
+    """Call every task in one of `jobs` processes of a joblib backend, under one progress bar.
+
+    The backend is the current one: processes of this machine, or whatever `joblib.parallel_config` names, a Dask
+    cluster too.  Results stay on disk; tasks share the run folder and nothing else.
+    """
+    from joblib import Parallel, delayed
+
+    threads = max(1, torch.get_num_threads() // jobs)
+    done = Parallel(n_jobs=jobs, return_as="generator_unordered")(delayed(_quietly)(task, threads) for task in tasks)
+    deque(progress_bar(done, total=len(tasks), title=title), maxlen=0)
+
+
+def _quietly(task: Callable[[], object], threads: int) -> None:
+    """Call a task in a worker process."""
+    provenance.commit()                                # what runs is this one: a Run that arrives here asked elsewhere
+    os.environ["DASHKIT_PROGRESS"] = "0"
+    torch.set_num_threads(threads)
+    task()

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from dashkit.experiments.correction import CORRECTIONS, Corrected, equal_bins, fit_correction
+from dashkit.experiments.correction import CORRECTIONS, Corrected, GuidedBy, equal_bins, fit_correction
 from dashkit.method.calibration import gap_stats
 from dashkit.method.guidance import Branches, branches, corrected_w
 from dashkit.method.sampling import sample
@@ -96,3 +96,16 @@ def test_what_cannot_be_fitted_or_was_not_is_refused(states):
         fit_correction("beta", pair, pair, states[1], w=-1.0, bins=BINS)
     with pytest.raises(ValueError, match="fitted for w = 2, not 3"):
         Corrected(Toy(), fit_correction("beta", pair, pair, states[1], w=2.0, bins=BINS)).guided(*states, 3.0)
+
+
+def test_a_guide_stands_in_for_the_null_row(states):
+    student, teacher = Toy(0.5), Toy()
+    plain = outputs(teacher, states)
+    own = GuidedBy(teacher, teacher).guided(*states, 3.0)
+    torch.testing.assert_close(own, plain.guided(3.0))                         # guided by itself: as always
+    by_teacher = GuidedBy(student, teacher).guided(*states, 3.0)
+    torch.testing.assert_close(by_teacher, Branches(outputs(student, states).cond, plain.uncond).guided(3.0))
+    weaker = GuidedBy(teacher, student, labelled=True)
+    torch.testing.assert_close(weaker.guided(*states, 1.0), plain.cond)        # nothing is added at w = 1
+    torch.testing.assert_close(weaker.guided(*states, 2.0), 2 * plain.cond - outputs(student, states).cond)
+    assert not weaker.training and weaker.null_label == 3

@@ -27,6 +27,17 @@ def test_a_study_is_a_tidy_table_of_every_width_and_teacher_and_goes_on(tiny, mo
     assert study(run, "null_row", **plan).equals(table)
 
 
+def test_several_processes_find_what_one_finds(tiny):
+    run = tiny()
+    plan = small("null_row", arms=("dash", "cond_only"), widths=(4,))
+    shared = study(run, "null_row", jobs=2, **plan)
+    alone = study(tiny("alone"), "null_row", **plan)
+    gaps = [t[t.metric.str.match("r2|mse|cond_error")].set_index(["arm", "seed", "metric"]).value.sort_index()
+            for t in (shared, alone)]                    # other processes judge pictures by another classifier
+    assert len(gaps[0]) == 3 * 2 * (2 + 1) and gaps[0].index.equals(gaps[1].index)
+    assert gaps[0].to_numpy() == pytest.approx(gaps[1].to_numpy(), rel=1e-3)
+
+
 def test_corrections_are_measured_beside_the_uncorrected_student(tiny):
     plan = small("correction", arms=("cond_only",), widths=(8,), teachers=1)
     table = study(tiny(), "correction", **plan)
@@ -34,6 +45,8 @@ def test_corrections_are_measured_beside_the_uncorrected_student(tiny):
     assert {"frechet_teacher@none,w=1.5@ch=8", "frechet_teacher@projected,w=1.5@ch=8"} <= set(found.index)
     fitted = {f"frechet@{k}:{where},w=1.5@ch=8" for k in ("beta", "beta_t", "mix_t") for where in ("noised", "path")}
     assert fitted <= set(found.index)
+    assert {"frechet_teacher@teacher_u,w=1.5@ch=8", "frechet@weaker,w=1.5@ch=8"} <= set(found.index)
+    assert found["frechet@none,w=1@ch=8"] == pytest.approx(found["frechet@weaker,w=1@ch=8"], rel=1e-3)
     assert found["frechet@none,w=1@ch=8"] == pytest.approx(found["frechet@beta:noised,w=1@ch=8"], rel=1e-3)
     assert found["frechet@none,w=1.5@ch=8"] != found["frechet@beta:noised,w=1.5@ch=8"]
 

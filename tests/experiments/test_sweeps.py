@@ -11,6 +11,7 @@ from dashkit.experiments import evaluation, sweeps
 from dashkit.experiments.evaluation import (
     _evaluate,
 )
+from dashkit.experiments.networks import load_teacher
 from dashkit.experiments.sweeps import LR_FACTORS, sweep, tune
 from dashkit.method.arms import OBJECTIVES
 
@@ -88,6 +89,10 @@ def test_several_teachers_have_students_of_their_own(tiny):
     own = table[(table.arm == "teacher") & (table.metric == f"frechet@w={run.profile.w:g}")].set_index("seed").value
     assert list(own.index) == [run.seed, run.seed + sweeps.TEACHERS_APART] and own.nunique() == 2
     same_numbers(table[table.seed < sweeps.TEACHERS_APART], sweep(run))
+    second = sweeps.of_teacher(run, 1)                    # which has labels and noise of its own, too
+    by_set = [evaluation.measure(one, load_teacher(second).model, run.profile.w).frechet
+              for one in (second, dataclasses.replace(second, sampling_set=0))]
+    assert own.iloc[1] == pytest.approx(by_set[0], rel=1e-6) and by_set[0] != by_set[1]
     with pytest.raises(ValueError, match="with several teachers there may be at most 100 seeds, not 101"):
         sweep(dataclasses.replace(run, profile=dataclasses.replace(run.profile, seeds=101)), teachers=2)
 
