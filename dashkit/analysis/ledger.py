@@ -6,15 +6,12 @@ import pandas as pd
 
 from dashkit.analysis.costs import cost_ratios, published_cost
 from dashkit.analysis.rules import Rule, apply_rule, claim_rules, exact_row, structural_rows, with_holm
-from dashkit.analysis.tables import RESULTS, by_seed, published_results, source_of
+from dashkit.analysis.tables import RESULTS, published_results, source_of
 from dashkit.experiments.profiles import PROFILES
-from dashkit.storage import paths
 from dashkit.storage import tables as storage_tables
 
 LEDGER = ("claim", "rank", "sentence", "paper", "ours", "lo", "hi", "n", "p", "verdict", "rule", "needs", "measure",
           "note", "profile", "source", "figure")
-SPREAD = paths.ROOT / "data" / "reference" / "spread.csv"
-"""What another teacher and other sampling noise change, measured apart from the tables that have one of each."""
 
 
 def verdicts(results: pd.DataFrame, *, w: float, w_max: float) -> pd.DataFrame:
@@ -22,8 +19,7 @@ def verdicts(results: pd.DataFrame, *, w: float, w_max: float) -> pd.DataFrame:
 
     `w` is the scale of the rules that name none, `w_max` the strongest.
     """
-    spread = pd.read_csv(SPREAD) if SPREAD.is_file() else None
-    return pd.DataFrame([apply_rule(results, rule, spread=spread) for rule in claim_rules(w=w, w_max=w_max)])
+    return pd.DataFrame([apply_rule(results, rule) for rule in claim_rules(w=w, w_max=w_max)])
 
 
 def claim_ledger(root: Path = RESULTS) -> pd.DataFrame:
@@ -60,11 +56,11 @@ def claim_ledger(root: Path = RESULTS) -> pd.DataFrame:
         rows += [row | {"profile": name, "source": f"{name}, commit {part.commit.iloc[0]}, {device}"} for row in found]
     rows += [row | {"profile": "any", "source": "linear algebra"} for row in structural_rows()]
     if "digits" in tables:
-        own = by_seed(tables["digits"], "spearman").teacher.iloc[0]
+        teachers = tables["digits"].query("arm == 'teacher' and metric == 'spearman'").value
         rule = Rule("C10", "secondary", "A learned curriculum gives weight where the loss is high",
                     "Spearman of the teacher's curriculum and its loss", "", holds="the lower end is above 0",
                     figure="07_which_part_did_the_work#curricula")
-        rows.append(exact_row(rule, own, holds=None, note="one teacher: a lead")
+        rows.append(exact_row(rule, teachers.mean(), holds=None, note=f"{len(teachers)} teachers: a lead")
                     | {"profile": "digits", "source": source_of(tables["digits"])})
     rule = Rule("C15", "primary", "DASH keeps its gain on ImageNet-64", "ImageNet-64", "9.10 against 18.43 FID",
                 holds="FID-50K on ImageNet-64", figure="09_claim_ledger#the-ledger")

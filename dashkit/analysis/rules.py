@@ -144,12 +144,8 @@ def unmet(results: pd.DataFrame, needs: str) -> str:
     return ""
 
 
-def apply_rule(results: pd.DataFrame, rule: Rule, *, spread: pd.DataFrame | None = None) -> dict:
-    """One row of the ledger: the rule applied to a `checked` results table.
-
-    `spread` (see `shifts_of`) is what other teachers and other sampling noise change, where the table has one of each:
-    `lo` and `hi` are over the seeds of the table alone, and the verdict is on the wider interval.
-    """
+def apply_rule(results: pd.DataFrame, rule: Rule) -> dict:
+    """One row of the ledger: the rule applied to a `checked` results table."""
     row = _row(rule, ours=np.nan, n=0) | {"rule": str(Bound.read(rule.holds))}
     try:
         table = _columns(results, rule.metric, rule.expression)
@@ -163,32 +159,9 @@ def apply_rule(results: pd.DataFrame, rule: Rule, *, spread: pd.DataFrame | None
     row |= {"ours": found.value, "lo": found.lo, "hi": found.hi, "n": found.n}
     if missing:
         return row | {"note": missing}
-    shifts = shifts_of(spread, rule.metric, results, table)
-    wide = bootstrap(table, statistic, shifts=shifts) if shifts is not None else found
-    verdict, note = bound.verdict(wide)
-    if verdict != (alone := bound.verdict(found)[0]):
-        note = f"{alone} over these seeds alone: {found}; other teachers and samples widen it to {wide}"
-    p = max(p_value(table, statistic, at=at, shifts=shifts) for at in bound if isfinite(at))
+    verdict, note = bound.verdict(found)
+    p = max(p_value(table, statistic, at=at) for at in bound if isfinite(at))
     return row | {"p": p, "verdict": verdict, "note": note}
-
-
-def shifts_of(spread: pd.DataFrame | None, metric: str, results: pd.DataFrame,
-              table: pd.DataFrame) -> pd.DataFrame | None:
-    """Differences that other teachers and sampling noise make, a row a draw and a column an arm; None if unknown.
-
-    `spread` has columns profile, metric, what, sd: `students` is common to all students (against the teacher), `arm`
-    is each student's own.  sd is in units of the floor.
-    """
-    family = metric.partition("@")[0]
-    if spread is None or family != "fd" or isinstance(table.index, pd.MultiIndex):
-        return None
-    part = spread[(spread.profile == results.profile.iloc[0]) & (spread.metric == family)].set_index("what").sd
-    if part.empty:
-        return None
-    rng = np.random.default_rng(1)
-    common = rng.normal(0, part["students"], 10_000)
-    return pd.DataFrame({a: 0 * common if a in ("teacher", "real") else common + rng.normal(0, part["arm"], 10_000)
-                         for a in table})
 
 
 def study_rows(results: pd.DataFrame) -> pd.DataFrame:

@@ -38,15 +38,12 @@ Statistic = Callable[["pd.DataFrame"], "pd.Series"]
 """A function of the seed means of several columns, row by row."""
 
 
-def bootstrap(values: "pd.DataFrame", statistic: Statistic, *, draws: int = 10_000, seed: int = 0,
-              shifts: "pd.DataFrame | None" = None) -> Interval:
+def bootstrap(values: "pd.DataFrame", statistic: Statistic, *, draws: int = 10_000, seed: int = 0) -> Interval:
     """The expanded percentile interval (Hesterberg, 2015) of a statistic of seed means.
 
     values has one row a training seed and one column an arm (or a metric); `statistic` maps a table of means with these
     columns to one number a row.  The percentiles are widened so that the interval of a mean of few normal values is as
-    long as Student's.  Values with several levels of an index go to `nested_bootstrap`.  `shifts` (draws, columns) are
-    added to the resampled means: differences that these seeds cannot show, measured elsewhere.  ValueError for missing
-    values.
+    long as Student's.  Values with several levels of an index go to `nested_bootstrap`.  ValueError for missing values.
 
     >>> import pandas as pd
     >>> table = pd.DataFrame({"scratch": [3.0, 3.5, 3.1, 3.3, 3.2], "dash": [2.0, 2.4, 2.2, 2.1, 2.3]})
@@ -63,20 +60,17 @@ def bootstrap(values: "pd.DataFrame", statistic: Statistic, *, draws: int = 10_0
     n, value = len(values), float(statistic(values.mean().to_frame().T).iloc[0])
     if n < MIN_SEEDS:
         return Interval(value, np.nan, np.nan, n)
-    drawn = _resampled(values, statistic, draws=draws, seed=seed, shifts=shifts)
+    drawn = _resampled(values, statistic, draws=draws, seed=seed)
     tail = NormalDist().cdf(np.sqrt(n / (n - 1)) * stats.t.ppf(0.025, n - 1))
     lo, hi = np.quantile(drawn, [tail, 1 - tail])
     return Interval(value, float(lo), float(hi), n)
 
 
-def _resampled(values: "pd.DataFrame", statistic: Statistic, *, draws: int, seed: int,
-               shifts: "pd.DataFrame | None") -> np.ndarray:
+def _resampled(values: "pd.DataFrame", statistic: Statistic, *, draws: int, seed: int) -> np.ndarray:
     """The statistic of the means of `draws` resamples of the rows, (draws,)."""
     x, n = values.to_numpy(dtype=float), len(values)
     index = np.random.default_rng(seed).integers(n, size=(draws, n))
     means = x[index].mean(axis=1)
-    if shifts is not None:
-        means = means + shifts[list(values.columns)].to_numpy()[:draws]
     return statistic(type(values)(means, columns=values.columns)).to_numpy()
 
 
@@ -154,8 +148,7 @@ def _nested_spread(values: "pd.DataFrame", statistic: Statistic, *, draws: int, 
     return _Spread(value, max(value - low, 0.0) * scale, max(high - value, 0.0) * scale, df)
 
 
-def p_value(values: "pd.DataFrame", statistic: Statistic, *, at: float = 0.0,
-            shifts: "pd.DataFrame | None" = None) -> float:
+def p_value(values: "pd.DataFrame", statistic: Statistic, *, at: float = 0.0) -> float:
     """The two-sided p value of the hypothesis that a statistic of means is `at`, by Student's distribution with the
     bootstrap's standard error on that side; NaN for fewer than `MIN_SEEDS` seeds.
 
@@ -170,7 +163,7 @@ def p_value(values: "pd.DataFrame", statistic: Statistic, *, at: float = 0.0,
         value = float(statistic(values.mean().to_frame().T).iloc[0])
         if n < MIN_SEEDS:
             return np.nan
-        low, high = np.quantile(_resampled(values, statistic, draws=10_000, seed=0, shifts=shifts), [0.1587, 0.8413])
+        low, high = np.quantile(_resampled(values, statistic, draws=10_000, seed=0), [0.1587, 0.8413])
         factor = math.sqrt(n / (n - 1))
         found = _Spread(value, (value - low) * factor, (high - value) * factor, n - 1)
     error = found.below if found.value > at else found.above

@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_flatten, tree_map
 from dashkit.method.memory import Batch
 from dashkit.method.training import Learner, LossFn
 
-BRANCHES = 4         # learners that a GPU may work on at once: one small network does not fill it
+BRANCHES = 12        # learners that a GPU may work on at once: one small network does not fill it
 WARM_UP = 3          # calls that run as usual: libraries choose their algorithms, optimisers make their state
 
 

@@ -24,7 +24,7 @@ def _floors(root: Path) -> str:
     for name in ("digits", "exact"):
         before = store.read_json(root / name / "manifest.json", "remeasured")["remeasured"][-1]["before"]["frechet"]
         table = published_results(name, root).table
-        now = table.query("arm == 'real' and metric == 'frechet'").value.item()
+        now = table.query("arm == 'real' and metric == 'frechet'").value.mean()
         best = by_seed(table, "fd@best").mean()
         cells = [name, f"{before:.2f}", f"{now:.2f}", f"{before / now:.2f}"]
         for arm in ("teacher", "dash"):
@@ -35,11 +35,11 @@ def _floors(root: Path) -> str:
 
 def _scales(root: Path) -> str:
     table, arms = published_results("digits", root).table, ("dash", "multi_w", "scratch", "composite", "cond_only")
-    values = {m: by_seed(table, m).mean() for m in ("slope", "beta", "w_corrected")}
+    values = {m: by_seed(table, m).mean() for m in ("slope", "beta")}
     lines = ["| arm | slope | beta | w' by the slope | w' by beta |", "|---" * 5 + "|"]
     for arm in arms:
-        cells = [arm, *(f"{values[m][arm]:.2f}" for m in ("slope", "beta", "w_corrected")),
-                 f"{1 + 3 * values['beta'][arm]:.2f}"]
+        slope, beta = values["slope"][arm], values["beta"][arm]
+        cells = [arm, *(f"{v:.2f}" for v in (slope, beta, 1 + 3 / slope, 1 + 3 * beta))]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join([*lines, "", "Digits, for w = 4; means over training seeds."])
 

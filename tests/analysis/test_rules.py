@@ -89,15 +89,6 @@ def test_sampling_sets_widen_an_interval_where_the_table_has_them():
     assert three["hi"] - three["lo"] > 5 * (one["hi"] - one["lo"])
 
 
-def test_a_difference_below_the_spread_of_teachers_and_samples_is_undecided():
-    spread = pd.DataFrame({"profile": "p", "metric": "fd", "what": ["students", "arm"], "sd": [2.0, 0.01]})
-    against_teacher = rule(expression="dash - teacher")
-    assert apply_rule(tidy(), against_teacher)["verdict"] == HOLDS
-    row = apply_rule(tidy(), against_teacher, spread=spread)
-    assert row["verdict"] == UNDECIDED and row["note"].startswith("holds over these seeds alone")
-    assert apply_rule(tidy(), rule(needs=""), spread=spread)["verdict"] == HOLDS    # common to students: it cancels
-
-
 def test_holm_undoes_what_many_claims_find_by_luck():
     row = exact_row(Rule("C1", "primary", "", "", ""), 0.0, holds=True)
     rows = [row | {"p": p, "rank": rank} for p, rank in

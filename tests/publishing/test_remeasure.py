@@ -30,5 +30,5 @@ def test_the_published_floors_are_balanced_ones():
     """A model as good as real has 1: the floors published before were nearly twice as large."""
     for profile in ("digits", "exact"):
         manifest = json.loads((RESULTS / profile / "manifest.json").read_text())
-        floor = published_results(profile).table.query("arm == 'real' and metric == 'frechet'").value.item()
+        floor = published_results(profile).table.query("arm == 'real' and metric == 'frechet'").value.mean()
         assert floor < 0.6 * manifest["remeasured"][-1]["before"]["frechet"]
