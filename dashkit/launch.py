@@ -64,8 +64,9 @@ def _gate(stages: str, options: Options) -> list[Command]:
 
 
 def _sweep(options: Options) -> list[Command]:
-    return [["-m", "dashkit", "sweep", "--profile", profile, "--jobs", options.jobs, "--publish"]
-            for profile in ("digits", "exact")]
+    of_teachers = {"digits": ["--teachers", "5", "--seeds", "1"], "exact": []}
+    return [["-m", "dashkit", "sweep", "--profile", profile, *more, "--jobs", options.jobs, "--publish"]
+            for profile, more in of_teachers.items()]
 
 
 def _site(options: Options) -> list[Command]:

@@ -37,7 +37,8 @@ def sweep(run: Run, *, jobs: int = 1, teachers: int = 1) -> pd.DataFrame:
     With several `teachers` all is done for each (see `of_teacher`).  Only then does an interval say what another
     teacher and other sampling noise would change.  ValueError for more than `TEACHERS_APART` seeds.
 
-    One process by default.  With `jobs` > 1 the seeds are spread over as many (see `threads.spread`).
+    One process by default.  With `jobs` > 1 teachers, or the seeds of one teacher, are spread over as many (see
+    `threads.spread`).
     """
     jobs, teachers = typed("jobs", jobs), typed("teachers", teachers)
     if teachers > 1:
@@ -45,7 +46,10 @@ def sweep(run: Run, *, jobs: int = 1, teachers: int = 1) -> pd.DataFrame:
             raise ValueError(f"with several teachers there may be at most {TEACHERS_APART} seeds, "
                              f"not {run.profile.seeds}")
         _ = run.image_reference                                  # trained once for all
-        return pd.concat([sweep(of_teacher(run, k), jobs=jobs) for k in range(teachers)], ignore_index=True)
+        each = [of_teacher(run, k) for k in range(teachers)]
+        if jobs > 1:
+            spread(jobs, [partial(sweep, one) for one in each], title=f"{teachers} teachers")
+        return pd.concat([sweep(one) for one in each], ignore_index=True)
     check_run(run)
     teacher = get_teacher(run)
     if jobs > 1:

@@ -30,6 +30,16 @@ def test_a_sweep_over_joblib_workers_equals_one_process(tiny, two_threads):
 
 
 @pytest.mark.slow
+def test_teachers_in_processes_of_their_own_equal_one_process(tiny):
+    whole = tiny("one", seeds=1, arms=("dash",))
+    workers = dataclasses.replace(whole, root=whole.root.with_name("workers"))
+    tables = [table[table.metric.str.match("r2|mse|cond_error")] for table in (
+        sweep(whole, teachers=2), sweep(workers, jobs=2, teachers=2))]     # pictures have another judge there
+    assert set(tables[0].seed) == {whole.seed, whole.seed + sweeps.TEACHERS_APART}
+    same_numbers(*tables)
+
+
+@pytest.mark.slow
 def test_a_sweep_over_dask_equals_one_process(tiny, two_threads):
     import joblib
     from distributed import Client, LocalCluster
