@@ -14,12 +14,9 @@ from dashkit.method.guidance import Branches, Model, branches, check_w
 from dashkit.method.schedule import expand
 
 CORRECTIONS = ("none", "beta", "beta_t", "mix_t", "projected")
-GUIDES = ("teacher_u", "weaker")
 """`beta`: one factor for the gap (`guidance.corrected_w`).  `beta_t`: one for each bin of timesteps.  `mix_t`: both
 branches are weighted anew in each bin.  `projected`: u is first scaled so that it is as near to c as it can be (the
-optimised scale of CFG-Zero*, Fan et al., 2025); this one needs no teacher.
-
-Two of `GUIDES` stand in for the student's null row, see `GuidedBy`."""
+optimised scale of CFG-Zero*, Fan et al., 2025); this one needs no teacher."""
 
 
 class Correction(NamedTuple):

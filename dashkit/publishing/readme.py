@@ -1,7 +1,7 @@
 """Every generated part of the README, of `docs/` and of the instructor's guide.
 
 `python -m dashkit.publishing.readme` takes the minutes of a finished digits series, measures the cost, decides every
-claim and fills the pages.  The sweeps themselves are published by `dashkit sweep --publish`.
+claim, draws the pictures and fills the pages.  The sweeps themselves are published by `dashkit sweep --publish`.
 """
 
 import html
@@ -26,11 +26,10 @@ from dashkit.analysis.tables import (
     published_figures,
     published_results,
 )
-from dashkit.classroom import plots
 from dashkit.classroom.notebooks import notebook_paths
 from dashkit.experiments import campaign
 from dashkit.experiments.profiles import PROFILES
-from dashkit.publishing import gpu
+from dashkit.publishing import gpu, model_card, pictures
 from dashkit.publishing.corrections import corrections
 from dashkit.publishing.series import BUILD
 from dashkit.storage import store, tables
@@ -41,7 +40,6 @@ EXAMPLES = ROOT / "docs" / "examples"
 PAGES = (README, ROOT / "notebooks" / "INSTRUCTOR.md", *sorted((ROOT / "docs").glob("*.md")))
 IN_README = ["teacher", "dash", "gap_match", "multi_w", "kd_drop", "no_un_noise", "label_drop", "cond_only_icg",
              "fitnets", "composite", "cond_only", "single_head", "slicing", "pruning", "scratch"]
-SHOWN = ["teacher", "dash", "composite", "cond_only", "scratch"]
 OWN = {"unet": ("UNet2DModel", "v, linear betas"), "dit": ("DiTTransformer2DModel", "the noise, scaled linear betas")}
 """The proof's teachers (`tests/tools/own_proof.py`): their class of diffusers, what they predict and their schedule."""
 DATA_SETS = {"digits": "digits", "exact": "exact teacher", "cifar16": "CIFAR-10, 16x16",
@@ -376,10 +374,8 @@ def main() -> None:
         tables.write_table(RESULTS / "cost.csv", pd.concat(cost, ignore_index=True))
     tables.write_table(RESULTS / "threads.csv", thread_rows())
     tables.write_table(RESULTS / "digits" / "ledger.csv", claim_ledger())
-    plots.use_style()
-    ax = plots.plot_w_curve(published_results("digits").table, arms=SHOWN)
-    ax.set_title("A calibrated student runs along its teacher's curve")
-    store.write_bytes(RESULTS / "digits" / "w_curve.png", plots.png(ax.figure))
+    model_card.write("cifar16", published_results("cifar16"))
+    pictures.main()
     for path, text in fill(read_pages(), blocks()).items():
         store.write_bytes(path, text.encode())
     print(f"{RESULTS.relative_to(ROOT)}, {README.name} and the pages of docs are up to date")
