@@ -135,6 +135,7 @@ def say_stale(run: Run, missing: Mapping[int, Sequence[str]]) -> None:
         folder = run.folder("teacher", seed) if "teacher" in arms else run.lockstep(arms, seed)
         if (folder / CHECKPOINT).is_file():              # it only goes on
             continue
+        why: dict[str, list[str]] = {}
         for arm in arms:
             if run.is_trained(arm, seed):
                 continue
@@ -142,7 +143,10 @@ def say_stale(run: Run, missing: Mapping[int, Sequence[str]]) -> None:
                 print(f"{arm}, seed {seed}: trained before, but {FINAL} is missing in {run.folder(arm, seed)}; "
                       "trained again")
             elif changed := stale(run, arm, seed):
-                print(f"{arm}, seed {seed}: trained before with another {', '.join(changed)}; trained again")
+                why.setdefault(", ".join(changed), []).append(arm)
+        for changed, same in why.items():
+            who = ", ".join(same) if len(same) < 4 else f"{len(same)} students"
+            print(f"{who}, seed {seed}: trained before with another {changed}; trained again")
 
 
 def flat(settings: Mapping, prefix: str = "") -> dict[str, object]:

@@ -59,7 +59,7 @@ def test_a_student_belongs_to_the_weights_of_its_teacher(swept, capsys):
         retrained(run, "teacher")
         capsys.readouterr()
         again(run)
-        said = "dash, seed 1: trained before with another teacher_weights; trained again"
+        said = "seed 1: trained before with another teacher_weights; trained again"     # once, for all arms
         assert capsys.readouterr().out.count(said) == 1
 
 
