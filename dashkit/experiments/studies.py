@@ -5,7 +5,7 @@ What each is expected to show is registered in `data/reference/study_rules.csv`,
 
 import dataclasses
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dashkit.experiments.correction import CORRECTIONS, Corrected, GuidedBy, equal_bins, fit_correction
 from dashkit.experiments.costing import kept
@@ -98,9 +98,11 @@ def _of_teacher(run: Run, teacher: Teacher, plan: Study) -> Iterator[pd.DataFram
         if plan.corrected or width != plan.widths[0]:
             keys = keys[1:]                                          # a teacher is the same beside every width
         paths = {key: _path(narrow, *key, plan) for key in keys}
-        jobs = {f"{arm} {seed}": partial(_measure, narrow, teacher, arm, seed, plan) for arm, seed in keys
-                if not paths[arm, seed].is_file()}
-        if jobs:
+        missing = [key for key in keys if not paths[key].is_file()]
+        if missing:
+            of_teacher = _teacher_features(run, teacher, plan)
+            jobs = {f"{arm} {seed}": partial(_measure, narrow, teacher, arm, seed, plan, of_teacher)
+                    for arm, seed in missing}
             side_by_side(run, jobs, at_once=len(keys), ticks=len(jobs), title=f"students of width {width}")
         for (arm, _), path in paths.items():
             table = tables.read_table(path)
@@ -116,9 +118,10 @@ def _of_seed(run: Run, plan: Study, width: int, seed: int) -> None:
     narrow, teacher = _of_width(run, width), load_teacher(run)
     for one in (narrow, *([_weaker(narrow)] if plan.corrected else ())):
         deque(distil(one, teacher, plan.arms, seed), maxlen=0)
-    for arm in plan.arms:
-        if not _path(narrow, arm, seed, plan).is_file():
-            deque(_measure(narrow, teacher, arm, seed, plan), maxlen=0)
+    missing = [arm for arm in plan.arms if not _path(narrow, arm, seed, plan).is_file()]
+    of_teacher = _teacher_features(run, teacher, plan) if missing else {}
+    for arm in missing:
+        deque(_measure(narrow, teacher, arm, seed, plan, of_teacher), maxlen=0)
 
 
 def _weaker(run: Run) -> Run:
@@ -135,9 +138,15 @@ def _path(run: Run, arm: str, seed: int, plan: Study) -> Path:
     return run.folder(arm, seed) / f"study-{key}.csv"
 
 
-def _measure(run: Run, teacher: Teacher, arm: str, seed: int, plan: Study) -> Iterator[None]:
+def _teacher_features(run: Run, teacher: Teacher, plan: Study) -> dict[float, Tensor]:
+    """Features of the teacher's samples by scale, (n, 32), for a study that measures the distance to them."""
+    return {w: measure(run, teacher.model, w).features for w in plan.ws} if plan.corrected else {}
+
+
+def _measure(run: Run, teacher: Teacher, arm: str, seed: int, plan: Study,
+             of_teacher: Mapping[float, Tensor]) -> Iterator[None]:
     model = teacher.model if arm == "teacher" else load_student(run, arm, seed)
-    rows = list(_corrections(run, teacher, model, load_student(_weaker(run), arm, seed)) if plan.corrected
+    rows = list(_corrections(run, teacher, model, load_student(_weaker(run), arm, seed), of_teacher) if plan.corrected
                 else _plain(run, teacher, model))
     tables.write_table(_path(run, arm, seed, plan), tidy(run, arm, seed, rows))
     yield
@@ -153,10 +162,12 @@ def _plain(run: Run, teacher: Teacher, model: nn.Module) -> Iterator[dict]:
         yield from quality_rows(f"w={w:g}", measure(run, model, w))
 
 
-def _corrections(run: Run, teacher: Teacher, model: nn.Module, weaker: nn.Module) -> Iterator[dict]:
+def _corrections(run: Run, teacher: Teacher, model: nn.Module, weaker: nn.Module,
+                 of_teacher: Mapping[float, Tensor]) -> Iterator[dict]:
     """Pictures under every correction: fitted on noised training images, and on states that the student visits.
 
-    Two more are guided by another network, the teacher or a weaker copy of the student.
+    Two more are guided by another network, the teacher or a weaker copy of the student.  `of_teacher` are features of
+    the teacher's samples by scale.
     """
     quick = run.sampler(model)
     guided = {"teacher_u": GuidedBy(quick, run.sampler(teacher.model)),
@@ -167,16 +178,16 @@ def _corrections(run: Run, teacher: Teacher, model: nn.Module, weaker: nn.Module
                    generator=torch.Generator(device).manual_seed(SAMPLING_SEED + 1))
     y = balanced_labels(max(len(i) // p.sample_steps, run.images.num_classes), run.images.num_classes).to(device)
     x_T = torch.randn((len(y), *run.images.shape), generator=generator).to(device)     # not the noise that is measured
+    fitted_on = {"noised": (noisy, all_branches(model, noisy), all_branches(teacher.model, noisy))}
     for w in p.ws:
-        of_teacher = measure(run, teacher.model, w).features
         visited = visited_states(model, run.schedule, y, x_T=x_T, w=w, steps=p.sample_steps)
-        for kind, (where, states) in product(CORRECTIONS, {"noised": noisy, "path": visited}.items()):
+        fitted_on["path"] = visited, all_branches(model, visited), all_branches(teacher.model, visited)
+        for kind, (where, (states, *pairs)) in product(CORRECTIONS, fitted_on.items()):
             if kind in ("none", "projected") and where == "path":
                 continue                                             # these are not fitted
-            pairs = all_branches(model, states), all_branches(teacher.model, states)
             fitted = fit_correction(kind, *pairs, states.t, w=w, bins=equal_bins(p.T))
             corrected = Corrected(quick, fitted).to(run.device)
             name = kind if kind in ("none", "projected") else f"{kind}:{where}"
-            yield from quality_rows(f"{name},w={w:g}", measure(run, corrected, w), of_teacher)
+            yield from quality_rows(f"{name},w={w:g}", measure(run, corrected, w), of_teacher[w])
         for name, by_other in guided.items():
-            yield from quality_rows(f"{name},w={w:g}", measure(run, by_other, w), of_teacher)
+            yield from quality_rows(f"{name},w={w:g}", measure(run, by_other, w), of_teacher[w])
