@@ -16,6 +16,7 @@ from dashkit.analysis.rules import (
     Rule,
     apply_rule,
     claim_rules,
+    study_rows,
 )
 from dashkit.analysis.statistics import Interval, bootstrap, shapley
 from dashkit.analysis.tables import (
@@ -28,6 +29,7 @@ from dashkit.analysis.tables import (
     intervals,
     published_figures,
     published_results,
+    published_study,
     results_of,
     scales_of,
     source_of,
@@ -36,6 +38,6 @@ from dashkit.analysis.tables import (
 __all__ = [
     "CONTRADICTED", "HOLDS", "NOT_TESTABLE", "RESULTS", "UNDECIDED", "Bound", "Interval", "Results", "Rule",
     "apply_rule", "bootstrap", "by_seed", "by_unit", "calibration_table", "checked", "claim_ledger", "claim_rules",
-    "cost_ratios", "cost_rows", "intervals", "published_cost", "published_figures", "published_results", "results_of",
-    "scales_of", "shapley", "source_of", "statistics", "verdicts",
+    "cost_ratios", "cost_rows", "intervals", "published_cost", "published_figures", "published_results",
+    "published_study", "results_of", "scales_of", "shapley", "source_of", "statistics", "study_rows", "verdicts",
 ]

@@ -230,11 +230,16 @@ def published_results(profile: str, root: Path = RESULTS) -> Results:
         raise ValueError(f"{path}: {error}") from error
     if table.profile.iloc[0] != profile:
         raise ValueError(f"{path} holds results of {table.profile.iloc[0]}")
-    seeds = table[~table.arm.isin(["real", "teacher"])].seed.nunique()
-    teachers = table[table.arm == "teacher"].seed.nunique()
+    students = table[~table.arm.isin(["real", "teacher"])]
+    seeds, teachers = students.seed.nunique(), table[table.arm == "teacher"].seed.nunique()
     of = f" of {teachers} teachers" if teachers > 1 else ""
-    return Results(with_beta(table), f"published results of {source_of(table)}: {table.arm.nunique() - 2} students, "
+    return Results(with_beta(table), f"published results of {source_of(table)}: {students.arm.nunique()} students, "
                           f"{seeds} training seeds{of}, on {devices(table)}")
+
+
+def published_study(name: str, root: Path = RESULTS) -> Results:
+    """The published table of a study (`experiments.studies`); errors as those of `published_results`."""
+    return published_results(name, Path(root) / "studies")
 
 
 def scales_of(results: pd.DataFrame, profile: Profile) -> tuple[float, float]:

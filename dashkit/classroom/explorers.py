@@ -461,6 +461,47 @@ def results_explorer(results: pd.DataFrame, arms: Sequence[str], *, arm: str, ot
     return Explorer(draw, controls, list(controls.values()), page=coarse)
 
 
+CORRECTED = {"beta:noised": "one factor beta", "beta:path": "beta, on its path", "beta_t:noised": "beta by timestep",
+             "beta_t:path": "beta by timestep, on its path", "mix_t:noised": "both branches by timestep",
+             "mix_t:path": "both branches by timestep, on its path", "projected": "projected, no teacher",
+             "teacher_u": "the teacher's u", "weaker": "a weaker copy"}
+"""What `experiments.correction` can do to a trained student, in words."""
+
+
+def corrected(study: pd.DataFrame, arm: str, *, w: float, to: str = "frechet_teacher") -> pd.DataFrame:
+    """The logarithm of the distance of an arm's corrected samples over that of its plain ones; a column a correction.
+
+    `study` is the table of the study `correction`; `to` is frechet_teacher, or frechet, the distance to real images.
+    """
+    def distance(kind: str) -> pd.Series:
+        return by_seed(study, f"{to}@{kind},w={w:g}@ch=16")[arm]
+
+    return pd.DataFrame({kind: np.log(distance(kind) / distance("none")) for kind in CORRECTED})
+
+
+def correction_explorer(study: pd.DataFrame, arms: Sequence[str]) -> Explorer:
+    """Student, guidance scale and what the distance is to, against every correction of a trained student."""
+    scales = sorted({float(m.rpartition("w=")[2].removesuffix("@ch=16")) for m in study.metric if ",w=" in m})
+
+    def draw(arm: str, w: float, to: str) -> tuple[plt.Figure, str]:
+        logs = corrected(study, arm, w=w, to=to)
+        table = np.exp(pd.DataFrame({CORRECTED[k]: bootstrap(logs[[k]], lambda m, k=k: m[k], draws=2000)._asdict()
+                                     for k in logs}).T[["value", "lo", "hi"]].astype(float))
+        where = {"frechet_teacher": "its teacher's samples", "frechet": "real images"}[to]
+        ax = plots.plot_intervals(table, ideal=1, log=True, xlabel=f"distance to {where} over that without correction")
+        ax.set_title(f"{arm}, w = {w:g}: left of 1, a correction helps")
+        best = table.value.idxmin()
+        helped = [name for name, row in table.iterrows() if row.hi < 1]
+        text = (f"{arm} at w = {w:g}: the best correction is {best}, with {Interval(*table.loc[best], len(logs))} "
+                f"of the distance to {where}. {len(helped)} of {len(table)} surely help.")
+        return ax.figure, text
+
+    controls = {"arm": choice("student", list(arms)), "w": choice("guidance scale w", [(f"{w:g}", w) for w in scales]),
+                "to": choice("distance to", [("the teacher's samples", "frechet_teacher"), ("real images", "frechet")])}
+    controls["w"].value = scales[-1]
+    return Explorer(draw, controls, list(controls.values()))
+
+
 def ledger_explorer(ledger: pd.DataFrame) -> Explorer:
     """The claim ledger by claim and verdict: a forest plot of the rows, and each with its link."""
     def draw(claim: str, verdict: str) -> tuple[plt.Figure, str]:

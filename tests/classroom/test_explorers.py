@@ -104,7 +104,22 @@ def make_photos():
     return explorers.photo_explorer(models, SCHEDULE, torch.arange(4), x_T=noise(4), name="abcd".__getitem__, steps=5)
 
 
+def corrections():
+    """A study in which seed and everything else change a distance, and where one factor leaves a quarter of it."""
+    kinds = {"none": 1.0} | dict.fromkeys(explorers.CORRECTED, 2.0) | {"beta:noised": 0.25}
+    return pd.DataFrame([
+        {"arm": arm, "seed": seed, "metric": f"{to}@{kind},w={w:g}@ch=16",
+         "value": size * w * share ** (w - 1 + (arm == "dash")) * (1 + 0.01 * (seed % 3) * (kind == "projected"))}
+        for arm in ("dash", "scratch") for seed in range(5) for kind, share in kinds.items() for w in (1.5, 4.0)
+        for to, size in (("frechet", 9.0), ("frechet_teacher", 3.0 if kind == "none" else 4.0))])
+
+
+def make_corrections():
+    return explorers.correction_explorer(corrections(), ["dash", "scratch"])
+
+
 EXPLORERS = {
+    "corrections": (make_corrections, {"arm": "scratch", "w": 1.5, "to": "frechet"}),
     "photos": (make_photos, {"w": 1.0, "step": 3}),
     "size": (make_size, {"rho": 1.5, "w": 1.0}),
     "guidance": (make_guidance, {"t": 200, "w": 0.0, "table": "TAG", "clip": "keep"}),
@@ -308,6 +323,20 @@ def test_every_slider_has_a_box_with_a_name_that_moves_with_it(name):
     for control in explorer.controls.values():
         assert type(control).__name__.endswith("Slider") or control.description
         assert control.value is not None          # a list without a choice shows nothing
+
+
+def test_the_correction_explorer_compares_with_the_same_student_without_correction():
+    left = explorers.corrected(corrections(), "dash", w=1.5, to="frechet")
+    wanted = {"beta:noised": 0.25**1.5, "weaker": 2**1.5}
+    for kind, share in wanted.items():
+        assert np.exp(left[kind]).tolist() == pytest.approx([share] * 5)
+    explorer = make_corrections()
+    explorer.controls["to"].value, explorer.controls["w"].value = "frechet", 1.5
+    assert "one factor beta" in explorer.readout.value and "1 of 9 surely help" in explorer.readout.value
+    from dashkit.experiments.correction import CORRECTIONS
+
+    fitted = {f"{k}:{where}" for k in CORRECTIONS for where in ("noised", "path")}
+    assert set(explorers.CORRECTED) <= fitted | set(CORRECTIONS) | {"teacher_u", "weaker"}
 
 
 def test_frozen_tirt_is_tirt_under_adam():
