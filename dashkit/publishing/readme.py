@@ -29,7 +29,7 @@ from dashkit.analysis.tables import (
 from dashkit.classroom.notebooks import notebook_paths
 from dashkit.experiments import campaign
 from dashkit.experiments.profiles import PROFILES
-from dashkit.publishing import gpu, model_card, pictures
+from dashkit.publishing import gpu, model_card, pictures, study_pages
 from dashkit.publishing.corrections import corrections
 from dashkit.publishing.series import BUILD
 from dashkit.storage import store, tables
@@ -52,7 +52,7 @@ def blocks(root: Path = RESULTS) -> dict[str, str]:
     digits, verdicts = published_results("digits", root), pd.read_csv(root / "digits" / "ledger.csv")
     return {
         "claims": _claims(verdicts),
-        "rival": plain_rival(digits.table),
+        "found": "\n".join(f"- {text}" for text in (plain_rival(digits.table), *study_pages.paragraphs(root))),
         "minutes": minutes_table(series),
         "calibration": _calibration(digits),
         "findings": _findings(digits.table, verdicts),
@@ -67,6 +67,7 @@ def blocks(root: Path = RESULTS) -> dict[str, str]:
         "examples": _examples(EXAMPLES),
         **corrections(root),
         **gpu.blocks(root / "gpu"),
+        "studies": study_pages.rules(root),
     }
 
 
@@ -187,7 +188,7 @@ def plain_rival(results: pd.DataFrame) -> str:
         return bootstrap(table, lambda m: m.eval(expression, engine="python"))
 
     pictures, gap = of("fd@best", "kd_drop - dash"), of("r2", "dash - kd_drop")
-    return ("The plain rival drops one label for teacher and student alike, and has no unconditional loss. Its "
+    return ("**The plain rival** drops one label for teacher and student alike, and has no unconditional loss. Its "
             "pictures are near DASH's "
             f"(Fréchet/floor at its best w, minus DASH's: {pictures}; training from scratch: "
             f"{of('fd@best', 'scratch - dash')}). Its gap is not DASH's: R² {of('r2', 'kd_drop')} against "
