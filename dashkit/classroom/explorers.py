@@ -481,7 +481,7 @@ def corrected(study: pd.DataFrame, arm: str, *, w: float, to: str = "frechet_tea
 
 def correction_explorer(study: pd.DataFrame, arms: Sequence[str]) -> Explorer:
     """Student, guidance scale and what the distance is to, against every correction of a trained student."""
-    scales = sorted({float(m.rpartition("w=")[2].removesuffix("@ch=16")) for m in study.metric if ",w=" in m})
+    scales = sorted(study.metric.str.extract(r",w=([\d.]+)@")[0].dropna().astype(float).unique())
 
     def draw(arm: str, w: float, to: str) -> tuple[plt.Figure, str]:
         logs = corrected(study, arm, w=w, to=to)

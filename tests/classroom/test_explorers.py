@@ -106,12 +106,12 @@ def make_photos():
 
 def corrections():
     """A study in which seed and everything else change a distance, and where one factor leaves a quarter of it."""
-    kinds = {"none": 1.0} | dict.fromkeys(explorers.CORRECTED, 2.0) | {"beta:noised": 0.25}
+    kinds = {"none": 1.0} | dict.fromkeys(explorers.CORRECTED, 2.0) | {"beta:noised": 0.25, "teacher_u": 1.0}
     return pd.DataFrame([
         {"arm": arm, "seed": seed, "metric": f"{to}@{kind},w={w:g}@ch=16",
-         "value": size * w * share ** (w - 1 + (arm == "dash")) * (1 + 0.01 * (seed % 3) * (kind == "projected"))}
+         "value": size * w * share ** (w - 1 + (arm == "dash")) * (1 + 0.2 * (seed % 3 - 1) * (kind == "teacher_u"))}
         for arm in ("dash", "scratch") for seed in range(5) for kind, share in kinds.items() for w in (1.5, 4.0)
-        for to, size in (("frechet", 9.0), ("frechet_teacher", 3.0 if kind == "none" else 4.0))])
+        for to, size in (("frechet", 9.0), ("frechet_teacher", 3.0 if kind == "none" else 6.0))])
 
 
 def make_corrections():
@@ -330,9 +330,11 @@ def test_the_correction_explorer_compares_with_the_same_student_without_correcti
     wanted = {"beta:noised": 0.25**1.5, "weaker": 2**1.5}
     for kind, share in wanted.items():
         assert np.exp(left[kind]).tolist() == pytest.approx([share] * 5)
+    left = explorers.corrected(corrections(), "dash", w=1.5)                 # to the teacher's samples: twice as much
+    assert np.exp(left["beta:noised"]).tolist() == pytest.approx([2 * 0.25**1.5] * 5)
     explorer = make_corrections()
     explorer.controls["to"].value, explorer.controls["w"].value = "frechet", 1.5
-    assert "one factor beta" in explorer.readout.value and "1 of 9 surely help" in explorer.readout.value
+    assert "one factor beta" in explorer.readout.value and "1 of 9 surely help" in explorer.readout.value    # not the teacher's u
     from dashkit.experiments.correction import CORRECTIONS
 
     fitted = {f"{k}:{where}" for k in CORRECTIONS for where in ("noised", "path")}

@@ -5,8 +5,11 @@ import pytest
 from dashkit.analysis.rules import asked_for, claim_rules, study_rows
 from dashkit.analysis.tables import STUDY_RULES
 from dashkit.experiments import studies
+from dashkit.experiments.evaluation import measure
+from dashkit.experiments.networks import load_student, load_teacher
 from dashkit.experiments.studies import STUDIES, study
 from dashkit.method.arms import OBJECTIVES, objective, quadratic
+from dashkit.method.quality import frechet_distance
 
 
 def small(name, **changes):
@@ -39,8 +42,8 @@ def test_several_processes_find_what_one_finds(tiny):
 
 
 def test_corrections_are_measured_beside_the_uncorrected_student(tiny):
-    plan = small("correction", arms=("cond_only",), widths=(8,), teachers=1)
-    table = study(tiny(), "correction", **plan)
+    run, plan = tiny(), small("correction", arms=("cond_only",), widths=(8,), teachers=1)
+    table = study(run, "correction", **plan)
     found = table[table.arm == "cond_only"].set_index("metric").value
     assert {"frechet_teacher@none,w=1.5@ch=8", "frechet_teacher@projected,w=1.5@ch=8"} <= set(found.index)
     fitted = {f"frechet@{k}:{where},w=1.5@ch=8" for k in ("beta", "beta_t", "mix_t") for where in ("noised", "path")}
@@ -49,6 +52,11 @@ def test_corrections_are_measured_beside_the_uncorrected_student(tiny):
     assert found["frechet@none,w=1@ch=8"] == pytest.approx(found["frechet@weaker,w=1@ch=8"], rel=1e-3)
     assert found["frechet@none,w=1@ch=8"] == pytest.approx(found["frechet@beta:noised,w=1@ch=8"], rel=1e-3)
     assert found["frechet@none,w=1.5@ch=8"] != found["frechet@beta:noised,w=1.5@ch=8"]
+    narrow = studies._of_width(run, 8)
+    nets = load_student(narrow, "cond_only", run.seed), load_teacher(run).model
+    for w in plan["ws"]:                            # the teacher's samples are those at the same scale
+        own, target = (measure(narrow, net, w).features for net in nets)
+        assert found[f"frechet_teacher@none,w={w:g}@ch=8"] == pytest.approx(frechet_distance(own, target), rel=1e-3)
 
 
 @pytest.mark.parametrize("name", STUDIES)
