@@ -493,7 +493,7 @@ def correction_explorer(study: pd.DataFrame, arms: Sequence[str]) -> Explorer:
         best = table.value.idxmin()
         helped = [name for name, row in table.iterrows() if row.hi < 1]
         text = (f"{arm} at w = {w:g}: the best correction is {best}, with {Interval(*table.loc[best], len(logs))} "
-                f"of the distance to {where}. {len(helped)} of {len(table)} surely help.")
+                f"of the distance to {where}. The whole interval is below 1 for {len(helped)} of {len(table)}.")
         return ax.figure, text
 
     controls = {"arm": choice("student", list(arms)), "w": choice("guidance scale w", [(f"{w:g}", w) for w in scales]),

@@ -335,7 +335,7 @@ def test_the_correction_explorer_compares_with_the_same_student_without_correcti
     explorer = make_corrections()
     explorer.controls["to"].value, explorer.controls["w"].value = "frechet", 1.5
     assert "one factor beta" in explorer.readout.value
-    assert "1 of 9 surely help" in explorer.readout.value                    # not the teacher's u, whose interval has 1
+    assert "below 1 for 1 of 9" in explorer.readout.value                    # not the teacher's u, whose interval has 1
     from dashkit.experiments.correction import CORRECTIONS
 
     fitted = {f"{k}:{where}" for k in CORRECTIONS for where in ("noised", "path")}
