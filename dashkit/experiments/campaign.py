@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from dashkit.datasets import fetch, sources
 from dashkit.experiments import budget, costing, fid, processes, training
 from dashkit.experiments.costing import STAGES
-from dashkit.experiments.evaluation import evaluate_all, is_measured, tidy
+from dashkit.experiments.evaluation import best_scales, evaluate_all, is_measured, tidy
 from dashkit.experiments.networks import check_current, load_student, load_teacher, say_stale
 from dashkit.experiments.profiles import PROFILES
 from dashkit.experiments.ready import FEWEST_FID, check_run
@@ -32,7 +32,6 @@ from dashkit.method.quality import in_chunks
 from dashkit.method.sampling import sample
 from dashkit.storage import paths, provenance, store, tables
 
-MAIN = ("teacher", "dash", "scratch")
 PART = 1000                  # images between two looks at the clock, and two files
 
 
@@ -47,7 +46,7 @@ class Plan(NamedTuple):
     hours: float
     teacher_steps: int
     student_steps: int
-    fid_samples: int         # for the main arms; the others get a fifth
+    fid_samples: int         # of each network under each guidance: FID depends on their number
     full_hours: float        # what the published settings would take here, from the speed of their networks
 
 
@@ -117,8 +116,8 @@ def make_plan(run: Run, hours: float, *, fid_samples: int = 50_000, wanted: Sequ
 
 
 def _whole_parts(n: int, most: int) -> int:
-    """Fewer than were asked for are so many that they, and a fifth of them, come in batches of one shape."""
-    size = 5 * PART if n >= 5 * PART else PART if n >= PART else 1
+    """Fewer than were asked for are so many that they come in batches of one shape."""
+    size = PART if n >= PART else 1
     return n if n == most else n // size * size
 
 
@@ -158,9 +157,10 @@ def fid_of(run: Run, extract: fid.Extractor, reference: fid.Statistics) -> costi
 
     FID wants many samples of a few networks; other measures want few samples of many.
     """
-    sets = [("teacher" if arm == "teacher" else "student", 1.0 if arm in MAIN else 0.2)
-            for arm in ("teacher", *run.profile.arms) for _ in _guidances(run, arm)]
-    return costing.FidOf(extract, reference, sets, sampling_batch(run))
+    arms = [one.arm for one in _sampled(run)]
+    arms += [arm for arm in ("teacher", *run.profile.arms) if not best_scales(run, arm)]      # known by then
+    whose = ["teacher" if arm == "teacher" else "student" for arm in arms]
+    return costing.FidOf(extract, reference, whose, sampling_batch(run))
 
 
 def _read_plan(run: Run, path: Path) -> tuple[Plan, object, tuple[str, ...]]:
@@ -201,12 +201,13 @@ class Guidance(NamedTuple):
 
 
 def _guidances(run: Run, arm: str) -> dict[str, Guidance]:
-    """The paper's timestep-adaptive guidance, and the fixed scale.
+    """The network's own best scale, if its w-curve was measured, the fixed scale, and the paper's adaptive guidance.
 
     For the teacher and DASH also the fixed scale with the eps of before the clamp: notebook 01 shows what that does.
     """
-    found = {"tag": Guidance(guidance.tag(run.profile.T, max(run.profile.ws))),
-             f"w={run.profile.w:g}": Guidance(run.profile.w)}
+    scales = [*best_scales(run, arm), run.profile.w]
+    found = {f"w={w:g}": Guidance(w) for w in scales}
+    found["tag"] = Guidance(guidance.tag(run.profile.T, max(run.profile.ws)))
     if arm in ("teacher", "dash"):
         found[f"w={run.profile.w:g}, eps kept"] = Guidance(run.profile.w, recompute_eps=False)
     return found
@@ -237,21 +238,16 @@ def stages(run: Run, plan: Plan, extract: fid.Extractor | None, reference: fid.S
                 yield evaluate_all(run, teacher, {key: student})
 
     def measure_fid() -> Iterator:
-        models = {("teacher", run.seed): load_teacher(run).model} | {
-            (arm, run.seed): load_student(run, arm, run.seed) for arm in p.arms}
-        for arm, seed, name in processes.own([(*key, name) for key in models for name in _guidances(run, key[0])]):
-            yield from fid_parts(run, plan, models[arm, seed], Sampled(arm, seed, name), extract, reference)
+        models = {"teacher": load_teacher(run).model} | {arm: load_student(run, arm, run.seed) for arm in p.arms}
+        for sampled in processes.own(_sampled(run)):
+            yield from fid_parts(run, plan, models[sampled.arm], sampled, extract, reference)
 
     n_models = 1 + len(p.arms) * p.seeds
-    n_parts = sum(len(_guidances(run, a)) * -(-_n(plan, a) // PART) for a in ("teacher", *p.arms))
+    n_parts = len(_sampled(run)) * -(-plan.fid_samples // PART)
     return {"teacher": Stage(lambda: train_teacher(run), p.teacher_steps, True),
             "students": Stage(distil, p.student_steps * p.seeds, True),
             "evaluation": Stage(measure, n_models - 1, False),
             "fid": Stage(measure_fid, n_parts, False)}
-
-
-def _n(plan: Plan, arm: str) -> int:
-    return plan.fid_samples if arm in MAIN else max(20, plan.fid_samples // 5)
 
 
 class Sampled(NamedTuple):
@@ -262,11 +258,18 @@ class Sampled(NamedTuple):
     name: str      # of the guidance, a key of `_guidances`
 
 
+def _sampled(run: Run) -> list[Sampled]:
+    """Everything that FID is measured of: every network under its first guidance, then under its second, ..."""
+    names = {arm: list(_guidances(run, arm)) for arm in ("teacher", *run.profile.arms)}
+    return [Sampled(arm, run.seed, of_arm[k]) for k in range(max(map(len, names.values())))
+            for arm, of_arm in names.items() if k < len(of_arm)]
+
+
 def fid_path(run: Run, plan: Plan, sampled: Sampled, reference: fid.Statistics) -> Path:
     """Where the results of one model and guidance are kept; those of other weights or samples are elsewhere."""
     arm, seed, name = sampled
     w, recompute_eps = _guidances(run, arm)[name]
-    key = [name, w.tolist() if isinstance(w, Tensor) else w, recompute_eps, _n(plan, arm), run.profile.sample_steps,
+    key = [name, w.tolist() if isinstance(w, Tensor) else w, recompute_eps, plan.fid_samples, run.profile.sample_steps,
            run.weights(arm, seed), reference.n]           # of n images: `make_reference` always takes the same ones
     return run.folder(arm, seed) / f"fid-{store.fingerprint(key)}.csv"
 
@@ -287,7 +290,7 @@ def fid_parts(run: Run, plan: Plan, model: nn.Module, sampled: Sampled, extract:
     All models get the same labels and noise.
     """
     arm, seed, name = sampled
-    n, how = _n(plan, arm), _guidances(run, arm)[name]
+    n, how = plan.fid_samples, _guidances(run, arm)[name]
     path = fid_path(run, plan, sampled, reference)
     if path.is_file():
         return
@@ -337,8 +340,7 @@ def table(run: Run, plan: Plan, extract: fid.Extractor, reference: fid.Statistic
     """
     teacher = load_teacher(run)
     models = {(a, s): load_student(run, a, s) for s in run.seeds for a in run.profile.arms}
-    sampled = [Sampled(a, run.seed, name) for a in ("teacher", *run.profile.arms) for name in _guidances(run, a)]
-    of_fid = [fid_path(run, plan, one, reference) for one in sampled]
+    of_fid = [fid_path(run, plan, one, reference) for one in _sampled(run)]
     found = [tables.read_table(path) for path in of_fid if path.is_file()]
     floor = tidy(run, "real", run.seed, [{"metric": extract.distances[0], "value": reference.floor,
                                                    "n": reference.n // 2}])
@@ -431,7 +433,7 @@ def describe(run: Run, plan: Plan) -> str:
     return "\n".join([
         f"{budget.format_seconds(3600 * plan.hours)}: teacher {plan.teacher_steps:,} steps of {batch} "
         f"({plan.teacher_steps * batch / 1e6:.2f} million images), {len(run.profile.arms)} students "
-        f"{plan.student_steps:,} steps, FID from {plan.fid_samples:,} samples of {', '.join(MAIN)}, of others a fifth.",
+        f"{plan.student_steps:,} steps of {run.profile.distil_batch}, FID from {plan.fid_samples:,} samples of each.",
         f"With more time the teacher would see more: the published settings are {p.batch * p.teacher_steps / 1e6:.0f} "
         f"million images, and with {len(run.profile.arms)} students in lockstep take about "
         f"{budget.format_seconds(3600 * plan.full_hours)} on {provenance.device_name(run.device)}.",

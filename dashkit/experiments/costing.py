@@ -42,7 +42,7 @@ class Costs(NamedTuple):
     students_start: float = 0.0     # of one seed
     students_step: float = 0.0      # of all arms of one seed
     evaluation: float = 0.0         # of the teacher and every student
-    fid_sample: float = 0.0         # for each sample of a main arm, with all that goes with it in the others
+    fid_sample: float = 0.0         # of every network under every guidance
     fid_fixed: float = 0.0          # distances of all models under all guidances
     writing: float = 0.0            # of a checkpoint
 
@@ -107,7 +107,7 @@ class FidOf(NamedTuple):
 
     extract: fid.Extractor
     reference: fid.Statistics
-    sets: list[tuple[str, float]]    # of samples: whose, teacher's or student's, and how many for one of a main arm
+    sets: list[str]                  # of samples: whose, teacher's or student's
     batch: int                       # images sampled at once
 
 
@@ -133,7 +133,7 @@ def measured(run: Run, of: FidOf | None = None, wanted: tuple[str, ...] = STAGES
         features = seconds_of(lambda: of.extract(images), run.device) / len(images)
         known = of.reference.features.to(run.device)
         distances = seconds_of(lambda: (fid.fid(known, of.reference), fid.kid(known, of.reference)), run.device)
-        each = sum(share * (p.sample_steps * passes[whose, False] + features) for whose, share in of.sets)
+        each = sum(p.sample_steps * passes[whose, False] + features for whose in of.sets)
         costs = costs._replace(fid_sample=each / processes.size(),
                                fid_fixed=distances * len(of.sets) / processes.size())
     return costs
@@ -245,7 +245,7 @@ def published_hours(run: Run, costs: Costs) -> float:
     if costs.teacher_step:
         rate = p.batch * 3 * operations(p.teacher) / costs.teacher_step
     elif costs.students_step:
-        rate = p.batch * lockstep(p.teacher, p.student) / costs.students_step
+        rate = p.distil_batch * lockstep(p.teacher, p.student) / costs.students_step
     else:
         return 0.0
     work = paper.batch * (paper.teacher_steps * 3 * operations(paper.teacher)

@@ -210,6 +210,14 @@ def is_measured(run: Run, arm: str, seed: int) -> bool:
     return _evaluation_path(run, arm, seed).is_file()
 
 
+def best_scales(run: Run, arm: str) -> list[float]:
+    """The guidance scale at which the network of `run.seed` is nearest to real images; empty if it was not measured."""
+    if not is_measured(run, arm, run.seed):
+        return []
+    found = _read_evaluation(run, arm, run.seed, _evaluation_path(run, arm, run.seed)).set_index("metric")["value"]
+    return [min(run.profile.ws, key=lambda w: found[f"frechet@w={w:g}"])]
+
+
 def _evaluate(run: Run, arm: str, seed: int, model: nn.Module, reference: TeacherReference) -> pd.DataFrame:
     """Everything that is measured of one model, as a tidy table."""
     own = reference.target if arm == "teacher" else all_branches(model, reference.states)

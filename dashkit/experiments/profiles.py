@@ -55,6 +55,7 @@ class Profile:
     classifier: str = "small"      # one of CLASSIFIERS
     pace: str = "fixed"            # one of PACES
     teacher_start: str = ""        # folder of a trained teacher, whose averaged weights this one begins with
+    student_batch: int = 0         # images of a step of the students; 0 for as many as `batch`
     sampling_sets: int = 1         # sets of labels and noise that quality is measured on, `samples` images each
     exact_bandwidth: float = 0.0   # above 0 the teacher is not trained but exact, a kernel density of this bandwidth
 
@@ -76,10 +77,15 @@ class Profile:
         """
         settings = dataclasses.asdict(self) | {name: getattr(self, name).asdict() for name in NETWORKS}
         for name, default in (("stored", "float32"), ("classifier", "small"), ("pace", "fixed"), ("sampling_sets", 1),
-                              ("teacher_start", "")):
+                              ("teacher_start", ""), ("student_batch", 0)):
             if settings[name] == default:
                 del settings[name]
         return settings
+
+    @property
+    def distil_batch(self) -> int:
+        """Images of one step of the students."""
+        return self.student_batch or self.batch
 
 
 def _contradictions(p: Profile) -> list[str]:
@@ -91,6 +97,8 @@ def _contradictions(p: Profile) -> list[str]:
         found.append(f"ws must be distinct, not {', '.join(f'{w:g}' for w in p.ws)}")
     if len(set(p.arms)) < len(p.arms):
         found.append(f"arms must be distinct, not {', '.join(p.arms)}")
+    if p.student_batch == 1:
+        found.append("student_batch must be at least 2, or 0 for as many as batch")
     if p.sample_steps > p.T:
         found.append(f"sample_steps must be at most T={p.T}, not {p.sample_steps}")
     for name in ("size", "channels", "num_classes"):

@@ -82,7 +82,8 @@ class Run:
         object.__setattr__(self, "seed", number("seed", self.seed, 0, 2**31 - 1, whole=True))
         object.__setattr__(self, "compile", truth("compile", self.compile))
         object.__setattr__(self, "root", Path(self.root))
-        processes.own_slice(self.profile.batch)
+        for batch in (self.profile.batch, self.profile.distil_batch):
+            processes.own_slice(batch)
         provenance.commit()                            # what runs is this one, whatever is committed meanwhile
         for arm in self.profile.arms:            # refuses an unknown arm here, before any work
             row = objective(arm)
@@ -259,6 +260,7 @@ class Run:
         weights = objective(row.reuses) if row.reuses else row
         if isinstance(self.student, Other):
             settings["student"] = {"kind": self.student.kind, "settings": self.student.settings}
+        names += ("student_batch",) if "student_batch" in settings else ()
         return {k: settings[k] for k in names} | {
             "teacher": self.teacher_settings(), "teacher_weights": self.weights("teacher", self.seed), "seed": seed,
             "objective": weights._asdict() | {"reuses": row.reuses}}

@@ -115,7 +115,8 @@ def distil(run: Run, teacher: Teacher, arms: Sequence[str], seed: int) -> Iterat
     check_current(run, "teacher", run.seed, teacher.model)
     table, generator = {a: objective(a) for a in arms}, torch.Generator(run.device).manual_seed(seed)
     students = {a: _student(run, teacher, row, seed) for a, row in table.items()}
-    states = draw_states(run.images, run.schedule, p.batch, generator=generator, share=processes.own_slice(p.batch))
+    share = processes.own_slice(p.distil_batch)
+    states = draw_states(run.images, run.schedule, p.distil_batch, generator=generator, share=share)
     hinted, in_parts = any("hint" in row.lam for row in table.values()), Parts()
     network = run.compiled(teacher.model)
 

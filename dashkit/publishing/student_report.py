@@ -231,6 +231,6 @@ def _training(run: Run, students: Sequence[str]) -> dict[str, str]:
         return {}
     p, seconds = run.profile, max(store.read_json(home, "seconds")["seconds"] for home in homes)
     beside = " side by side" if len(students) > 1 else ""
-    return {"training": f"{_listed(students)}{beside}, {p.student_steps:,} steps of {p.batch} "
+    return {"training": f"{_listed(students)}{beside}, {p.student_steps:,} steps of {p.distil_batch} "
                         f"{'latents' if run.images.latent else 'pictures'}, seed {run.seed}: "
                         f"{format_seconds(seconds)}; what is trained and measured is kept, and not done again"}
