@@ -5,7 +5,7 @@ import torch
 
 from dashkit import cli
 from dashkit.datasets import sources
-from dashkit.experiments import campaign, costing, fid
+from dashkit.experiments import campaign, costing, evaluation, fid
 from dashkit.experiments.run import FINAL
 from dashkit.storage import store, tables
 
@@ -188,6 +188,25 @@ def test_fid_under_other_guidance_is_measured_again(run):
         assert [p for p in path.parent.iterdir() if p.is_dir()] == []
     assert values[0][0] == values[2][0] != values[1][0] and [new for _, new in values] == [True, True, False]
     assert len({campaign.fid_path(made, plan, DASH_TAG._replace(name="w=1.5"), real) for made in (one, other)}) == 1
+
+
+def test_fid_is_of_each_networks_own_best_scale_first_once_that_is_measured(swept, monkeypatch):
+    run = swept
+    curve = {w: k for k, w in enumerate(run.profile.ws)}
+    assert campaign._sampled(run)[0].name == f"w={campaign.best_scales(run, 'teacher')[0]:g}"
+    read = evaluation._read_evaluation
+    monkeypatch.setattr(evaluation, "_read_evaluation", lambda run, arm, seed, path: read(run, arm, seed, path).assign(
+        value=lambda t: [curve.get(float(m.partition("=")[2] or 0), v) if m.startswith("frechet@w=") else v
+                         for m, v in zip(t.metric, t.value, strict=True)]))
+    names = list(campaign._guidances(run, "dash"))
+    assert names[0] == f"w={min(run.profile.ws):g}" and {f"w={run.profile.w:g}", "tag"} < set(names)
+    sampled = campaign._sampled(run)
+    assert [one.name for one in sampled[: 1 + len(run.profile.arms)]] == [names[0]] * (1 + len(run.profile.arms))
+    assert len(set(sampled)) == len(sampled)
+    monkeypatch.setattr(campaign, "best_scales", lambda run, arm: [])
+    assert names[0] not in campaign._guidances(run, "dash")
+    unknown = campaign.fid_of(run, None, None).sets                 # a plan counts a scale that it does not know yet
+    assert len(unknown) == len(campaign._sampled(run)) + 1 + len(run.profile.arms)
 
 
 def test_the_key_of_samples_holds_how_eps_is_made_and_the_weights(run, monkeypatch):

@@ -5,7 +5,7 @@ import pytest
 import torch
 from steps_helpers import ARMS, equal, final
 
-from dashkit.experiments import budget, checkpoints
+from dashkit.experiments import budget, checkpoints, training
 from dashkit.experiments.networks import load_student, stale
 from dashkit.experiments.run import CHECKPOINT, FINAL
 from dashkit.experiments.sweeps import sweep
@@ -84,6 +84,22 @@ def test_a_finished_arm_is_not_trained_again_and_a_changed_setting_is(trained):
     assert (run.folder("dash", 1) / "final.safetensors").stat().st_mtime_ns == stamp
     other = dataclasses.replace(run, profile=dataclasses.replace(run.profile, student_lr=1e-3))
     assert other.folder("dash", 1) != run.folder("dash", 1) and other.folder("teacher", 1) == run.folder("teacher", 1)
+
+
+def test_students_may_have_a_batch_of_their_own(trained, monkeypatch):
+    """The teacher stays the same network; without the setting, so do students that were trained before there was one."""
+    run, teacher = trained
+    same, other = (dataclasses.replace(run, profile=dataclasses.replace(run.profile, student_batch=n)) for n in (0, 7))
+    assert same.folder("dash", 1) == run.folder("dash", 1) != other.folder("dash", 1)
+    assert other.folder("teacher", 1) == run.folder("teacher", 1)
+    seen, plain = [], training.draw_states
+    monkeypatch.setattr(training, "draw_states", lambda images, schedule, batch, **more: seen.append(batch) or plain(
+        images, schedule, batch, **more))
+    for one in (run, other):
+        next(distil(one, teacher, ["cond_only"], 3))
+    assert seen == [run.profile.batch, 7]
+    with pytest.raises(ValueError, match="student_batch must be at least 2, or 0 for as many as batch"):
+        dataclasses.replace(run.profile, student_batch=1)
 
 
 def test_a_changed_setting_is_named_and_the_old_network_left_alone(tiny, capsys):
