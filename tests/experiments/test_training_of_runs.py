@@ -87,7 +87,7 @@ def test_a_finished_arm_is_not_trained_again_and_a_changed_setting_is(trained):
 
 
 def test_students_may_have_a_batch_of_their_own(trained, monkeypatch):
-    """The teacher stays the same network; without the setting, so do students that were trained before there was one."""
+    """The teacher stays the same network; without the setting, so do students trained before there was one."""
     run, teacher = trained
     same, other = (dataclasses.replace(run, profile=dataclasses.replace(run.profile, student_batch=n)) for n in (0, 7))
     assert same.folder("dash", 1) == run.folder("dash", 1) != other.folder("dash", 1)
