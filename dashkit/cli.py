@@ -40,7 +40,7 @@ def parser() -> argparse.ArgumentParser:
         "tune": "compare learning rates for every arm on a validation split (profile tuning)",
         "campaign": "the paper's experiment within some hours, FID included; goes on where it was stopped",
         "new": "look at pictures and a teacher of your own, and write a profile for them",
-        "shrink": "train students of a profile of your own; write the best as a pipeline, and a report",
+        "shrink": "train students of a profile of your own; write the first arm as a pipeline, and a report",
         "measure": "compare any student with its teacher on pictures of your own; write a report",
         "export": "write the trained teacher, or the student of one arm, as a pipeline from which diffusers samples",
         "fetch": "get a data set, or the weights of FID, into the cache",
@@ -317,7 +317,8 @@ def _export(options: argparse.Namespace) -> int:
     if not run.is_trained(options.arm, run.seed):
         run = campaign.resumed_run(run)
     model = load_teacher(run).model if teacher else load_student(run, options.arm, run.seed)
-    export.write_pipeline(model, Path(options.folder), T=run.profile.T, names=run.images.names)
+    export.write_pipeline(model, Path(options.folder), T=run.profile.T, names=run.images.names,
+                          schedule=run.schedule)
     print(options.folder)
     return 0
 

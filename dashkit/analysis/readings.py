@@ -173,7 +173,7 @@ def _visited(values: pd.Series) -> Reading:
 
 
 def _samples(run: Run, values: pd.Series, teacher: pd.Series) -> Reading:
-    own, other = (v.filter(like="frechet@w=") for v in (values, teacher))
+    own, other = (v.filter(regex="^frechet@w=") for v in (values, teacher))
     best = {name: float(v.idxmin().removeprefix("frechet@w=")) for name, v in (("student", own), ("teacher", other))}
     ratio = own.min() / other.min()
     where = "the same scale" if best["student"] == best["teacher"] else "another scale"

@@ -5,7 +5,7 @@ A rule says what is measured, when the claim holds, and what must be true before
 
 import re
 from collections.abc import Sequence
-from functools import reduce
+from functools import partial
 from math import isfinite, isnan
 from pathlib import Path
 from typing import NamedTuple
@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from dashkit.analysis.statistics import MIN_SEEDS, Interval, Statistic, bootstrap, holm, p_value
+from dashkit.analysis.statistics import MIN_SEEDS, Interval, Statistic, holm, smallest, smallest_p
 from dashkit.analysis.tables import RULES, STUDY_RULES, by_seed, by_unit
 from dashkit.experiments.profiles import PROFILES
 
@@ -75,7 +75,7 @@ class Rule(NamedTuple):
     measure: str           # what `ours` is
     paper: str             # the published figure, empty for a lead
     metric: str = ""       # of `by_seed`; or names for the expression: "name = arm metric; ..."
-    expression: str = ""   # of the arms' means; of several, with ; between, the smallest counts
+    expression: str = ""   # of means; with ; between: see `statistics.smallest`
     holds: str = ""        # see `Bound.read`; words, for a claim that needs no seeds
     needs: str = ""        # preconditions, with ; between: "metric: expression > number", or "base: published"
     figure: str = ""       # where it is drawn: notebook and heading
@@ -88,10 +88,9 @@ def claim_rules(*, w: float, w_max: float, path: Path = RULES) -> list[Rule]:
             for row in table[list(Rule._fields)].itertuples(index=False)]
 
 
-def statistic_of(expression: str) -> Statistic:
-    """The smallest of an expression's parts, as a function of a table of means with a column an arm."""
-    parts = [part.strip() for part in expression.split(";")]
-    return lambda m: reduce(np.minimum, [m.eval(part, engine="python") for part in parts])
+def parts_of(expression: str) -> list[Statistic]:
+    """An expression's parts, with ; between, as functions of a table of means with a column an arm."""
+    return [partial(pd.DataFrame.eval, expr=part.strip(), engine="python") for part in expression.split(";")]
 
 
 def _names(expression: str) -> list[str]:
@@ -136,7 +135,7 @@ def unmet(results: pd.DataFrame, needs: str) -> str:
             continue
         expression, bound = re.fullmatch(r"(.*) ([<>] \S+)", condition).groups()
         table = _columns(results, metric, expression)
-        found = bootstrap(table, statistic_of(expression))
+        found = smallest(table, parts_of(expression))
         if table.nunique().max() == 1 or not isfinite(found.lo):
             found = found._replace(lo=found.value, hi=found.value)
         if Bound.read(bound).verdict(found)[0] != HOLDS:
@@ -154,13 +153,13 @@ def apply_rule(results: pd.DataFrame, rule: Rule) -> dict:
         missing = unmet(results, rule.needs)
     except KeyError as error:
         return row | {"note": f"not measured: {error.args[0]}"}
-    statistic, bound = statistic_of(rule.expression), Bound.read(rule.holds)
-    found = bootstrap(table, statistic)
+    parts, bound = parts_of(rule.expression), Bound.read(rule.holds)
+    found = smallest(table, parts)
     row |= {"ours": found.value, "lo": found.lo, "hi": found.hi, "n": found.n}
     if missing:
         return row | {"note": missing}
     verdict, note = bound.verdict(found)
-    p = max(p_value(table, statistic, at=at) for at in bound if isfinite(at))
+    p = max(smallest_p(table, parts, at=at) for at in bound if isfinite(at))
     return row | {"p": p, "verdict": verdict, "note": note}
 
 

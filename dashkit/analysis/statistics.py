@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 MIN_SEEDS = 5
+FEW = 8        # for fewer seeds the quantiles of a bootstrap cannot be widened enough: see `bootstrap`
 
 
 class Interval(NamedTuple):
@@ -38,20 +39,22 @@ Statistic = Callable[["pd.DataFrame"], "pd.Series"]
 """A function of the seed means of several columns, row by row."""
 
 
-def bootstrap(values: "pd.DataFrame", statistic: Statistic, *, draws: int = 10_000, seed: int = 0) -> Interval:
+def bootstrap(values: "pd.DataFrame", statistic: Statistic, *, draws: int = 10_000, seed: int = 0,
+              level: float = 0.95) -> Interval:
     """The expanded percentile interval (Hesterberg, 2015) of a statistic of seed means.
 
     values has one row a training seed and one column an arm (or a metric); `statistic` maps a table of means with these
-    columns to one number a row.  The percentiles are widened so that the interval of a mean of few normal values is as
-    long as Student's.  Values with several levels of an index go to `nested_bootstrap`.  ValueError for missing values.
+    columns to one number a row.  The percentiles are widened so that the interval of a mean of normal values is as long
+    as Student's.  Fewer than `FEW` seeds, whose extreme resamples are too near to each other for that, and values with
+    several levels of an index, go to `nested_bootstrap`.  ValueError for missing values.
 
     >>> import pandas as pd
     >>> table = pd.DataFrame({"scratch": [3.0, 3.5, 3.1, 3.3, 3.2], "dash": [2.0, 2.4, 2.2, 2.1, 2.3]})
     >>> print(bootstrap(table, lambda m: m.scratch - m.dash))
-    1.02 [0.90, 1.18]
+    1.02 [0.86, 1.18]
     """
     if values.index.nlevels > 1:
-        return nested_bootstrap(values, statistic, draws=min(draws, 2000), seed=seed)
+        return nested_bootstrap(values, statistic, draws=min(draws, 2000), seed=seed, level=level)
     if values.isna().any().any():
         missing = [f"{c} of seed {s}" for c in values for s in values.index[values[c].isna()]]
         raise ValueError(f"no value for {', '.join(missing[:3])}: an interval needs every arm for every seed")
@@ -60,8 +63,10 @@ def bootstrap(values: "pd.DataFrame", statistic: Statistic, *, draws: int = 10_0
     n, value = len(values), float(statistic(values.mean().to_frame().T).iloc[0])
     if n < MIN_SEEDS:
         return Interval(value, np.nan, np.nan, n)
+    if n < FEW:
+        return nested_bootstrap(values.set_axis(range(n)).rename_axis("seed"), statistic, seed=seed, level=level)
     drawn = _resampled(values, statistic, draws=draws, seed=seed)
-    tail = NormalDist().cdf(np.sqrt(n / (n - 1)) * stats.t.ppf(0.025, n - 1))
+    tail = NormalDist().cdf(np.sqrt(n / (n - 1)) * stats.t.ppf((1 - level) / 2, n - 1))
     lo, hi = np.quantile(drawn, [tail, 1 - tail])
     return Interval(value, float(lo), float(hi), n)
 
@@ -88,7 +93,30 @@ LEVELS = ("teacher", "sampling_set", "seed")
 labels that all models are sampled with."""
 
 
-def nested_bootstrap(values: "pd.DataFrame", statistic: Statistic, *, draws: int = 2000, seed: int = 0) -> Interval:
+def smallest(values: "pd.DataFrame", parts: Sequence[Statistic]) -> Interval:
+    """The interval of the smallest of several statistics, from an interval of each.
+
+    The smallest of estimates is too small an estimate of the smallest, and resampling makes it smaller still.  So the
+    lower end is the lowest of the parts' (all must lie above a bound, or else one does not).  The upper end is the
+    lowest of the parts' intervals at level 1 - 0.05 / m: one of m parts lies below a bound, though it was picked.
+    """
+    found = [bootstrap(values, part) for part in parts]
+    wide = [bootstrap(values, part, level=1 - 0.05 / len(parts)) for part in parts] if len(parts) > 1 else found
+    value, lo, hi = (min(ends) for ends in ((i.value for i in found), (i.lo for i in found), (i.hi for i in wide)))
+    return Interval(value, lo, hi, found[0].n)
+
+
+def smallest_p(values: "pd.DataFrame", parts: Sequence[Statistic], *, at: float = 0.0) -> float:
+    """The p value of the hypothesis that the smallest of several statistics is `at`: see `smallest`."""
+    p = [p_value(values, part, at=at) for part in parts]
+    if min(bootstrap(values, part).value for part in parts) > at:
+        return max(p)
+    below = [q for q, part in zip(p, parts, strict=True) if bootstrap(values, part).value <= at]
+    return min(1.0, len(parts) * min(below))
+
+
+def nested_bootstrap(values: "pd.DataFrame", statistic: Statistic, *, draws: int = 2000, seed: int = 0,
+                     level: float = 0.95) -> Interval:
     """The interval of a statistic of means over teachers, sampling sets and student seeds.
 
     `values` has an index with some of `LEVELS`, complete (every student under every sampling set), and one column an
@@ -105,7 +133,7 @@ def nested_bootstrap(values: "pd.DataFrame", statistic: Statistic, *, draws: int
     n = x.shape[0] * x.shape[2]
     if n < MIN_SEEDS:
         return Interval(found.value, np.nan, np.nan, n)
-    t = stats.t.ppf(0.975, found.df)
+    t = stats.t.ppf((1 + level) / 2, found.df)
     return Interval(found.value, found.value - t * found.below, found.value + t * found.above, n)
 
 
@@ -156,13 +184,15 @@ def p_value(values: "pd.DataFrame", statistic: Statistic, *, at: float = 0.0) ->
     """
     from scipy import stats
 
+    n = len(values)
+    if n < MIN_SEEDS:
+        return np.nan
     if values.index.nlevels > 1:
         found = _nested_spread(values, statistic, draws=2000, seed=0)
+    elif n < FEW:
+        found = _nested_spread(values.set_axis(range(n)).rename_axis("seed"), statistic, draws=2000, seed=0)
     else:
-        n = len(values)
         value = float(statistic(values.mean().to_frame().T).iloc[0])
-        if n < MIN_SEEDS:
-            return np.nan
         low, high = np.quantile(_resampled(values, statistic, draws=10_000, seed=0), [0.1587, 0.8413])
         factor = math.sqrt(n / (n - 1))
         found = _Spread(value, (value - low) * factor, (high - value) * factor, n - 1)

@@ -330,6 +330,8 @@ def _classes(folder: Path, place: Path, fewest: int) -> dict[str, list[Path]]:
     folders = [p for p in inside if p.is_dir()]
     if not folders:
         raise ValueError(f"{place} has no subfolder; it needs one for each class")
+    if all(p.name.isdecimal() for p in folders):                  # 10 comes after 9, and not after 1
+        folders.sort(key=lambda p: (int(p.name), p.name))
     loose = [p for p in inside if p.suffix.lower() in SUFFIXES and not p.is_dir()]
     classes: dict[str, list[Path]] = {}
     nested, twice = [], []

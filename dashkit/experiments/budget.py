@@ -53,7 +53,7 @@ class Rates(NamedTuple):
 
     teacher_update: float
     student_update: float
-    teacher_pass: float     # both branches, no gradients, where the students train
+    teacher_pass: float     # both branches, no gradients, where the students train; of their batch
     student_pass: float     # the same, where students are measured
     measured_pass: float    # the teacher's, where it is measured alone
 
@@ -108,8 +108,9 @@ def rates(run: Run) -> Rates:
             torch.set_num_threads(cores)
 
     students = len(p.arms) * p.seeds
-    return Rates(seconds(teach), seconds(distil, at_once=p.seeds), seconds(lambda: both(own), at_once=p.seeds),
-                 seconds(lambda: both(student), at_once=students), seconds(lambda: both(own)))
+    more = p.distil_batch / p.batch                # images of a step of the students, for each of the teacher's
+    return Rates(seconds(teach), more * seconds(distil, at_once=p.seeds), more * seconds(lambda: both(own),
+                 at_once=p.seeds), seconds(lambda: both(student), at_once=students), seconds(lambda: both(own)))
 
 
 def remaining(run: Run) -> Budget:

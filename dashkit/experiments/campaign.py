@@ -157,10 +157,14 @@ def fid_of(run: Run, extract: fid.Extractor, reference: fid.Statistics) -> costi
 
     FID wants many samples of a few networks; other measures want few samples of many.
     """
-    arms = [one.arm for one in _sampled(run)]
-    arms += [arm for arm in ("teacher", *run.profile.arms) if not best_scales(run, arm)]      # known by then
-    whose = ["teacher" if arm == "teacher" else "student" for arm in arms]
+    whose = ["teacher" if arm == "teacher" else "student" for arm in _of_fid(run)]
     return costing.FidOf(extract, reference, whose, sampling_batch(run))
+
+
+def _of_fid(run: Run) -> list[str]:
+    """The arm of each set of samples, those of a best scale that will be known by then included."""
+    arms = ("teacher", *run.profile.arms)
+    return [one.arm for one in _sampled(run)] + [arm for arm in arms if not best_scales(run, arm)]
 
 
 def _read_plan(run: Run, path: Path) -> tuple[Plan, object, tuple[str, ...]]:
@@ -243,7 +247,7 @@ def stages(run: Run, plan: Plan, extract: fid.Extractor | None, reference: fid.S
             yield from fid_parts(run, plan, models[sampled.arm], sampled, extract, reference)
 
     n_models = 1 + len(p.arms) * p.seeds
-    n_parts = len(_sampled(run)) * -(-plan.fid_samples // PART)
+    n_parts = len(_of_fid(run)) * -(-plan.fid_samples // PART)
     return {"teacher": Stage(lambda: train_teacher(run), p.teacher_steps, True),
             "students": Stage(distil, p.student_steps * p.seeds, True),
             "evaluation": Stage(measure, n_models - 1, False),

@@ -279,10 +279,12 @@ def _qualities(run: Run, arm: str, model: nn.Module, beta: float, reference: Tea
         drawn = features[f"w={max(p.ws):g}"] if name == BY_BETA else features.get(name)
         found += quality_rows(name, quality(w, drawn), drawn)
     if arm in ("teacher", "dash"):            # each at its own best strength, chosen from as many of the same means
+        stretched = [guidance.with_mean(guidance.tag(p.T), w) for w in p.ws]
+        possible = [table for table in stretched if table.min() >= 0 and table.max() <= guidance.W_MAX]
         found += [{"metric": f"frechet@{name}", "value": min(values), "n": p.samples} for name, values in {
             "constant_best": [row["value"] for row in found if row["metric"].startswith("frechet@w=")],
-            "tag_best": [quality(guidance.with_mean(guidance.tag(p.T), w), None).frechet for w in p.ws],
-        }.items()]
+            "tag_best": [quality(table, None).frechet for table in possible],
+        }.items() if values]
     for k in range(1, p.sampling_sets):                      # other labels and noise: how much of a difference is luck
         for w in p.ws:
             drawn = features[f"{_of_set(k)}w={w:g}"]

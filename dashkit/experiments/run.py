@@ -146,6 +146,8 @@ class Run:
         net, name = self.profile.teacher, self.profile.dataset
         images = (sources.load_own(name, size=net.size, channels=net.channels) if sources.is_own(name)
                   else sources.load_images(name, cache=paths.CACHE)).to(self.device)
+        if isinstance(net, Source):
+            images = images.in_order(self.given.names)
         if self._digest() != digest:
             raise ValueError(f"{sources.source_file(self.profile.dataset, paths.CACHE)} was changed while it was read; "
                              "start again")

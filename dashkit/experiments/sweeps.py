@@ -85,7 +85,7 @@ def tune(run: Run) -> pd.DataFrame:
     tried = {a: list(LR_FACTORS) for a in p.arms if not objective(a).reuses}
     found: dict[tuple[str, float, int], pd.DataFrame] = {}
     while missing := [(a, f, s) for a, fs in tried.items() for f in fs for s in run.seeds if (a, f, s) not in found]:
-        variants = {f: replace(run, profile=replace(p, student_lr=p.student_lr * f)) for _, f, _ in missing}
+        variants = {f: kept(run, profile=replace(p, student_lr=p.student_lr * f)) for _, f, _ in missing}
         jobs = {f"{f:g} {s}": partial(distil, v, teacher, [a for a, g, _ in missing if g == f], s)
                 for f, v in variants.items() for s in run.seeds}
         side_by_side(run, jobs, at_once=len(jobs), ticks=len(jobs) * p.student_steps, title="students")

@@ -57,12 +57,14 @@ def work(stages: Mapping[str, Stage], deadline: float) -> list[Used]:
         began = last = now()
         most = stage.ticks if stage.together else -(-stage.ticks // processes.size())
         late, ticks = False, 0
-        if any(u.ticks for u in found) and processes.agree(began + stage.seconds / max(most, 1) > deadline):
+        # every process asks both questions, or the next answer would be to another one
+        worked = processes.agree(any(u.ticks for u in found))
+        if processes.agree(began + stage.seconds / max(most, 1) > deadline) and worked:
             break
         with closing(stage.make()) as items:
             for _ in progress_bar(items, total=stage.ticks, title=name):
                 ticks, (last, took) = ticks + 1, (now(), now() - last)
-                late = ticks < most and last + took > deadline          # after the last item there is nothing to stop
+                late = ticks != most and last + took > deadline         # after the last item there is nothing to stop
                 if stage.together:
                     late = processes.agree(late)
                 if late:

@@ -12,6 +12,7 @@ import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -218,6 +219,9 @@ def _of_this_kit(folder: Path) -> Found:
     saved = store.load_tensors(path)
     try:
         teacher = saved.meta.get("teacher", {})
+        if isinstance(teacher.get("teacher"), dict) and "digest" in teacher["teacher"]:
+            raise ValueError("its schedule is that of a teacher from elsewhere; give the folder that shrink or export "
+                             "wrote")
         config = UNetConfig(**saved.meta.get("student", teacher))
         T = int(saved.meta["T"] if "T" in saved.meta else teacher["T"])
         if saved.meta.get("objective", {}).get("student", "new") == "pruned":
@@ -255,9 +259,11 @@ def _of_diffusers(folder: Path, null_label: int | str | None, images: Shape | No
          [store.sha256(f) for f in files]]).encode()).hexdigest()
     names = index.get("id2label") or {}
     names = tuple(str(names[str(k)]) for k in classes) if {str(k) for k in classes} <= names.keys() else ()
+    model: Any = None
     if _is_ours(config, diffusion) and other.rows == tuple(range(len(classes) + 1)):
-        model: Any = export.read(place)          # the same network, without diffusers and somewhat faster
-    else:
+        with suppress(ValueError):               # its widths or its attention may be others than we build
+            model = export.read(place)           # the same network, without diffusers and somewhat faster
+    if model is None:
         model = EpsModel(_filled(kind, config, files, place), other)
     if null is None:
         model = IndependentCondition(model)
@@ -293,7 +299,7 @@ def _diffusion_of(folder: Path, place: Path, given: Diffusion | None) -> Diffusi
         if path.is_file():
             try:
                 return read_scheduler(store.read_json(path))
-            except ValueError as error:
+            except (TypeError, ValueError) as error:
                 raise ValueError(f"{path}: {error}") from None
     if given is not None:
         return given
@@ -311,6 +317,8 @@ def _shape(config: Mapping[str, Any], kind: str, images: Shape | None, folder: P
     if not isinstance(size, int):
         raise ValueError(f"{folder} takes pictures of size {size}; this kit needs square ones, so give sample_size one "
                          "whole number in its config")
+    if not isinstance(channels, int) or isinstance(channels, bool) or channels < 1:
+        raise ValueError(f"{folder}: in_channels must be a positive integer, not {channels!r:.80}")
     out = config.get("out_channels") or channels
     if out not in (channels, 2 * channels):
         raise ValueError(f"{folder} turns {channels} channels into {out}; a prediction has as many, or twice as many "
@@ -442,7 +450,10 @@ def _called(text: str) -> Any:
         sys.path.remove(here)
     if not callable(function):
         raise ValueError(f"{text} is no function; it must return the network")
-    return function()
+    try:
+        return function()
+    except Exception as error:
+        raise ValueError(f"{text} ended in {type(error).__name__}: {error}") from error
 
 
 def _module_of(made: Any) -> Any:

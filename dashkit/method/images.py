@@ -1,7 +1,7 @@
 """Labelled images in memory, as uint8; or latents, as floats."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -29,6 +29,16 @@ class Images:
                                  f"not {pixels.dtype} and {labels.dtype}")
         if self.names and len(self.names) != self.num_classes:
             raise ValueError(f"{self.num_classes} classes need as many names, not {len(self.names)}")
+
+    def in_order(self, names: Sequence[str]) -> "Images":
+        """The same images with the labels that a network has learned: label k is the class called names[k].
+
+        Images of other classes, or without names, stay as they are.
+        """
+        if not self.names or self.names == tuple(names) or sorted(self.names) != sorted(names):
+            return self
+        new = torch.tensor([list(names).index(name) for name in self.names], device=self.labels.device)
+        return replace(self, labels=new[self.labels], test_labels=new[self.test_labels], names=tuple(names))
 
     def class_name(self, label: int) -> str:
         """What to call a class where people read it: its name, or its number if the classes have no names."""

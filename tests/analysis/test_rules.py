@@ -16,12 +16,12 @@ from dashkit.analysis.rules import (
     apply_rule,
     claim_rules,
     exact_row,
-    statistic_of,
+    parts_of,
     structural_rows,
     unmet,
     with_holm,
 )
-from dashkit.analysis.statistics import Interval, shapley
+from dashkit.analysis.statistics import Interval, shapley, smallest
 from dashkit.method.arms import FACTORIAL, OBJECTIVES
 from dashkit.storage import paths, tables
 
@@ -101,8 +101,10 @@ def test_holm_undoes_what_many_claims_find_by_luck():
 
 def test_the_smallest_part_of_an_expression_counts():
     means = pd.DataFrame({"a": [1.2, 0.5], "dash": [0.9, 0.9]})
-    found = statistic_of("1 - a; abs(1 - a) - abs(1 - dash)")(means)
-    assert found.tolist() == pytest.approx([-0.2, 0.4])
+    found = [part(means).tolist() for part in parts_of("1 - a; abs(1 - a) - abs(1 - dash)")]
+    assert found == [pytest.approx([-0.2, 0.5]), pytest.approx([0.1, 0.4])]
+    seeds = pd.concat([means[:1] + 0.01 * k for k in range(5)], ignore_index=True)
+    assert smallest(seeds, parts_of("1 - a; abs(1 - a) - abs(1 - dash)")).value == pytest.approx(-0.22)
 
 
 def test_the_rules_are_whole_and_name_what_there_is():
@@ -124,7 +126,7 @@ def test_the_share_by_shapley_is_that_of_every_order():
     arms = list(FACTORIAL.values())
     means = pd.DataFrame(np.random.default_rng(0).normal(size=(3, len(arms))), columns=arms)
     [written] = [r.expression for r in RULES if "Shapley" in r.measure and "best" in r.measure]
-    for i, found in statistic_of(written)(means).items():
+    for i, found in parts_of(written)[0](means).items():
         value = {coalition: -means[arm][i] for coalition, arm in FACTORIAL.items()}
         assert found == pytest.approx(shapley(value, "UAT")["U"] / (value[frozenset("UAT")] - value[frozenset()]))
 

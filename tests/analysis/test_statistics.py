@@ -5,11 +5,20 @@ import pytest
 from scipy import stats
 
 from dashkit.analysis.rules import UNDECIDED, Bound
-from dashkit.analysis.statistics import LEVELS, bootstrap, holm, nested_bootstrap, p_value, shapley
+from dashkit.analysis.statistics import (
+    LEVELS,
+    bootstrap,
+    holm,
+    nested_bootstrap,
+    p_value,
+    shapley,
+    smallest,
+    smallest_p,
+)
 from dashkit.method.arms import FACTORIAL
 
 
-@pytest.mark.parametrize("n", [8, 16])
+@pytest.mark.parametrize("n", [5, 8, 16])
 @pytest.mark.parametrize("world", ["difference", "skewed", "share"])
 def test_the_interval_covers_a_known_truth(n, world):
     """90 to 98% of 400 intervals, for a paired difference, for skewed numbers, and for a ratio of differences."""
@@ -88,6 +97,30 @@ def test_the_nested_interval_covers_a_known_truth(teachers, statistic, truth):
         alone = bootstrap(table.loc[0, 0], statistic, draws=200, seed=i)
         plain += alone.lo <= truth <= alone.hi
     assert 0.9 <= hits / n <= 1.0 and plain / n < 0.85 and found.n == 5 * teachers
+
+
+@pytest.mark.parametrize(("m", "margin"), [(3, 0.1), (8, 0.1), (8, 0.5)])
+def test_the_smallest_of_many_true_margins_is_rarely_said_to_be_below_zero(m, margin):
+    """Picking the smallest of many estimates makes it too small: that alone must contradict no claim."""
+    rng, worlds = np.random.default_rng(m), 150
+    parts = [lambda t, k=k: t[k] for k in range(m)]
+    below = sum(smallest(pd.DataFrame(margin + rng.normal(size=(5, m))), parts).hi < 0 for _ in range(worlds))
+    assert below <= 0.07 * worlds
+    false = pd.DataFrame(np.array([2.0] * (m - 1) + [-3.0]) + rng.normal(size=(5, m)))
+    assert smallest(false, parts).hi < 0 and smallest_p(false, parts) < 0.05
+    true = pd.DataFrame(3 + rng.normal(size=(5, m)))
+    assert smallest(true, parts).lo > 0 and smallest_p(true, parts) < 0.05
+
+
+def test_an_interval_of_five_seeds_is_students_and_agrees_with_its_p_value():
+    rng, ratios = np.random.default_rng(5), []
+    for _ in range(60):
+        values = pd.DataFrame({"a": rng.normal(size=5) + 1})
+        found, p = bootstrap(values, lambda m: m.a), p_value(values, lambda m: m.a)
+        half = values.a.std(ddof=1) / 5**0.5 * stats.t.ppf(0.975, 4)
+        ratios.append((found.hi - found.lo) / (2 * half))
+        assert (found.lo > 0 or found.hi < 0) == (p < 0.05)
+    assert 0.95 < np.mean(ratios) < 1.05
 
 
 def test_the_nested_interval_of_one_teacher_and_one_set_is_that_of_seeds():

@@ -12,6 +12,7 @@ from PIL import Image
 
 from dashkit.datasets import fetch, files, sources
 from dashkit.interop import export
+from dashkit.method.images import Images
 from dashkit.storage import store, tables
 
 
@@ -406,3 +407,24 @@ def test_a_photograph_that_pillow_warns_of_is_read(tmp_path):
         warnings.simplefilter("error")
         images = files.from_folder(tmp_path, size=8, channels=1)
     assert sorted({*images.pixels.unique().tolist(), *images.test_pixels.unique().tolist()}) == [7, 255]
+
+
+def test_classes_that_are_numbers_keep_their_order(tmp_path):
+    pixels = torch.arange(24, dtype=torch.uint8).reshape(24, 1, 1, 1).expand(24, 3, 8, 8).contiguous()
+    labels = torch.arange(24) % 12
+    files.save_folder(Images(pixels, labels, pixels, labels), tmp_path / "out")
+    found = files.from_folder(tmp_path / "out", size=8)
+    assert found.names == tuple(map(str, range(12)))
+    assert {(int(p[0, 0, 0]), int(k)) for p, k in zip(found.pixels, found.labels, strict=True)} == {
+        (i, i % 12) for i in range(24)}
+
+
+def test_labels_follow_the_classes_that_a_network_has_learned():
+    pixels, labels = torch.zeros((6, 1, 8, 8), dtype=torch.uint8), torch.tensor([0, 1, 2, 0, 1, 2])
+    images = Images(pixels, labels, pixels, labels, names=("cat", "dog", "fox"))
+    found = images.in_order(("fox", "cat", "dog"))
+    assert [found.names[k] for k in found.labels] == [images.names[k] for k in labels] == [
+        found.names[k] for k in found.test_labels]
+    assert found.names == ("fox", "cat", "dog")
+    for other in ((), ("fox", "cat", "cow"), images.names):            # nothing that could be put in order
+        assert images.in_order(other) is images

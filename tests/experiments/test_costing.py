@@ -115,6 +115,32 @@ def test_a_turn_ends_before_an_item_that_does_not_fit(monkeypatch):
     assert turns.left_out([Used("one", 5, 1.0, True)]) == ""
 
 
+def test_a_stage_with_more_items_than_were_counted_stops_in_time_too(monkeypatch):
+    clock = Clock(monkeypatch)
+
+    def items():
+        for _ in range(100):
+            clock.seconds += 1
+            yield
+
+    assert turns.work({"one": Stage(items, 3, True)}, 10.0) == [Used("one", 10, 10.0, False)]
+
+
+@pytest.mark.parametrize("worked", [True, False])
+def test_every_process_asks_as_often_whatever_it_did_itself(monkeypatch, worked):
+    """A question that one process asks and another does not is never answered."""
+    asked = []
+    monkeypatch.setattr(turns.processes, "agree", lambda late: asked.append(late) or late)
+    monkeypatch.setattr(turns.processes, "size", lambda: 2)
+
+    def items(n):
+        yield from range(n)
+
+    turns.work({"one": Stage(lambda: items(int(worked)), 1, False), "two": Stage(lambda: items(0), 1, False)},
+               float("inf"))
+    assert len(asked) == 6                                      # three a stage
+
+
 def test_a_stage_is_not_begun_that_has_no_time_for_its_first_item(monkeypatch):
     clock = Clock(monkeypatch)
 

@@ -187,6 +187,14 @@ def test_a_scale_below_one_is_measured_too(tiny):
     assert table[table.metric == f"w_{BY_BETA}"].value.between(0, W_MAX).all()
 
 
+def test_a_scale_that_no_adaptive_table_has_as_its_mean_is_left_out(tiny):
+    """TAG stretched to a mean of 0 would go below 0, where no table may."""
+    run = tiny(w=1.5, ws=(0.0, 1.5), arms=("dash",))
+    assert "frechet@tag_best" in set(sweep(run).metric)
+    run = tiny("none", w=0.0, ws=(0.0,), arms=("dash",))
+    assert "frechet@tag_best" not in set(sweep(run).metric)
+
+
 def test_features_of_other_samples_are_refused(trained):
     run, teacher = trained
     evaluate_all(run, teacher, {})

@@ -8,6 +8,7 @@ import torch
 from dashkit.analysis.rules import _columns, claim_rules
 from dashkit.datasets import sources
 from dashkit.experiments import evaluation, sweeps
+from dashkit.experiments import run as experiments_run
 from dashkit.experiments.evaluation import (
     _evaluate,
 )
@@ -107,15 +108,18 @@ def test_several_teachers_have_students_of_their_own(tiny):
         sweep(dataclasses.replace(run, profile=dataclasses.replace(run.profile, seeds=101)), teachers=2)
 
 
-def test_learning_rates_are_compared_on_images_that_the_results_never_see(tiny):
+def test_learning_rates_are_compared_on_images_that_the_results_never_see(tiny, monkeypatch):
     held_out = sources.load_images("digits").test_pixels
     split = sources.load_images("digits_validation")
     assert len(split.pixels) + len(split.test_pixels) == 1797 - 500
     everything = torch.cat([split.pixels, split.test_pixels]).flatten(1).unique(dim=0)
     seen = (held_out.flatten(1)[:, None] == everything[None]).all(-1).any(1).double().mean()
     assert seen < 0.02                                      # a few digits are drawn alike
-    run = tiny(arms=("dash", "composite"))
+    run, judges = tiny(arms=("dash", "composite")), []
+    made = experiments_run.make_image_reference
+    monkeypatch.setattr(experiments_run, "make_image_reference", lambda *a, **k: judges.append(0) or made(*a, **k))
     table = tune(run)
+    assert len(judges) == 1                                 # one classifier judges every rate
     lr = run.profile.student_lr
     for arm, own in (("dash", 1.0), ("composite", 0.25)):
         part = table[table.arm == arm].groupby("metric").value.mean()

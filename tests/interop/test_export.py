@@ -1,5 +1,6 @@
 """Exported networks are loaded by diffusers itself."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -16,6 +17,7 @@ from dashkit.experiments.networks import load_student
 from dashkit.experiments.profiles import PROFILES
 from dashkit.experiments.training import get_students, get_teacher
 from dashkit.interop import export
+from dashkit.interop.schedules import read_scheduler, same
 from dashkit.method import guidance
 from dashkit.method.images import to_uint8
 from dashkit.method.sampling import sample
@@ -92,6 +94,17 @@ def test_the_pipeline_gives_our_samples(exported, w):
     found, wanted = drawn(pipe, guidance_scale=w), expected(ours, w=w)
     torch.testing.assert_close(found, wanted, rtol=0, atol=1e-4)
     assert (wanted - expected(ours, w=2.5)).abs().max() > 0.01              # the scale does something
+
+
+def test_another_schedule_than_the_kits_goes_with_the_network(tmp_path, loaded):
+    """A student of a teacher from elsewhere was trained under that teacher's schedule."""
+    other = read_scheduler({"_class_name": "DDPMScheduler", "beta_schedule": "linear"}).schedule
+    export.write_pipeline(net(PROFILES["smoke"].student), tmp_path / "out", T=1000, schedule=other)
+    scheduler = loaded(tmp_path / "out").scheduler
+    torch.testing.assert_close(scheduler.alphas_cumprod, other.alphas_cumprod, rtol=1e-4, atol=1e-6)
+    export.write_pipeline(net(PROFILES["smoke"].student), tmp_path / "latents", T=1000,
+                          schedule=dataclasses.replace(other, clip=None))
+    assert not loaded(tmp_path / "latents").scheduler.config.clip_sample
 
 
 @pytest.mark.parametrize(("T", "steps"), [(1000, 30), (1000, 7), (250, 50), (64, 64), (1000, 1)])
@@ -189,6 +202,12 @@ def test_the_command_exports_a_trained_student(swept, tmp_path, loaded, monkeypa
     run = swept
     monkeypatch.setattr(experiments_run, "start_run", lambda *a, **k: run)
     assert cli.main(["export", "dash", str(tmp_path / "out"), "--profile", "smoke"]) == 0
+    other = read_scheduler({"_class_name": "DDPMScheduler", "beta_schedule": "linear"}).schedule
+    with monkeypatch.context() as patch:
+        patch.setitem(vars(run), "schedule", other)
+        assert cli.main(["export", "dash", str(tmp_path / "linear"), "--profile", "smoke"]) == 0
+    written = store.read_json(tmp_path / "linear" / export.SCHEDULER)
+    assert same(read_scheduler(written).schedule, other)
     saved = load_student(run, "dash", run.seed).state_dict()
     assert all(torch.equal(v, saved[k]) for k, v in export.read(tmp_path / "out").state_dict().items())
     found = drawn(loaded(tmp_path / "out"), guidance_scale=1.5)

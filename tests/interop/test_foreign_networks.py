@@ -88,6 +88,31 @@ def test_an_adapter_gives_what_diffusers_gives(name, prediction, tmp_path, gener
     assert not networks.ignores_label(found.model)
 
 
+@pytest.mark.parametrize("changes", [{"block_out_channels": (8, 12)}, {"add_attention": False}])
+def test_a_network_that_is_ours_in_all_but_its_shape_is_read_as_diffusers_has_it(tmp_path, generator, changes):
+    ours = {k: v for k, v in export._FIXED.items() if k != "_class_name"}
+    net, scheduler = unet(**ours | changes), DDIMScheduler(beta_schedule="linear")
+    found = networks.load(write(tmp_path, net, scheduler), images=SHAPE)
+    x_t, y = torch.randn((4, 1, 8, 8), generator=generator), torch.tensor([0, 9, 10, 4])
+    with torch.no_grad():
+        torch.testing.assert_close(found.model(x_t, T, y), expected(net, scheduler, x_t, y), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(("file", "change", "message"), [
+    ("unet/config.json", {"in_channels": None}, "in_channels must be a positive integer, not None"),
+    ("unet/config.json", {"in_channels": {}}, "in_channels must be a positive integer"),
+    ("scheduler/scheduler_config.json", {"beta_start": None}, "scheduler_config.json: "),
+    ("scheduler/scheduler_config.json", {"beta_end": []}, "scheduler_config.json: "),
+    ("scheduler/scheduler_config.json", {"trained_betas": "x"}, "scheduler_config.json: "),
+    ("scheduler/scheduler_config.json", {"trained_betas": {}}, "scheduler_config.json: "),
+])  # fmt: skip
+def test_a_config_of_other_types_is_refused_by_the_name_of_its_file(tmp_path, file, change, message):
+    path = write(tmp_path, unet()) / file
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(ValueError, match=message):
+        networks.load(tmp_path, images=SHAPE)
+
+
 def test_a_null_label_in_another_place_is_named_and_classes_keep_their_order(tmp_path, generator):
     net = unet()
     found = networks.load(write(tmp_path, net), null_label=0)
@@ -182,6 +207,7 @@ def my_module(monkeypatch):
     module = type(sys)("my_nets")
     module.plain, module.mute = Plain, lambda: Plain(mute=True)
     module.no_null, module.number = lambda: nn.Linear(1, 1), lambda: 3
+    module.fails, module.asks = lambda: {}["weights"], lambda path: path
     module.broken = lambda: type("Broken", (Plain,), {"forward": lambda self, x, t, y: x[:, :, :4]})()
     module.nan = lambda: type("Nan", (Plain,), {"forward": lambda self, x, t, y: x * float("nan")})()
     module.pipeline = lambda: type("Pipe", (), {"unet": unet(), "scheduler": DDIMScheduler()})()
@@ -202,6 +228,7 @@ def test_any_module_of_a_function_is_taken(my_module, generator):
 @pytest.mark.parametrize(("source", "message"), [
     ("my_nets:nothing", "is no function that Python finds"), ("no_such_module:f", "is no function that Python finds"),
     ("my_nets:number", "must return a torch module"), ("my_nets:no_null", "give it an attribute alphas_cumprod"),
+    ("my_nets:fails", "my_nets:fails ended in KeyError: 'weights'"), ("my_nets:asks", "asks ended in TypeError"),
     ("my_nets:broken", "a prediction has the same shape"), ("my_nets:nan", "gives NaN or infinity"),
 ])  # fmt: skip
 def test_functions_that_return_no_network_are_named(my_module, source, message):

@@ -171,10 +171,18 @@ def test_sentences_follow_from_the_numbers():
     assert said == "Calibrated: size of the gap. Not calibrated: gap as a whole."
 
 
-def test_one_seed_and_a_small_gap_are_admitted():
-    class Pictures:
-        latent = False
+class Pictures:
+    latent = False
 
+
+def test_the_best_scale_is_of_the_first_set_of_samples():
+    run = type("Run", (), {"images": Pictures()})()
+    found = pd.Series({"frechet@w=1": 3.0, "frechet@w=4": 2.0, "set1:frechet@w=4": 0.1, "set1:frechet@w=1": 0.2})
+    said = readings._samples(run, found, found * 0.5).text
+    assert "2.00 times" in said and "(w = 4 and 4: the same scale)" in said
+
+
+def test_one_seed_and_a_small_gap_are_admitted():
     run = type("Run", (), {"images": Pictures()})()
     one = pd.DataFrame({"arm": ["student"], "seed": [1]})
     assert "another training seed" in readings._limits(run, gap(), one, "student").text
