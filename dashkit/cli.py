@@ -346,6 +346,7 @@ def _shrink(options: argparse.Namespace) -> int:
     name, file = run.profile.name, Path(options.profile).expanduser()
     out = Path(options.out or Path(options.profile).expanduser().absolute().parent / f"{name}_student")
     store.check_writable(out)
+    student_report.check_student(run)
     check_run(run)
     print(budget.remaining(run))
     teacher = get_teacher(run)
@@ -380,6 +381,8 @@ def _measure(options: argparse.Namespace) -> int:
     from dashkit.storage import store
 
     store.check_writable(Path(options.out).absolute().parent)
+    if Path(options.out).is_dir():
+        raise ValueError(f"{options.out} is a folder; --out is the page to write, as {options.out}/report.html")
     run, teacher, students = own.comparison(
         options.teacher, {"student": options.student}, options.images, null_label=_null(options.null),
         device=options.device, **parse_settings(options.settings))

@@ -14,7 +14,7 @@ from diffusers import DDPMScheduler, UNet2DModel
 from test_student_report import pictures
 
 from dashkit import cli
-from dashkit.experiments import budget
+from dashkit.experiments import budget, training
 from dashkit.experiments.new import Wish, write_profile
 from dashkit.interop import networks
 from dashkit.interop.networks import EpsModel
@@ -67,6 +67,29 @@ def test_without_a_teacher_one_is_trained(place):
     profile.write_text(profile.read_text().replace("ch = 32", "ch = 8").replace("groups = 8", "groups = 2"))
     assert cli.main(["shrink", str(profile), "--device", "cpu", "--out", str(place / "out"), *SET]) == 0
     assert (place / "out" / "model_index.json").is_file() and len(list(place.rglob("final.safetensors"))) == 3
+
+
+def _never(*args, **kwargs):
+    raise AssertionError("training began")
+
+
+@pytest.mark.parametrize("arms", ["cond_only_icg,dash", "single_head,dash"])
+def test_a_student_that_no_pipeline_holds_is_refused_before_any_training(place, capsys, monkeypatch, arms):
+    profile = write_profile(place / "my.toml", Wish(str(place / "pics"), None), device="cpu").path
+    monkeypatch.setattr(training, "get_teacher", _never)
+    assert cli.main(["shrink", str(profile), "--device", "cpu", "--set", f"arms={arms}", *SET]) == 2
+    assert f"{arms.partition(',')[0]} is no network that diffusers could sample from" in capsys.readouterr().err
+
+
+def test_a_schedule_that_a_student_of_ours_cannot_say_is_refused_before_any_training(place, capsys, monkeypatch):
+    folder = teacher(place / "T")
+    DDPMScheduler(beta_schedule="linear", prediction_type="v_prediction", rescale_betas_zero_snr=True).save_pretrained(
+        folder / "scheduler")
+    wish = Wish(str(place / "pics"), str(folder), "ours")
+    profile = write_profile(place / "my.toml", wish, device="cpu").path
+    monkeypatch.setattr(training, "get_students", _never)
+    assert cli.main(["shrink", str(profile), "--device", "cpu", *SET]) == 2
+    assert "zero terminal SNR" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("text", "message"), [

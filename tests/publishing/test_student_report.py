@@ -62,6 +62,13 @@ def test_two_folders_and_pictures_become_one_page(tmp_path, pair, capsys):
     assert "nan" not in re.sub(r"base64,[^\"]*", "", page).lower().split("all measurements")[0]
 
 
+def test_a_folder_for_the_page_is_refused_at_once(tmp_path, capsys):
+    (tmp_path / "pages").mkdir()
+    assert cli.main(["measure", "--teacher", "no", "--student", "no", "--images", "no", "--out",
+                     str(tmp_path / "pages")]) == 2
+    assert "pages is a folder; --out is the page to write" in capsys.readouterr().err
+
+
 def test_the_command_on_the_page_is_one_that_a_reader_can_type(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     typed = student_report.command_line("measure", "--images", tmp_path / "my pictures", "--teacher", "other/T")
