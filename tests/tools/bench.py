@@ -338,7 +338,7 @@ def waits(*, quick: bool) -> dict[str, dict]:
     imports = "import time; a = time.perf_counter(); import {}; print(time.perf_counter() - a)"
     notebook = str(paths.ROOT / "notebooks" / "00_start_here.ipynb")
     calls = {"import torch": (["-c", imports.format("torch")], None),
-             "": (["-c", imports.format("dashkit.experiments.training")], 2.0),
+             "import dashkit.experiments.training": (["-c", imports.format("dashkit.experiments.training")], 2.0),
              "first picture of notebook 00": (["-c", _FIRST_PICTURE, notebook], 20.0)}
     found: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(2 if quick else 5):
