@@ -29,6 +29,7 @@ from dashkit.analysis.tables import (
 from dashkit.classroom.notebooks import notebook_paths
 from dashkit.experiments import campaign
 from dashkit.experiments.profiles import PROFILES
+from dashkit.method.arms import OBJECTIVES
 from dashkit.publishing import gpu, model_card, pictures, study_pages
 from dashkit.publishing.corrections import corrections
 from dashkit.publishing.series import BUILD
@@ -59,6 +60,7 @@ def blocks(root: Path = RESULTS) -> dict[str, str]:
         "notebooks": _notebooks(series),
         "size": _size(digits.table),
         "speed": _speed(root, series),
+        "rates": _rates(tables.read_table(root / "rates" / "results.csv")),
         "photographs": _photographs(published_results("cifar16", root)),
         "rehearsal": _rehearsal(published_results("cifar10_proof", root),
                                 store.read_json(root / "cifar10_proof" / "manifest.json")),
@@ -283,6 +285,26 @@ def _speed(root: Path, series: dict) -> str:
              f"{peak:,.0f} MiB in one process. From training step {leak['since']:,} to {leak['steps']:,}, memory "
              f"grows by {leak['grown_mib']:.1f} MiB. Measured on {rows[0]['device']}, commit {rows[0]['commit']}.")
     return "\n".join([*lines, "", facts])
+
+
+def _rates(table: pd.DataFrame) -> str:
+    """Learning rates: those of the published table beside the best of a wider search."""
+    lr = table.metric.str.removeprefix("frechet@lr=").astype(float)
+    mean = table.groupby(["arm", lr], sort=False).value.mean().unstack()
+    heads = ["arm", "rate of the tables", "Fréchet there", "best rate", "Fréchet there", "highest rate tried",
+             "Fréchet there"]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    gap = pd.Series(0.0, ["own", "best"])
+    for arm, row in mean.iterrows():
+        rate, tried = PROFILES["digits"].student_lr * OBJECTIVES[arm].lr, row.dropna().sort_index()
+        gap += {"scratch": 1, "dash": -1}.get(arm, 0) * pd.Series({"own": tried[rate], "best": tried.min()})
+        lines.append(f"| {arm} | {rate:g} | {tried[rate]:.2f} | {tried.idxmin():g} | {tried.min():.2f} | "
+                     f"{tried.index[-1]:g} | {tried.iloc[-1]:.3g} |")
+    made = f"{', '.join(sorted(set(table.device)))}, commits {', '.join(sorted(set(table.commit)))}"
+    seeds, n = table.seed.nunique(), table.n.iloc[0]
+    return "\n".join([*lines, "", f"Means over {seeds} seeds, {n} samples, on the split of the profile "
+                      f"`tuning`. Scratch minus DASH: {gap.own:.2f} at the rates of the tables, "
+                      f"{gap.best:.2f} at each arm's best. {made}."])
 
 
 def _rehearsal(results: Results, manifest: dict) -> str:

@@ -137,6 +137,16 @@ def test_every_arm_has_the_learning_rate_that_tuning_chose():
         assert PROFILES["digits"].student_lr * OBJECTIVES[arm].lr == pytest.approx(chosen)
 
 
+def test_the_wider_search_has_every_best_rate_inside():
+    table = tables.read_table(RESULTS / "rates" / "results.csv")
+    rates = table.assign(lr=table.metric.str.removeprefix("frechet@lr=").astype(float))
+    assert rates.groupby(["arm", "lr"]).seed.nunique().min() >= 2
+    for arm, row in rates.groupby(["arm", "lr"]).value.mean().groupby("arm"):
+        found = row.droplevel("arm")
+        assert found.index.min() < found.idxmin() < found.index.max(), arm
+        assert PROFILES["digits"].student_lr * OBJECTIVES[arm].lr in found.index
+
+
 def test_counts_are_published_in_full_and_measurements_with_six_digits(tmp_path):
     table = tidy().assign(profile="digits")
     table["value"] = [1003137.0, 1234.56789, -0.000123456789, *table.value[3:]]
