@@ -13,7 +13,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from dashkit.interop.schedules import scheduler_config
-from dashkit.method.schedule import Schedule, cosine_schedule
+from dashkit.method.schedule import cosine_schedule
 from dashkit.method.unet import Attention, Stage, UNet, UNetConfig
 from dashkit.storage import store
 from dashkit.storage.paths import as_path
@@ -33,21 +33,20 @@ _IN_BLOCK = {"norm1": "norm1", "conv1": "conv1", "emb": "time_emb_proj", "norm2"
              "skip": "conv_shortcut"}
 
 
-def write_pipeline(model: UNet, folder: Path | str, *, T: int, names: Sequence[str] = (),
-                   schedule: Schedule | None = None) -> None:
+def write_pipeline(model: UNet, folder: Path | str, *, T: int, names: Sequence[str] = ()) -> None:
     """Write a network as a folder from which diffusers samples as we do: network, schedule and class names.
 
-    T is the number of timesteps of the cosine schedule that the network was trained on, unless another `schedule` is
-    given; `names` are those of its classes, () for their numbers.  The folder holds model_index.json, pipeline.py,
-    unet/ and scheduler/; the index is written last, so that a folder with an index is whole.  ValueError for anything
-    that is not a plain UNet, for names that are not one text for each class, and for a T that is no positive integer.
+    T is the number of timesteps of the cosine schedule that the network was trained on; `names` are those of its
+    classes, () for their numbers.  The folder holds model_index.json, pipeline.py, unet/ and scheduler/; the index is
+    written last, so that a folder with an index is whole.  ValueError for anything that is not a plain UNet, for
+    names that are not one text for each class, and for a T that is no positive integer.
     """
     folder, count = as_path(folder, "folder"), _plain(model).config.num_classes
     names = _names_of(count, names)
     if isinstance(T, bool) or not isinstance(T, int) or T < 1:
         raise ValueError(f"T must be a positive integer, not {T!r:.80}")
     write(model, folder / NETWORK)
-    write_around(folder, scheduler_config(schedule or cosine_schedule(T), "epsilon"), range(count + 1), names=names)
+    write_around(folder, scheduler_config(cosine_schedule(T), "epsilon"), range(count + 1), names=names)
 
 
 def write_around(folder: Path, scheduler: Mapping[str, Any], rows: Sequence[int], *, names: Sequence[str] = (),

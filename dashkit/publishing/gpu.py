@@ -14,7 +14,9 @@ PAGE, MEASURED = paths.ROOT / "docs" / "gpu.md", paths.ROOT / "data" / "results"
 def blocks(folder: Path = MEASURED) -> dict[str, str]:
     """The parts of the page, by name, from the committed measurements alone."""
     loan, test = store.read_json(folder / "loan.json"), store.read_json(folder / "selftest.json")
-    return {"measured": "\n\n".join([_loan(loan), _rates(test), _checks(test)]), "loans": _loans(loan, test)}
+    again = store.read_json(folder / "loan_students.json")
+    return {"measured": "\n\n".join([_loan(loan), _students(again, loan), _rates(test), _checks(test)]),
+            "loans": _loans(loan, test)}
 
 
 def _table(heads: list[str], rows: list[list[str]]) -> str:
@@ -45,6 +47,20 @@ def _loan(found: dict) -> str:
         f"The number of streams did not matter: {streams}.",
         f"The published settings would take {found['published_hours']:.0f} hours there."]
     return "\n\n".join([" ".join(said), _table(["stage", "planned", "used", "done"], rows), " ".join(costs)])
+
+
+def _students(found: dict, loan: dict) -> str:
+    """What a second loan gave, to the students alone."""
+    seen = found["batch"] * found["student_steps"] / 1e6
+    longer = found["small_batch_ms"] / loan["lockstep_ms"] * loan["batch"] / found["small_batch"]
+    return (f"A second loan, on {found['device'].replace('-', ' ')}, trained the students anew "
+            f"([loan_students.json](../data/results/gpu/loan_students.json)): {found['student_steps']:,} steps of "
+            f"{found['batch']}, {seen:.2f} million images each, {found['seed_s']:.0f} s for the {found['arms']} of a "
+            f"seed. A small batch costs more. A step of {found['small_batch']} images took "
+            f"{found['small_batch_ms']:g} ms as a graph, and one of {loan['batch']} took {loan['lockstep_ms']:g} ms in "
+            f"the loan before: {longer:.1f} times as long for an image. Compiled, a step of {found['batch']} took "
+            f"{found['lockstep_compiled_ms']:.0f} ms. FID of {found['fid_samples']:,} samples took "
+            f"{found['fid_teacher_s']:.0f} s for the teacher and {found['fid_student_s']:.0f} s for a student.")
 
 
 def _loans(loan: dict, test: dict) -> str:
