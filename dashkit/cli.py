@@ -311,14 +311,13 @@ def _export(options: argparse.Namespace) -> int:
 
     from dashkit.experiments import campaign
     from dashkit.experiments.networks import load_student, load_teacher
-    from dashkit.interop import export
+    from dashkit.publishing import student_report
 
     run, teacher = _start(options), options.arm == "teacher"
     if not run.is_trained(options.arm, run.seed):
         run = campaign.resumed_run(run)
     model = load_teacher(run).model if teacher else load_student(run, options.arm, run.seed)
-    export.write_pipeline(model, Path(options.folder), T=run.profile.T, names=run.images.names,
-                          schedule=run.schedule)
+    student_report.write_student(Path(options.folder), run, model)
     print(options.folder)
     return 0
 

@@ -60,7 +60,7 @@ def bootstrap(values: "pd.DataFrame", statistic: Statistic, *, draws: int = 10_0
         raise ValueError(f"no value for {', '.join(missing[:3])}: an interval needs every arm for every seed")
     from scipy import stats  # takes longer to import than this takes to compute
 
-    n, value = len(values), float(statistic(values.mean().to_frame().T).iloc[0])
+    n, value = len(values), _of_means(values, statistic)
     if n < MIN_SEEDS:
         return Interval(value, np.nan, np.nan, n)
     if n < FEW:
@@ -93,6 +93,10 @@ LEVELS = ("teacher", "sampling_set", "seed")
 labels that all models are sampled with."""
 
 
+def _of_means(values: "pd.DataFrame", statistic: Statistic) -> float:
+    return float(statistic(values.mean().to_frame().T).iloc[0])
+
+
 def smallest(values: "pd.DataFrame", parts: Sequence[Statistic]) -> Interval:
     """The interval of the smallest of several statistics, from an interval of each.
 
@@ -108,11 +112,9 @@ def smallest(values: "pd.DataFrame", parts: Sequence[Statistic]) -> Interval:
 
 def smallest_p(values: "pd.DataFrame", parts: Sequence[Statistic], *, at: float = 0.0) -> float:
     """The p value of the hypothesis that the smallest of several statistics is `at`: see `smallest`."""
-    p = [p_value(values, part, at=at) for part in parts]
-    if min(bootstrap(values, part).value for part in parts) > at:
-        return max(p)
-    below = [q for q, part in zip(p, parts, strict=True) if bootstrap(values, part).value <= at]
-    return min(1.0, len(parts) * min(below))
+    found = [(_of_means(values, part), p_value(values, part, at=at)) for part in parts]
+    below = [p for value, p in found if value <= at]
+    return min(1.0, len(parts) * min(below)) if below else max(p for _, p in found)
 
 
 def nested_bootstrap(values: "pd.DataFrame", statistic: Statistic, *, draws: int = 2000, seed: int = 0,
@@ -192,7 +194,7 @@ def p_value(values: "pd.DataFrame", statistic: Statistic, *, at: float = 0.0) ->
     elif n < FEW:
         found = _nested_spread(values.set_axis(range(n)).rename_axis("seed"), statistic, draws=2000, seed=0)
     else:
-        value = float(statistic(values.mean().to_frame().T).iloc[0])
+        value = _of_means(values, statistic)
         low, high = np.quantile(_resampled(values, statistic, draws=10_000, seed=0), [0.1587, 0.8413])
         factor = math.sqrt(n / (n - 1))
         found = _Spread(value, (value - low) * factor, (high - value) * factor, n - 1)

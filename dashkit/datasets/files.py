@@ -330,8 +330,6 @@ def _classes(folder: Path, place: Path, fewest: int) -> dict[str, list[Path]]:
     folders = [p for p in inside if p.is_dir()]
     if not folders:
         raise ValueError(f"{place} has no subfolder; it needs one for each class")
-    if all(p.name.isdecimal() for p in folders):                  # 10 comes after 9, and not after 1
-        folders.sort(key=lambda p: (int(p.name), p.name))
     loose = [p for p in inside if p.suffix.lower() in SUFFIXES and not p.is_dir()]
     classes: dict[str, list[Path]] = {}
     nested, twice = [], []
@@ -481,7 +479,9 @@ def save_folder(images: Images, folder: Path | str, *, each: int | None = None) 
     for part, pixels, labels in (("train", images.pixels, images.labels),
                                  ("test", images.test_pixels, images.test_labels)):
         for k in range(images.num_classes):
-            place = folder / part / images.class_name(k)
+            # numbers of one length, so that 10 comes after 9 by its name, too
+            name = images.names[k] if images.names else f"{k:0{len(str(images.num_classes - 1))}d}"
+            place = folder / part / name
             place.mkdir(parents=True)
             for i, picture in enumerate(pixels[labels == k][:each].numpy()):
                 Image.fromarray(picture[0] if len(picture) == 1 else picture.transpose(1, 2, 0)).save(

@@ -31,14 +31,18 @@ class Images:
             raise ValueError(f"{self.num_classes} classes need as many names, not {len(self.names)}")
 
     def in_order(self, names: Sequence[str]) -> "Images":
-        """The same images with the labels that a network has learned: label k is the class called names[k].
+        """The same images with the labels of a network whose class k is called names[k].
 
-        Images of other classes, or without names, stay as they are.
+        Where the names are others, or there are none, labels are taken to be the network's.  ValueError for names that
+        are numbers in another order than that of their values, as 10 before 2: one cannot know which was meant.
         """
-        if not self.names or self.names == tuple(names) or sorted(self.names) != sorted(names):
-            return self
-        new = torch.tensor([list(names).index(name) for name in self.names], device=self.labels.device)
-        return replace(self, labels=new[self.labels], test_labels=new[self.test_labels], names=tuple(names))
+        if self.names and sorted(self.names) == sorted(names):
+            new = torch.tensor([list(names).index(name) for name in self.names], device=self.labels.device)
+            return replace(self, labels=new[self.labels], test_labels=new[self.test_labels], names=tuple(names))
+        if all(name.isdecimal() for name in self.names) and list(self.names) != sorted(self.names, key=int):
+            raise ValueError(f"the classes are numbers in the order {', '.join(self.names[:4])}, …; give their folders "
+                             "names of one length, as 00, 01, …, in the order in which the teacher knows them")
+        return self
 
     def class_name(self, label: int) -> str:
         """What to call a class where people read it: its name, or its number if the classes have no names."""

@@ -2,9 +2,11 @@
 
 from pathlib import Path
 
+import pandas as pd
+
 from dashkit.experiments.costing import STAGES
 from dashkit.experiments.profiles import PROFILES
-from dashkit.storage import paths, store
+from dashkit.storage import paths, store, tables
 
 MINUTES, FID_SAMPLES = 10, 5000      # of training in a loan of twelve minutes; of the paper's networks
 
@@ -15,7 +17,8 @@ def blocks(folder: Path = MEASURED) -> dict[str, str]:
     """The parts of the page, by name, from the committed measurements alone."""
     loan, test = store.read_json(folder / "loan.json"), store.read_json(folder / "selftest.json")
     again = store.read_json(folder / "loan_students.json")
-    return {"measured": "\n\n".join([_loan(loan), _students(again, loan), _rates(test), _checks(test)]),
+    return {"measured": "\n\n".join([_loan(loan), _students(again, loan), _fids(again, tables.read_table(
+        folder / "fid_students.csv")), _rates(test), _checks(test)]),
             "loans": _loans(loan, test)}
 
 
@@ -61,6 +64,18 @@ def _students(found: dict, loan: dict) -> str:
             f"the loan before: {longer:.1f} times as long for an image. Compiled, a step of {found['batch']} took "
             f"{found['lockstep_compiled_ms']:.0f} ms. FID of {found['fid_samples']:,} samples took "
             f"{found['fid_teacher_s']:.0f} s for the teacher and {found['fid_student_s']:.0f} s for a student.")
+
+
+def _fids(found: dict, table: pd.DataFrame) -> str:
+    """FID of the networks of the second loan, the nearest to real photographs first."""
+    name = f"fid@w={PROFILES[found['profile']].w:g}"
+    values = table[table.metric == name].sort_values("value")
+    said = ", ".join(f"{row.arm} {row.value:.1f}" for row in values.itertuples())
+    return (f"FID at {name.partition('@')[2]} of {values.n.iloc[0]:,} samples, training seed {found['seed']} "
+            f"([fid_students.csv](../data/results/gpu/fid_students.csv)): {said}. One half of {found['reference']:,} "
+            f"photographs has {found['fid_floor']:.1f} against the other. The pictures have 16x16 pixels, and this is "
+            "not the published FID. The networks wait for their other measurements in "
+            "[data/loans](../data/loans/README.md).")
 
 
 def _loans(loan: dict, test: dict) -> str:

@@ -409,12 +409,12 @@ def test_a_photograph_that_pillow_warns_of_is_read(tmp_path):
     assert sorted({*images.pixels.unique().tolist(), *images.test_pixels.unique().tolist()}) == [7, 255]
 
 
-def test_classes_that_are_numbers_keep_their_order(tmp_path):
+def test_classes_without_names_keep_their_order(tmp_path):
     pixels = torch.arange(24, dtype=torch.uint8).reshape(24, 1, 1, 1).expand(24, 3, 8, 8).contiguous()
     labels = torch.arange(24) % 12
     files.save_folder(Images(pixels, labels, pixels, labels), tmp_path / "out")
     found = files.from_folder(tmp_path / "out", size=8)
-    assert found.names == tuple(map(str, range(12)))
+    assert found.names == tuple(f"{k:02d}" for k in range(12))
     assert {(int(p[0, 0, 0]), int(k)) for p, k in zip(found.pixels, found.labels, strict=True)} == {
         (i, i % 12) for i in range(24)}
 
@@ -427,4 +427,19 @@ def test_labels_follow_the_classes_that_a_network_has_learned():
         found.names[k] for k in found.test_labels]
     assert found.names == ("fox", "cat", "dog")
     for other in ((), ("fox", "cat", "cow"), images.names):            # nothing that could be put in order
-        assert images.in_order(other) is images
+        assert torch.equal(images.in_order(other).labels, labels)
+
+
+@pytest.mark.parametrize(("names", "known", "refused"), [
+    (("0", "1", "10", "2"), (), True), (("1", "10", "11", "9"), ("a", "b", "c", "d"), True),
+    (("0", "1", "10", "2"), ("0", "1", "2", "10"), False), (("00", "01", "02", "10"), (), False),
+    (("class 1", "class 10", "class 2", "class 3"), (), False), ((), (), False),
+])  # fmt: skip
+def test_numbers_of_which_nobody_knows_the_order_are_refused(names, known, refused):
+    pixels, labels = torch.zeros((4, 1, 8, 8), dtype=torch.uint8), torch.arange(4)
+    images = Images(pixels, labels, pixels, labels, names=names)
+    if refused:
+        with pytest.raises(ValueError, match=r"numbers in the order .*, …; give their folders names of one length"):
+            images.in_order(known)
+    else:
+        assert images.in_order(known).num_classes == 4
