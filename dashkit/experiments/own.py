@@ -51,6 +51,9 @@ def _check_pair(name: str, student: networks.Found, teacher: networks.Found) -> 
         raise ValueError(f"the {name} takes {a.channels} x {a.size} x {a.size} pictures of {a.num_classes} classes, "
                          f"and the teacher {b.channels} x {b.size} x {b.size} of {b.num_classes}; they must be the "
                          "same")
+    if student.names != teacher.names and sorted(student.names) == sorted(teacher.names):
+        raise ValueError(f"the {name} and the teacher know the same classes in another order ({student.names[0]} and "
+                         f"{teacher.names[0]} first); they must be the same")
     if not same(student.diffusion.schedule, teacher.diffusion.schedule):
         raise ValueError(f"the {name} and the teacher have different noise schedules (T = "
                          f"{student.diffusion.schedule.T} and {teacher.diffusion.schedule.T}): their gaps cannot be "

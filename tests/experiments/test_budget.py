@@ -32,6 +32,12 @@ def test_it_multiplies_what_it_times_by_the_numbers_of_the_profile(tiny, monkeyp
     assert budget.remaining(tiny(exact_bandwidth=0.2)).teacher == 0
 
 
+def test_a_batch_of_the_students_own_costs_what_it_is_larger(tiny, monkeypatch):
+    monkeypatch.setattr(budget, "seconds_of", lambda work, device: 1.0)
+    same, more = (budget.remaining(tiny(batch=10, student_batch=n, arms=("dash",))) for n in (0, 40))
+    assert more.students == 4 * same.students and more[::2] == same[::2]
+
+
 def test_it_leaves_torch_as_it_was(tiny):
     threads, state = torch.get_num_threads(), torch.get_rng_state()
     budget.remaining(tiny())

@@ -15,6 +15,7 @@ from dashkit.interop import export, networks
 from dashkit.method.guidance import branches
 from dashkit.method.students import IndependentCondition
 from dashkit.method.unet import UNet
+from dashkit.storage import store
 
 SHAPE = networks.Shape(1, 8, 10)
 T = torch.tensor([0, 37, 871, 999])
@@ -111,6 +112,13 @@ def test_a_config_of_other_types_is_refused_by_the_name_of_its_file(tmp_path, fi
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     with pytest.raises(ValueError, match=message):
         networks.load(tmp_path, images=SHAPE)
+
+
+def test_a_student_of_a_teacher_from_elsewhere_does_not_say_its_schedule(tmp_path):
+    meta = {"T": 1000, "teacher": {"teacher": {"digest": "0123"}}, "student": PROFILES["smoke"].student.asdict()}
+    store.save_tensors(tmp_path / "final.safetensors", {"ema.net.a": torch.zeros(1)}, meta)
+    with pytest.raises(ValueError, match="its schedule is that of a teacher from elsewhere; give the folder that shr"):
+        networks.load(tmp_path)
 
 
 def test_a_null_label_in_another_place_is_named_and_classes_keep_their_order(tmp_path, generator):

@@ -12,6 +12,7 @@ from dashkit import cli
 from dashkit.analysis import readings
 from dashkit.analysis.readings import gap_intervals
 from dashkit.analysis.statistics import Interval
+from dashkit.experiments import own
 from dashkit.experiments.profiles import PROFILES
 from dashkit.interop import export
 from dashkit.method.calibration import gap_stats
@@ -33,10 +34,10 @@ def pictures(folder, classes=3, each=6, size=(8, 8), mode="L"):
     return folder
 
 
-def network(folder, seed=0, **changes):
+def network(folder, seed=0, names=(), **changes):
     torch.manual_seed(seed)
     config = UNetConfig(**PROFILES["smoke"].student.asdict() | {"num_classes": 3} | changes)
-    export.write_pipeline(UNet(config).eval(), folder, T=1000)
+    export.write_pipeline(UNet(config).eval(), folder, T=1000, names=names)
     return folder
 
 
@@ -60,6 +61,20 @@ def test_two_folders_and_pictures_become_one_page(tmp_path, pair, capsys):
         assert said in page
     assert all(re.search(r'alt="[^"]{20,}"', image) for image in re.findall(r"<img [^>]*>", page))
     assert "nan" not in re.sub(r"base64,[^\"]*", "", page).lower().split("all measurements")[0]
+
+
+def test_pictures_get_the_labels_that_the_teacher_knows_them_by(tmp_path):
+    names = ("kind 0002", "kind 0000", "kind 0001")
+    teacher, student = network(tmp_path / "T", names=names), network(tmp_path / "S", seed=1)
+    images = pictures(tmp_path / "I")
+    plain, *_ = own.comparison(student, {"student": student}, images, device="cpu")
+    run, *_ = own.comparison(teacher, {"student": student}, images, device="cpu")
+    assert run.images.names == names and plain.images.names == tuple(sorted(names))
+    assert torch.equal(run.images.pixels, plain.images.pixels)
+    assert [names[k] for k in run.images.labels] == [plain.images.names[k] for k in plain.images.labels]
+    other = network(tmp_path / "other", names=tuple(sorted(names)))
+    with pytest.raises(ValueError, match="the student and the teacher know the same classes in another order"):
+        own.comparison(teacher, {"student": other}, images, device="cpu")
 
 
 def test_a_folder_for_the_page_is_refused_at_once(tmp_path, capsys):
