@@ -5,7 +5,7 @@ What each is expected to show is registered in `data/reference/study_rules.csv`,
 
 import dataclasses
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
@@ -27,12 +27,15 @@ from dashkit.experiments.threads import side_by_side, spread
 from dashkit.experiments.training import distil, get_students, get_teacher
 from dashkit.method.arms import quadratic_name
 from dashkit.method.calibration import all_branches, held_out_states, measure_calibration, visited_states
+from dashkit.method.guidance import Branches
 from dashkit.method.quality import balanced_labels
-from dashkit.method.schedule import noised
+from dashkit.method.schedule import Noised, noised
 from dashkit.storage import store, tables
 
 STUDY_RULER = 2
 """Counts the changes of what a study measures."""
+Ruler = Callable[[nn.Module, str, int], Iterator[dict]]
+"""The rows that are measured of a network, with its arm and its training seed."""
 WEAKER = 5
 """The weaker copy that may guide a student was trained for one of so many parts of its steps, with the same seed."""
 
@@ -100,8 +103,8 @@ def _of_teacher(run: Run, teacher: Teacher, plan: Study) -> Iterator[pd.DataFram
         paths = {key: _path(narrow, *key, plan) for key in keys}
         missing = [key for key in keys if not paths[key].is_file()]
         if missing:
-            of_teacher = _teacher_features(run, teacher, plan)
-            jobs = {f"{arm} {seed}": partial(_measure, narrow, teacher, arm, seed, plan, of_teacher)
+            ruler = _ruler(narrow, teacher, plan)
+            jobs = {f"{arm} {seed}": partial(_measure, narrow, teacher, arm, seed, plan, ruler)
                     for arm, seed in missing}
             side_by_side(run, jobs, at_once=len(keys), ticks=len(jobs), title=f"students of width {width}")
         for (arm, _), path in paths.items():
@@ -119,9 +122,10 @@ def _of_seed(run: Run, plan: Study, width: int, seed: int) -> None:
     for one in (narrow, *([_weaker(narrow)] if plan.corrected else ())):
         deque(distil(one, teacher, plan.arms, seed), maxlen=0)
     missing = [arm for arm in plan.arms if not _path(narrow, arm, seed, plan).is_file()]
-    of_teacher = _teacher_features(run, teacher, plan) if missing else {}
-    for arm in missing:
-        deque(_measure(narrow, teacher, arm, seed, plan, of_teacher), maxlen=0)
+    if missing:
+        ruler = _ruler(narrow, teacher, plan)
+        for arm in missing:
+            deque(_measure(narrow, teacher, arm, seed, plan, ruler), maxlen=0)
 
 
 def _weaker(run: Run) -> Run:
@@ -138,25 +142,26 @@ def _path(run: Run, arm: str, seed: int, plan: Study) -> Path:
     return run.folder(arm, seed) / f"study-{key}.csv"
 
 
-def _teacher_features(run: Run, teacher: Teacher, plan: Study) -> dict[float, Tensor]:
-    """Features of the teacher's samples by scale, (n, 32), for a study that measures the distance to them."""
-    return {w: measure(run, teacher.model, w).features for w in plan.ws} if plan.corrected else {}
+def _ruler(run: Run, teacher: Teacher, plan: Study) -> Ruler:
+    """What measures a student; what it needs of the teacher is computed once, and not for every student."""
+    if plan.corrected:
+        features = {w: measure(run, teacher.model, w).features for w in plan.ws}          # (n, 32) by scale
+        weak = partial(load_student, _weaker(run))
+        return lambda model, arm, seed: _corrections(run, teacher, model, weak(arm, seed), features)
+    states = held_out_states(run.schedule, run.images, run.profile.states, seed=SAMPLING_SEED)
+    branches = all_branches(teacher.model, states)
+    return lambda model, arm, seed: _plain(run, model, states, branches)
 
 
-def _measure(run: Run, teacher: Teacher, arm: str, seed: int, plan: Study,
-             of_teacher: Mapping[float, Tensor]) -> Iterator[None]:
+def _measure(run: Run, teacher: Teacher, arm: str, seed: int, plan: Study, ruler: Ruler) -> Iterator[None]:
     model = teacher.model if arm == "teacher" else load_student(run, arm, seed)
-    rows = list(_corrections(run, teacher, model, load_student(_weaker(run), arm, seed), of_teacher) if plan.corrected
-                else _plain(run, teacher, model))
-    tables.write_table(_path(run, arm, seed, plan), tidy(run, arm, seed, rows))
+    tables.write_table(_path(run, arm, seed, plan), tidy(run, arm, seed, list(ruler(model, arm, seed))))
     yield
 
 
-def _plain(run: Run, teacher: Teacher, model: nn.Module) -> Iterator[dict]:
+def _plain(run: Run, model: nn.Module, states: Noised, of_teacher: Branches) -> Iterator[dict]:
     """The gap, both branches' errors, and pictures at each scale."""
-    states = held_out_states(run.schedule, run.images, run.profile.states, seed=SAMPLING_SEED)
-    pairs = all_branches(model, states), all_branches(teacher.model, states)
-    found = measure_calibration(*pairs, states, T=run.profile.T)
+    found = measure_calibration(all_branches(model, states), of_teacher, states, T=run.profile.T)
     yield from (row for row in calibration_rows(found, run.profile.states) if "@t=" not in row["metric"])
     for w in run.profile.ws:
         yield from quality_rows(f"w={w:g}", measure(run, model, w))
