@@ -344,6 +344,14 @@ def plot_metric_ellipses(metrics: Mapping[str, np.ndarray], *, extent: float = 6
     return ax
 
 
+def plot_grid(table: pd.DataFrame, worst: float, best: float, *, ax: Axes | None = None) -> Axes:
+    """A table as a heat map with its numbers in it, from blue (`worst` and what is beyond) to yellow (`best`)."""
+    ax = ax or plt.subplots(figsize=(5.2, 3.2))[1]
+    colours = "viridis" if worst < best else "viridis_r"
+    return sns.heatmap(table, vmin=min(worst, best), vmax=max(worst, best), cmap=colours, cbar=False, annot=True,
+                       fmt=".2f", annot_kws={"size": 8}, ax=ax)
+
+
 def plot_intervals(table: pd.DataFrame, *, ideal: float | None = None, xlabel: str = "", log: bool = False,
                    ax: Axes | None = None) -> Axes:
     """One line an arm: columns value, lo and hi, index the names; `ideal` is marked."""

@@ -5,7 +5,7 @@ called by these.  This room imports torch, and nothing else of the kit.
 """
 
 from dashkit.method import curriculum, distillation, guidance
-from dashkit.method.arms import ARMS, FACTORIAL, OBJECTIVES, Objective, objective
+from dashkit.method.arms import ARMS, FACTORIAL, OBJECTIVES, Objective, objective, quadratic_name
 from dashkit.method.calibration import (
     GapStats,
     States,
@@ -46,6 +46,6 @@ __all__ = [
     "distil_terms", "distillation", "draw_states", "drop_labels", "expand", "fit", "frechet_distance", "gap_loss",
     "gap_stats", "gap_stats_by_timestep", "guidance", "guided_eps", "held_out_states", "make_image_reference",
     "measure_calibration", "measure_quality", "minibatches", "n_parameters", "noised", "objective",
-    "per_sample", "sample", "seeded", "student_terms",
-    "teacher_targets", "to_float", "to_uint8", "total", "train_classifier", "visited_states", "x0_branches",
+    "per_sample", "quadratic_name", "sample", "seeded", "student_terms", "teacher_targets",
+    "to_float", "to_uint8", "total", "train_classifier", "visited_states", "x0_branches",
 ]

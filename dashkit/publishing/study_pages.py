@@ -11,6 +11,7 @@ from dashkit.analysis.rules import study_rows
 from dashkit.analysis.statistics import Interval, bootstrap
 from dashkit.analysis.tables import by_seed, published_study
 from dashkit.classroom.explorers import corrected
+from dashkit.method.arms import quadratic_name
 
 
 def paragraphs(root: Path) -> list[str]:
@@ -86,6 +87,39 @@ def _null_row(results: pd.DataFrame) -> tuple[str, str]:
         f"{', '.join(pictures(arm) for arm in ('kd_drop', 'no_un_noise', 'label_drop', 'cond_only'))}.")
 
 
+def _gap_loss(results: pd.DataFrame) -> tuple[str, str]:
+    """What the weight of the gap does to the gap, and what the scale of the loss does to the pictures."""
+    scales, kappas, widths = (0.5, 1, 1.5, 2.5, 4), (0, 0.1, 0.5, 1.25), (8, 16, 24)
+
+    def mean(metric: str, names: Sequence[str], width: int = 16) -> Interval:
+        return bootstrap(by_seed(results, f"{metric}@ch={width}")[list(names)], lambda m: m.mean(axis=1))
+
+    def of_kappa(kappa: float, metric: str = "r2") -> Interval:
+        return mean(metric, [quadratic_name(scale, kappa) for scale in scales])
+
+    def of_scale(scale: float, metric: str) -> Interval:
+        return mean(metric, [quadratic_name(scale, kappa) for kappa in kappas])
+
+    def gained(width: int) -> Interval:
+        last, first = ([quadratic_name(scale, kappa) for scale in scales] for kappa in (kappas[-1], kappas[0]))
+        return bootstrap(by_seed(results, f"r2@ch={width}")[last + first],
+                         lambda m: m[last].mean(axis=1) - m[first].mean(axis=1))
+
+    def pictures(w: float) -> str:
+        return ", ".join(f"{of_scale(scale, f'fd@w={w:g}')} after a loss at {scale:g}" for scale in scales)
+
+    grid = {quadratic_name(scale, kappa): (scale, kappa) for scale in scales for kappa in kappas}
+    best = by_seed(results, "fd@w=1.5@ch=16")[list(grid)].mean().idxmin()
+    return (
+        "**Which loss of the two branches?** Every quadratic one is set by two numbers: the scale at which it compares "
+        "guided outputs, and kappa, the weight of the gap by itself. R² of the gap, mean over five scales: "
+        f"{', '.join(f'{of_kappa(kappa)} at kappa {kappa:g}' for kappa in kappas)}. Pictures at w = 1.5 are best after "
+        "a loss at {:g} with kappa {:g}: ".format(*grid[best]) +
+        f"Fréchet/floor {mean('fd@w=1.5', [best])}, and R² {mean('r2', [best])}.",
+        f"What kappa 1.25 gains over 0: {', '.join(f'{gained(width)} at width {width}' for width in widths)}. "
+        f"Fréchet/floor at w = 1.5, mean over kappa: {pictures(1.5)}; at w = 4: {pictures(4)}.")
+
+
 SENTENCES: dict[str, Callable[[pd.DataFrame], tuple[str, str]]] = {
-    "null_row": _null_row, "correction": _correction}
+    "gap_loss": _gap_loss, "null_row": _null_row, "correction": _correction}
 """The published studies, and what is said of each: in the README, and besides on the page of results."""

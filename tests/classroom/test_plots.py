@@ -86,6 +86,16 @@ def test_intervals_begin_at_the_top_with_room_at_both_ends_on_shared_axes_too():
         plt.close(figure)
 
 
+def test_a_grid_shows_its_numbers_and_is_yellow_at_the_good_end_whichever_that_is():
+    table = pd.DataFrame([[-3.0, 0.5], [0.0, 9.0]])
+    for worst, best, dark, bright in ((0, 1, -3.0, 9.0), (1, 0, 9.0, -3.0)):
+        ax = plots.plot_grid(table, worst, best)
+        colours = dict(zip(table.to_numpy().ravel(), ax.collections[0].get_facecolors(), strict=True))
+        assert colours[dark][:3].sum() < 1 < colours[bright][:3].sum()
+        assert [t.get_text() for t in ax.texts] == ["-3.00", "0.50", "0.00", "9.00"]
+        plt.close(ax.figure)
+
+
 def test_the_ledger_has_a_panel_for_each_quantity_and_draws_each_rows_bound(ledger):
     rows = ledger[ledger.ours.notna() & (ledger.profile == "digits")]
     figure = plots.plot_ledger(rows)
