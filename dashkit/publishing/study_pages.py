@@ -9,7 +9,7 @@ import pandas as pd
 
 from dashkit.analysis.rules import study_rows
 from dashkit.analysis.statistics import Interval, bootstrap
-from dashkit.analysis.tables import by_seed, published_study
+from dashkit.analysis.tables import by_seed, published_results, published_study
 from dashkit.classroom.explorers import corrected
 from dashkit.method.arms import quadratic_name
 
@@ -24,7 +24,9 @@ def rules(root: Path) -> str:
     parts = []
     for name in SENTENCES:
         table, source = published_study(name, root)
-        parts += [f"### `{name}`", " ".join(SENTENCES[name](table)), _rules(study_rows(table)), f"Source: {source}."]
+        more = [_null_row_of_photographs(root)] if name == "null_row" else []
+        parts += [f"### `{name}`", " ".join(SENTENCES[name](table)), *more, _rules(study_rows(table)),
+                  f"Source: {source}."]
     return "\n\n".join(parts)
 
 
@@ -85,6 +87,23 @@ def _null_row(results: pd.DataFrame) -> tuple[str, str]:
         f"With labels dropped for the student alone (`label_drop`) it is {r2('label_drop')}. DASH's R² minus that of "
         f"`kd_drop`: {widths}. Fréchet/floor at w = 1.5, minus DASH's: "
         f"{', '.join(pictures(arm) for arm in ('kd_drop', 'no_un_noise', 'label_drop', 'cond_only'))}.")
+
+
+def _null_row_of_photographs(root: Path) -> str:
+    """The same kinds of student on photographs, in the one width that was trained there."""
+    table, source = published_results("cifar16", root)
+    gap, pictures = by_seed(table, "r2"), by_seed(table, "fd@w=1.5")
+
+    def r2(arm: str) -> Interval:
+        return bootstrap(gap[[arm]], lambda m: m[arm])
+
+    def farther(arm: str) -> Interval:
+        return bootstrap(pictures[[arm, "dash"]], lambda m: m[arm] - m.dash)
+
+    others = "; ".join(f"{arm} {r2(arm)}, {farther(arm)}" for arm in ("kd_drop", "no_un_noise", "cond_only"))
+    return (f"On photographs of 16x16 pixels, with one width and one teacher, DASH's R² is {r2('dash')}. R² of the "
+            f"others, and their Fréchet/floor at w = 1.5 minus DASH's: {others}. These students saw few images. "
+            f"Source: {source}.")
 
 
 def _gap_loss(results: pd.DataFrame) -> tuple[str, str]:
