@@ -100,13 +100,14 @@ def predictions(tree: ast.Module) -> Iterator[tuple[str, str, str]]:
 
 
 def prediction(name: str, label: str, given: dict[str, ast.expr], tree: ast.Module) -> str:
-    """A form that the browser keeps: a number, one of some texts, or a text."""
+    """A form that the browser keeps: a number, one of some texts or numbers, or a text."""
     among = given.get("among")
     if isinstance(among, ast.Name):              # defined in the same cell
         among = next((n.value for n in tree.body if isinstance(n, ast.Assign) and n.targets[0].id == among.id), None)
     field = f'id="prediction-{name}" name="value"'
     if isinstance(among, ast.Tuple):
-        options = "".join(f"<option>{html.escape(text)}</option>" for text in ast.literal_eval(among))
+        texts = [v if isinstance(v, str) else f"{v:g}" for v in ast.literal_eval(among)]
+        options = "".join(f"<option>{html.escape(text)}</option>" for text in texts)
         control = f"<select {field}><option></option>{options}</select>"
     else:
         kind = "text" if isinstance(ast.literal_eval(given["example"]), str) else 'number" step="any'

@@ -117,10 +117,12 @@ def guessed():
 def test_predictions_are_asked_for_and_told_again_where_no_figure_draws_them(tmp_path):
     cells = {"01-ask": 'mine = predict("01.clip", ..., example=0.9)', "01-draw": "plots.show(f(mine), 'x')",
              "01-say": "print(mine)", "01-word": 'w = predict("01.w", ..., example="a", among=("a", "b<"))',
-             "01-two": 'names = ("c", "d")\nv = predict("01.v", ..., example="c", among=names)'}
+             "01-two": 'names = ("c", "d")\nv = predict("01.v", ..., example="c", among=names)',
+             "01-of": 'n = predict("01.n", ..., example=1.0, among=(0.25, 1.0, 3))'}
     page = lessons.for_page(write(tmp_path / "01_x.ipynb", cells, {"01-draw": guessed()}), "01_x", tmp_path)
     assert 'data-name="01.clip"' in shown(page, "01-ask") and 'type="number" step="any"' in shown(page, "01-ask")
     assert "<option>b&lt;</option>" in shown(page, "01-word") and "<option>d</option>" in shown(page, "01-two")
+    assert re.findall("<option>([^<]+)<", shown(page, "01-of")) == ["0.25", "1", "3"]
     known = json.loads(html.unescape(re.search("data-guess='([^']*)'", shown(page, "01-draw"))[1]))
     assert known["name"] == "01.clip" and len(known["values"]) == 41
     assert "recalled" not in shown(page, "01-draw") and 'class="recalled" data-name="01.clip"' in shown(page, "01-say")
