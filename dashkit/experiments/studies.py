@@ -52,8 +52,10 @@ class Study:
     corrected: bool = False          # measure corrections of trained students, and not the students themselves
 
 
+SCALES, KAPPAS = (0.5, 1.0, 1.5, 2.5, 4.0), (0.0, 0.1, 0.5, 1.25)
+"""Of the quadratic losses in `gap_loss`: where they compare guided outputs, and how much the gap counts by itself."""
 STUDIES = {
-    "gap_loss": Study(tuple(quadratic_name(w, k) for w, k in product((0.5, 1.0, 1.5, 2.5, 4.0), (0.0, 0.1, 0.5, 1.25))),
+    "gap_loss": Study(tuple(quadratic_name(w, k) for w, k in product(SCALES, KAPPAS)),
                       widths=(8, 16, 24), teachers=5, seeds=1, ws=(1.0, 1.5, 4.0)),
     "null_row": Study(("cond_only", "no_un_noise", "label_drop", "kd_drop", "dash"),
                       widths=(8, 12, 16, 24), teachers=3, seeds=3, ws=(1.0, 1.5, 4.0)),
