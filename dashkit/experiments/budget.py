@@ -128,6 +128,6 @@ def remaining(run: Run) -> Budget:
     passes = (len(p.ws) + 1) * p.samples * p.sample_steps / p.batch
     return Budget(
         no_teacher * p.teacher_steps * cost.teacher_update,
-        p.student_steps * (seeds * cost.teacher_pass + len(untrained) * cost.student_update),
+        p.student_images / p.distil_batch * (seeds * cost.teacher_pass + len(untrained) * cost.student_update),
         passes * (len(unmeasured) * cost.student_pass + teacher_unmeasured * cost.measured_pass),
     )

@@ -22,7 +22,7 @@ from dashkit.experiments.evaluation import best_scales, evaluate_all, is_measure
 from dashkit.experiments.networks import check_current, load_student, load_teacher, say_stale
 from dashkit.experiments.profiles import PROFILES
 from dashkit.experiments.ready import FEWEST_FID, check_run
-from dashkit.experiments.run import SAMPLING_SEED, Run
+from dashkit.experiments.run import SAMPLING_SEED, Run, kept
 from dashkit.experiments.settings import number, typed
 from dashkit.experiments.training import train_teacher, unfinished
 from dashkit.experiments.turns import Stage, Used, now, work
@@ -136,7 +136,7 @@ def quicker(run: Run, wanted: Sequence[str] = STAGES) -> Run:
         return run
     if planned_hours(run, wanted) is None:
         return costing.faster(run, tuple(wanted))
-    return costing.kept(run, compile=was_compiled(run))
+    return kept(run, compile=was_compiled(run))
 
 
 def was_compiled(run: Run) -> bool:
@@ -188,7 +188,7 @@ def _read_plan(run: Run, path: Path) -> tuple[Plan, object, tuple[str, ...]]:
 def with_plan(run: Run, plan: Plan) -> Run:
     """The run with the steps of its plan."""
     steps = {"teacher_steps": plan.teacher_steps, "student_steps": plan.student_steps}
-    return costing.kept(run, profile=replace(run.profile, **steps))
+    return kept(run, profile=replace(run.profile, **steps))
 
 
 def resumed_run(run: Run) -> Run:
@@ -249,7 +249,7 @@ def stages(run: Run, plan: Plan, extract: fid.Extractor | None, reference: fid.S
     n_models = 1 + len(p.arms) * p.seeds
     n_parts = len(_of_fid(run)) * -(-plan.fid_samples // PART)
     return {"teacher": Stage(lambda: train_teacher(run), p.teacher_steps, True),
-            "students": Stage(distil, p.student_steps * p.seeds, True),
+            "students": Stage(distil, sum(training.steps_of(run, p.arms, s) for s in run.seeds), True),
             "evaluation": Stage(measure, n_models - 1, False),
             "fid": Stage(measure_fid, n_parts, False)}
 

@@ -16,7 +16,7 @@ from dashkit.experiments import fid, processes
 from dashkit.experiments.cost import flops, seconds_of
 from dashkit.experiments.networks import load_teacher
 from dashkit.experiments.profiles import PROFILES
-from dashkit.experiments.run import Run, Teacher
+from dashkit.experiments.run import Run, Teacher, kept
 from dashkit.experiments.training import distil, train_teacher
 from dashkit.experiments.turns import now
 from dashkit.method.distillation import seeded
@@ -92,16 +92,6 @@ def expected(division: Division, costs: Costs, *, seeds: int, wanted: tuple[str,
 # ------------------------------------------------------------------------------------------------------------ measuring
 
 
-def kept(run: Run, **changes: object) -> Run:
-    """The run with some fields replaced that change neither its images nor how they are judged, which stay loaded."""
-    other = replace(run, **changes)
-    names = ("dataset", "samples", "classifier", "T", "base", "gamma")
-    if run.device == other.device and all(getattr(run.profile, n) == getattr(other.profile, n) for n in names):
-        loaded = ("_read", "images", "schedule", "base", "image_reference", "_samplers")
-        vars(other).update({k: v for k, v in vars(run).items() if k in loaded})
-    return other
-
-
 class FidOf(NamedTuple):
     """What FID is of, and how much of it is asked for."""
 
@@ -119,6 +109,9 @@ def measured(run: Run, of: FidOf | None = None, wanted: tuple[str, ...] = STAGES
             start, step, writing = _timed(run, stage)
             costs = costs._replace(**{f"{stage}_start": start, f"{stage}_step": step},
                                    writing=max(costs.writing, writing))
+            if stage == "students":                    # images of the training before this one cost what these do
+                before = p.student_images / p.distil_batch - p.student_steps
+                costs = costs._replace(students_start=start + before * step)
     passes = {}
     if "evaluation" in wanted or (of and "fid" in wanted):
         passes = {(name, exact): _pass(run, config, exact=exact, batch=of.batch if of else 250)
@@ -143,7 +136,7 @@ def _timed(run: Run, stage: str) -> tuple[float, float, float]:
     """What `_probe` finds of one stage of training; of a GPU not what its first start takes, which is over by then."""
     cuda = run.device.type == "cuda"
     steps = 30 if cuda else 6
-    few = replace(run.profile, teacher_steps=steps + 1, student_steps=steps + 1)
+    few = replace(run.profile, teacher_steps=steps + 1, student_steps=steps + 1, student_first=())
 
     def begun(folder: str) -> Iterator:
         short = kept(run, profile=few, root=Path(folder))

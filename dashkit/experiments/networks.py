@@ -40,14 +40,23 @@ def begin(run: Run, model: nn.ModuleDict) -> None:
     """
     if run.profile.teacher_start:
         path = starting_file(run.profile.teacher_start)
-        weights = {k.removeprefix("ema."): v.float() for k, v in store.load_tensors(path).tensors.items()
-                   if k.startswith("ema.")}
         try:
-            store.check_weights(model.state_dict(), weights)
+            _take_average(model, store.load_tensors(path))
         except ValueError as error:
             raise ValueError(f"teacher_start: {path} is of another network than this profile's teacher: {error}"
                              ) from error
-        model.load_state_dict(weights)
+
+
+def begin_student(run: Run, model: nn.ModuleDict, arm: str, seed: int) -> None:
+    """Give a new student the averaged weights of its training in `run.first`, if the profile has one."""
+    if run.first:
+        _take_average(model, _load_final(run.first, arm, seed))
+
+
+def _take_average(model: nn.ModuleDict, saved: store.Saved) -> None:
+    weights = {k.removeprefix("ema."): v.float() for k, v in saved.tensors.items() if k.startswith("ema.")}
+    store.check_weights(model.state_dict(), weights)
+    model.load_state_dict(weights)
 
 
 def load_student(run: Run, arm: str, seed: int) -> nn.Module:
@@ -118,8 +127,10 @@ def stale(run: Run, arm: str, seed: int) -> list[str]:
     tells the user why training starts again.
     """
     wanted = flat(run.teacher_settings() if arm == "teacher" else run.student_settings(arm, seed))
-    nearest: list[str] | None = None
+    nearest, first = None, run.first.folder(arm, seed) if run.first and arm != "teacher" else None
     for path in sorted((run.root / run.profile.name).glob(f"{arm}-s{seed}-*/manifest.json")):
+        if path.parent == first:                         # not another training, but the beginning of this one
+            continue
         settings = store.read_json(path, "settings")["settings"]
         if not isinstance(settings, dict):
             raise ValueError(f"{path} is damaged: its settings are no object; delete it")

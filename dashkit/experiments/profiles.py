@@ -56,6 +56,7 @@ class Profile:
     pace: str = "fixed"            # one of PACES
     teacher_start: str = ""        # folder of a trained teacher, whose averaged weights this one begins with
     student_batch: int = 0         # images of a step of the students; 0 for as many as `batch`
+    student_first: tuple[float, ...] = ()    # batch, steps and learning rate of a training before this one: `first`
     sampling_sets: int = 1         # sets of labels and noise that quality is measured on, `samples` images each
     exact_bandwidth: float = 0.0   # above 0 the teacher is not trained but exact, a kernel density of this bandwidth
 
@@ -77,7 +78,7 @@ class Profile:
         """
         settings = dataclasses.asdict(self) | {name: getattr(self, name).asdict() for name in NETWORKS}
         for name, default in (("stored", "float32"), ("classifier", "small"), ("pace", "fixed"), ("sampling_sets", 1),
-                              ("teacher_start", ""), ("student_batch", 0)):
+                              ("teacher_start", ""), ("student_batch", 0), ("student_first", ())):
             if settings[name] == default:
                 del settings[name]
         return settings
@@ -86,6 +87,19 @@ class Profile:
     def distil_batch(self) -> int:
         """Images of one step of the students."""
         return self.student_batch or self.batch
+
+    @property
+    def first(self) -> "Profile | None":
+        """What students were trained with before, if they begin with averaged weights: short loans of a GPU add up."""
+        if not self.student_first:
+            return None
+        batch, steps, lr = self.student_first
+        return dataclasses.replace(self, student_batch=batch, student_steps=steps, student_lr=lr, student_first=())
+
+    @property
+    def student_images(self) -> int:
+        """Images that each student sees, those of `first` included."""
+        return self.distil_batch * self.student_steps + (self.first.student_images if self.first else 0)
 
 
 def _contradictions(p: Profile) -> list[str]:
@@ -99,6 +113,14 @@ def _contradictions(p: Profile) -> list[str]:
         found.append(f"arms must be distinct, not {', '.join(p.arms)}")
     if p.student_batch == 1:
         found.append("student_batch must be at least 2, or 0 for as many as batch")
+    if len(p.student_first) not in (0, 3):
+        found.append("student_first must be batch, steps and learning rate, as in [448, 1800, 0.006], or empty; "
+                     f"not {list(p.student_first)}")
+    elif p.student_first:
+        try:
+            _ = p.first
+        except ValueError as error:
+            found.append(f"student_first: {error}")
     if p.sample_steps > p.T:
         found.append(f"sample_steps must be at most T={p.T}, not {p.sample_steps}")
     for name in ("size", "channels", "num_classes"):

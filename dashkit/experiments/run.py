@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import NamedTuple
@@ -205,6 +205,11 @@ class Run:
         """The students' training seeds; the teacher's is `seed`."""
         return [self.seed + i for i in range(self.profile.seeds)]
 
+    @property
+    def first(self) -> "Run | None":
+        """The run of the training before this one, whose averaged weights students begin with, if there was one."""
+        return kept(self, profile=self.profile.first) if self.profile.first else None
+
     def autocast(self) -> torch.autocast:
         """The context in which networks compute in the profile's precision."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.profile.precision == "bfloat16")
@@ -262,7 +267,7 @@ class Run:
         weights = objective(row.reuses) if row.reuses else row
         if isinstance(self.student, Other):
             settings["student"] = {"kind": self.student.kind, "settings": self.student.settings}
-        names += ("student_batch",) if "student_batch" in settings else ()
+        names += tuple(name for name in ("student_batch", "student_first") if name in settings)
         return {k: settings[k] for k in names} | {
             "teacher": self.teacher_settings(), "teacher_weights": self.weights("teacher", self.seed), "seed": seed,
             "objective": weights._asdict() | {"reuses": row.reuses}}
@@ -292,6 +297,16 @@ class Run:
             return self.given.digest
         path = self._final(arm, seed)
         return store.checksum(path) if path.is_file() else ""
+
+
+def kept(run: Run, **changes: object) -> Run:
+    """The run with some fields replaced that change neither its images nor how they are judged, which stay loaded."""
+    other = replace(run, **changes)
+    names = ("dataset", "samples", "classifier", "T", "base", "gamma")
+    if run.device == other.device and all(getattr(run.profile, n) == getattr(other.profile, n) for n in names):
+        loaded = ("_read", "images", "schedule", "base", "image_reference", "_samplers")
+        vars(other).update({k: v for k, v in vars(run).items() if k in loaded})
+    return other
 
 
 def starting_file(folder: str) -> Path:

@@ -144,7 +144,7 @@ Settings = _table("Settings", {
     "samples": _number(10, 10**6, whole=True), "states": _number(10, 10**6, whole=True),
     "precision": _choice(PRECISIONS), "stored": _choice(STORED), "classifier": _choice(CLASSIFIERS),
     "pace": _choice(PACES), "teacher_start": _FOLDER,
-    "student_batch": _number(0, 65_536, whole=True),
+    "student_batch": _number(0, 65_536, whole=True), "student_first": _numbers(0, 10**8, least=0),
     "sampling_sets": _number(1, 100, whole=True), "exact_bandwidth": _number(0, 10)})
 SETTINGS = tuple(name for name in Settings.model_fields if name not in ("dataset", *NETWORKS))
 """What a command, a notebook or a call may change of a profile; its data and networks are fixed in its file."""

@@ -16,11 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from dashkit.experiments.correction import CORRECTIONS, Corrected, GuidedBy, equal_bins, fit_correction
-from dashkit.experiments.costing import kept
 from dashkit.experiments.evaluation import calibration_rows, floor_rows, measure, quality_rows, tidy
 from dashkit.experiments.networks import load_student, load_teacher
 from dashkit.experiments.ready import check_run
-from dashkit.experiments.run import SAMPLING_SEED, Run, Teacher
+from dashkit.experiments.run import SAMPLING_SEED, Run, Teacher, kept
 from dashkit.experiments.settings import typed
 from dashkit.experiments.sweeps import of_teacher
 from dashkit.experiments.threads import side_by_side, spread

@@ -8,11 +8,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from dashkit.experiments.costing import kept
 from dashkit.experiments.evaluation import _evaluation_key, evaluate_all, get_results, measure, tidy
 from dashkit.experiments.networks import load_student, load_teacher, say_stale
 from dashkit.experiments.ready import check_run
-from dashkit.experiments.run import Run
+from dashkit.experiments.run import Run, kept
 from dashkit.experiments.settings import typed
 from dashkit.experiments.threads import side_by_side, spread
 from dashkit.experiments.training import distil, get_students, get_teacher, unfinished

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from dashkit.experiments import processes
 from dashkit.experiments.capture import Replayed
 from dashkit.experiments.checkpoints import TrainingJob, clear, resumable
-from dashkit.experiments.networks import begin, check_current, load_student, load_teacher, say_stale
+from dashkit.experiments.networks import begin, begin_student, check_current, load_student, load_teacher, say_stale
 from dashkit.experiments.pace import paced
 from dashkit.experiments.progress import progress_bar
 from dashkit.experiments.ready import check_run
@@ -19,7 +19,7 @@ from dashkit.experiments.run import CHECKPOINT, FINAL, Run, Teacher
 from dashkit.experiments.students import new_student
 from dashkit.experiments.threads import side_by_side
 from dashkit.method import curriculum, distillation
-from dashkit.method.arms import Objective, objective
+from dashkit.method.arms import objective
 from dashkit.method.distillation import Student, Targets, draw_states, seeded, teacher_targets
 from dashkit.method.guidance import check_eval, drop_labels
 from dashkit.method.images import minibatches
@@ -104,7 +104,8 @@ def distil(run: Run, teacher: Teacher, arms: Sequence[str], seed: int) -> Iterat
     """Train the students of one seed in lockstep, yielding each step; goes on where it was stopped.
 
     All arms share initial weights, batches, timesteps, noise and one teacher pass a step, so that comparisons are
-    paired and an arm gets the same weights whichever others train beside it.  Finished arms are left out.
+    paired and an arm gets the same weights whichever others train beside it.  Finished arms are left out.  Where the
+    profile has a `first` training, that comes first.
     """
     p, arms = run.profile, unfinished(run, arms, seed)
     if not arms:
@@ -113,11 +114,13 @@ def distil(run: Run, teacher: Teacher, arms: Sequence[str], seed: int) -> Iterat
     check_run(run)
     check_eval(teacher.model)
     check_current(run, "teacher", run.seed, teacher.model)
-    table, generator = {a: objective(a) for a in arms}, torch.Generator(run.device).manual_seed(seed)
-    students = {a: _student(run, teacher, row, seed) for a, row in table.items()}
+    if run.first:
+        yield from distil(run.first, teacher, arms, seed)
+    generator = torch.Generator(run.device).manual_seed(seed)
+    students = {a: _student(run, teacher, a, seed) for a in arms}
     share = processes.own_slice(p.distil_batch)
     states = draw_states(run.images, run.schedule, p.distil_batch, generator=generator, share=share)
-    hinted, in_parts = any("hint" in row.lam for row in table.values()), Parts()
+    hinted, in_parts = any("hint" in s.row.lam for s in students.values()), Parts()
     network = run.compiled(teacher.model)
 
     def teach(batch: Noised) -> Targets:
@@ -132,10 +135,11 @@ def distil(run: Run, teacher: Teacher, arms: Sequence[str], seed: int) -> Iterat
         stepper=run.stepper))
 
 
-def _student(run: Run, teacher: Teacher, row: Objective, seed: int) -> Student:
+def _student(run: Run, teacher: Teacher, arm: str, seed: int) -> Student:
     """A student at its start, on the run's device, with its optimiser and curriculum."""
-    p = run.profile
+    p, row = run.profile, objective(arm)
     model = new_student(row, teacher.model, run.student, base=run.base, seed=seed)
+    begin_student(run, model, arm, seed)
     model = model.to(run.device, memory_format=torch.channels_last)
     learner = paced(p, model, lr=p.student_lr * row.lr, steps=p.student_steps, ema=p.student_ema)
     curricula = {"transferred": teacher.omega, "base": run.base, "uniform": curriculum.uniform(run.schedule)}
@@ -151,6 +155,13 @@ def unfinished(run: Run, arms: Sequence[str], seed: int) -> list[str]:
         clear(folder)
         return []                                # whether or not another process still sees the checkpoint
     return arms if (folder / CHECKPOINT).is_file() else missing
+
+
+def steps_of(run: Run, arms: Sequence[str], seed: int) -> int:
+    """How many steps `distil` takes for these arms of one seed, those of a `first` training included."""
+    if not (missing := unfinished(run, arms, seed)):
+        return 0
+    return run.profile.student_steps + (steps_of(run.first, missing, seed) if run.first else 0)
 
 
 def get_teacher(run: Run) -> Teacher:
@@ -171,6 +182,7 @@ def get_students(run: Run, teacher: Teacher, arms: Sequence[str] | None = None) 
     jobs = {f"seed {s}": partial(distil, run, teacher, m, s) for s, m in missing.items() if m}
     say_stale(run, missing)
     if jobs:
-        ticks, title = len(jobs) * run.profile.student_steps, f"{sum(map(len, missing.values()))} students"
-        side_by_side(run, jobs, at_once=run.profile.seeds, ticks=ticks, title=title)
+        ticks = sum(steps_of(run, m, s) for s, m in missing.items())
+        side_by_side(run, jobs, at_once=run.profile.seeds, ticks=ticks,
+                     title=f"{sum(map(len, missing.values()))} students")
     return {(a, s): load_student(run, a, s) for s in run.seeds for a in arms}

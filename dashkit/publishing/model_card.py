@@ -18,7 +18,7 @@ def model_card(profile: str, results: Results | None) -> str:
                  for m in sorted(place.glob("*/manifest.json"))}
     teacher = manifests["teacher"]
     size = sum(f.stat().st_size for f in place.rglob("*") if f.suffix in (".safetensors", ".npz")) / 1e6
-    seen = {"teacher": p.batch * p.teacher_steps, "students": p.distil_batch * p.student_steps}
+    seen = {"teacher": p.batch * p.teacher_steps, "students": p.student_images}
     lines = [
         f"# Networks of profile {profile}", "",
         f"A teacher and one student of each of {len(manifests) - 1} arms, {size:.1f} MB in half precision.",

@@ -230,7 +230,7 @@ def _photographs(found: Results) -> str:
         floor = "" if real.empty else f"; one half of {2 * real.n.iloc[0]:,} photographs against the other " \
                                       f"{real['value'].iloc[0]:.3g}"
         lines.append(f"FID of 16x16 pixels at w = {p.w:g}, which is not the published one: {said}{floor}.")
-    seen = p.distil_batch * p.student_steps / 1e6
+    seen = p.student_images / 1e6
     return "\n".join([*(f"{i}. {line}" for i, line in enumerate(lines, 1)), "",
                       f"{found.source[0].upper()}{found.source[1:]}. Each student saw {seen:.2f} million images, its "
                       f"teacher {p.batch * p.teacher_steps / 1e6:.2f} million."])

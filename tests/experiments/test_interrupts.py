@@ -166,7 +166,7 @@ def test_students_side_by_side_are_all_saved(tiny, monkeypatch):
     def terms(*arguments):
         thread = threading.current_thread().name
         calls[thread] = calls.get(thread, 0) + 1
-        if sorted(calls.values()) in ([2, 2], [2, 3]) and not sent:         # each seed has done a step
+        if len(calls) == 2 and min(calls.values()) > 1 and not sent:        # each seed has done a step
             sent.append(os.kill(os.getpid(), signal.SIGINT))
         return real(*arguments)
 

@@ -102,6 +102,58 @@ def test_students_may_have_a_batch_of_their_own(trained, monkeypatch):
         dataclasses.replace(run.profile, student_batch=1)
 
 
+def _after_a_first(run, **settings):
+    profile = dataclasses.replace(run.profile, student_first=(7, 4, 2e-3), **settings)
+    return dataclasses.replace(run, profile=profile)
+
+
+def test_students_begin_with_the_averaged_weights_of_a_first_training(trained):
+    run, teacher = trained
+    alone = dataclasses.replace(run, root=run.root.with_name("alone"))
+    shutil.copytree(run.root, alone.root)
+    on = _after_a_first(run, student_lr=1e-8, warmup=0)
+    steps = run.profile.student_steps
+    assert training.steps_of(on, ARMS, 1) == 4 + steps
+    assert [s.number for s in distil(on, teacher, ARMS, 1)] == [*range(1, 5), *range(1, steps + 1)]
+    assert training.steps_of(on, ARMS, 1) == 0 == len(list(distil(on, teacher, ARMS, 1)))
+    first = _after_a_first(alone).first
+    assert (first.profile.student_batch, first.profile.student_steps, first.profile.student_lr) == (7, 4, 2e-3)
+    list(distil(first, teacher, ARMS, 1))                                # the same as if it had been asked for itself
+    for arm in ARMS:
+        before, after = final(first, arm, 1), final(on, arm, 1)
+        assert equal(before, final(on.first, arm, 1)) and len(before["losses"]) == 4 and len(after["losses"]) == steps
+        assert all(torch.allclose(before[k], after[k], atol=1e-5) for k in before if k != "losses")
+        assert len({run.folder(arm, 1), on.folder(arm, 1), on.first.folder(arm, 1)}) == 3
+    assert on.folder("teacher", 1) == run.folder("teacher", 1)
+    assert on.profile.student_images == 7 * 4 + run.profile.batch * steps
+
+
+@pytest.mark.parametrize("stop", [2, 4, 7])
+def test_a_training_after_a_first_one_goes_on_bit_for_bit(trained, stop):
+    run, teacher = trained
+    whole, broken = (dataclasses.replace(_after_a_first(run), root=run.root.with_name(name)) for name in ("a", "b"))
+    for one in (whole, broken):
+        shutil.copytree(run.root, one.root)
+    list(distil(whole, teacher, ARMS, 1))
+    for n, _ in enumerate(distil(broken, teacher, ARMS, 1), 1):
+        if n == stop:
+            break
+    assert len(list(distil(broken, teacher, ARMS, 1))) == 4 + run.profile.student_steps - stop
+    assert all(equal(final(whole, arm, 1), final(broken, arm, 1)) for arm in ARMS)
+
+
+@pytest.mark.parametrize(("value", "said"), [
+    ((7, 4), "student_first must be batch, steps and learning rate, as in"),
+    ((1, 4, 1e-3), "student_first: student_batch must be at least 2"),
+    ((7.5, 4, 1e-3), "student_first: student_batch must be an integer"),
+    ((7, 0, 1e-3), "student_first: student_steps must be an integer"),
+    ((7, 4, 2), "student_first: student_lr must be a number"),
+    ("three", "student_first must be a list of numbers")])
+def test_a_first_training_that_is_none_is_refused(tiny, value, said):
+    with pytest.raises(ValueError, match=said):
+        tiny(student_first=value)
+
+
 def test_a_changed_setting_is_named_and_the_old_network_left_alone(tiny, capsys):
     run = tiny(arms=("dash",))
     sweep(run)
