@@ -18,7 +18,8 @@ def blocks(folder: Path = MEASURED) -> dict[str, str]:
     loan, test = store.read_json(folder / "loan.json"), store.read_json(folder / "selftest.json")
     again = store.read_json(folder / "loan_students.json")
     return {"measured": "\n\n".join([_loan(loan), _students(again, loan), _fids(again, tables.read_table(
-        folder / "fid_students.csv")), _rates(test), _checks(test)]),
+        folder / "fid_students.csv")), _on(store.read_json(folder / "loan_on.json"), again), _rates(test),
+        _checks(test)]),
             "loans": _loans(loan, test)}
 
 
@@ -76,6 +77,40 @@ def _fids(found: dict, table: pd.DataFrame) -> str:
             f"photographs has {found['fid_floor']:.1f} against the other. The pictures have 16x16 pixels, and this is "
             "not the published FID. The networks wait for their other measurements in "
             "[data/loans](../data/loans/README.md).")
+
+
+def _on(found: dict, before: dict) -> str:
+    """What a third loan gave, to the students of the second."""
+    more, first = found["batch"] * found["student_steps"] / 1e6, before["batch"] * before["student_steps"] / 1e6
+    losses = {float(lr): dict(zip(found["lr"]["arms"], values, strict=True))
+              for lr, values in found["lr"]["losses"].items()}
+    best = {arm: min(losses, key=lambda lr: losses[lr][arm]) for arm in found["lr"]["arms"]}
+    slowed = [1e3 * seconds / found["student_steps"] for seconds in found["seconds_beside_others"].values()]
+    earlier = found["r2_before"]
+    rows = [[arm, f"{earlier['values'][arm]:.2f}" if arm in earlier["values"] else "",
+             ", ".join(f"{value:.2f}" for value in values.values())] for arm, values in found["r2"].items()]
+    fid, kept = found["teacher_fid"], ", ".join(map(str, found["networks"]["kept"]))
+    constant = next(iter(name for name in sorted(fid) if name.startswith("w=")))
+    return "\n\n".join([
+        f"In a third loan, on {found['device'].replace('-', ' ')}, these students went on "
+        f"([loan_on.json](../data/results/gpu/loan_on.json)): the setting `student_first` begins with the averaged "
+        f"weights of the training before. They saw {more:.2f} million images more, in steps of {found['batch']}, "
+        f"{first + more:.2f} million in all. A step took {found['lockstep_ms']:g} ms as a graph and "
+        f"{found['lockstep_compiled_ms']:g} ms compiled. Learning rates were compared by the training loss of "
+        f"{found['lr']['steps']:,} steps; the best of {', '.join(f'{lr:g}' for lr in sorted(losses))} was "
+        f"{', '.join(f'{lr:g} for {arm}' for arm, lr in best.items())}. The loan took {found['student_lr']:g}.",
+        f"It was not used well. {found['programs']} programs shared the card, of which one trained and the others "
+        f"waited or measured. A step then took {min(slowed):.0f} to {max(slowed):.0f} ms, and the loan ended before two of "
+        f"the {found['seeds']} seeds were trained. The networks of seed {kept} came back "
+        "([data/loans](../data/loans/README.md)). So: one program after the other, and what is done is brought home "
+        "at once.",
+        f"R² of the gap, seed by seed ({', '.join(found['r2']['dash'])}). The column before is of seed "
+        f"{earlier['seed']} after {first:.2f} million images:",
+        _table(["arm", "R² before", "R² after"], rows),
+        f"The teacher's FID of {found['fid_samples']:,} samples was {fid[constant]:.1f} at {constant}, and "
+        f"{fid['tag']:.1f} with TAG. That is a lead: it is one teacher, and TAG stands beside one constant, which has "
+        f"another mean strength. Products were rounded to TF32 this time. That hardly matters: the half of the photographs "
+        f"has {found['fid_floor']:.2f} against the other, and {before['fid_floor']:.2f} without it."])
 
 
 def _loans(loan: dict, test: dict) -> str:

@@ -15,7 +15,7 @@ def test_the_page_is_filled_from_the_measurements():
 
 
 def test_other_measurements_make_another_page(tmp_path):
-    for name in ("loan.json", "loan_students.json", "selftest.json"):
+    for name in ("loan.json", "loan_students.json", "loan_on.json", "selftest.json"):
         found = store.read_json(gpu.MEASURED / name)
         shutil.copy(gpu.MEASURED / "fid_students.csv", tmp_path)
         store.write_json(tmp_path / name, found | ({"lockstep_ms": 123.0} if name == "loan.json" else {}))
