@@ -336,14 +336,15 @@ def _new(options: argparse.Namespace) -> int:
 def _shrink(options: argparse.Namespace) -> int:
     from dashkit.experiments import budget, processes
     from dashkit.experiments.evaluation import get_results
+    from dashkit.experiments.profiles import path_of
     from dashkit.experiments.ready import check_run
     from dashkit.experiments.training import get_students, get_teacher
     from dashkit.publishing import student_report
     from dashkit.storage import store
 
     run = _start(options)
-    name, file = run.profile.name, Path(options.profile).expanduser()
-    out = Path(options.out or Path(options.profile).expanduser().absolute().parent / f"{name}_student")
+    name, file = run.profile.name, path_of(options.profile)
+    out = Path(options.out or (file.parent if file else Path.cwd()) / f"{name}_student")
     store.check_writable(out)
     student_report.check_student(run)
     check_run(run)
@@ -360,7 +361,7 @@ def _shrink(options: argparse.Namespace) -> int:
         out / "report.html", run, models, results, title=f"{name}: {arm} beside its teacher",
         recipe=student_report.Recipe(
             student_report.command_line("shrink", options.profile, *_settings_typed(options)),
-            file.read_text(encoding="utf-8") if file.suffix == ".toml" else ""))
+            file.read_text(encoding="utf-8") if file else ""))
     print(f"{arm}: {out}\n{out / 'report.html'}")
     return 0
 
@@ -488,6 +489,7 @@ def _sweep(options: argparse.Namespace) -> int:
     from dashkit.analysis.tables import calibration_table
     from dashkit.experiments.evaluation import results_path
     from dashkit.experiments.ready import check_run
+    from dashkit.experiments.settings import typed
     from dashkit.experiments.sweeps import sweep
 
     profile = _start(options).profile
@@ -497,7 +499,8 @@ def _sweep(options: argparse.Namespace) -> int:
     check_run(run, publish=_published(options, run))
     results = sweep(run, jobs=options.jobs, teachers=options.teachers)
     print(calibration_table(results, w=run.profile.w).to_string(float_format="{:.3g}".format))
-    print(results_path(run))
+    if typed("teachers", options.teachers) == 1:           # else the tables of several teachers are in several files
+        print(results_path(run))
     _publish(options, run, results)
     return 0
 

@@ -187,6 +187,9 @@ def p_value(values: "pd.DataFrame", statistic: Statistic, *, at: float = 0.0) ->
     from scipy import stats
 
     n = len(values)
+    if values.index.nlevels > 1:                         # students, and not the sampling sets of each
+        x = _grid(values)
+        n = x.shape[0] * x.shape[2]
     if n < MIN_SEEDS:
         return np.nan
     if values.index.nlevels > 1:

@@ -29,7 +29,7 @@ MAX_FILE, MAX_INDEX = 2**31, 2**24
 MAX_SIDE = 16_383                  # of a WebP picture, in pixels
 PER_MOSAIC, COLUMNS = 2000, 50     # images of a mosaic, and of one of its rows
 LEFT_OUT = re.compile(r"^\.|^checkpoint|\.lock$|^\d+\.safetensors$")      # not what a result is made of
-_NAME = re.compile(r"[A-Za-z0-9_@=+.,-]+")
+_NAME = re.compile(r"[\w@=+.,-]+")
 
 
 class Segment(NamedTuple):
@@ -189,6 +189,10 @@ def _write(files: Sequence[_File], out: Path, part_bytes: int) -> list[Path]:
     ValueError for a file that `unpack` would not take.
     """
     index, blobs = {"files": [], "commit": provenance.commit()}, []
+    for file in files:
+        if not _allowed(PurePosixPath(file.name)):
+            raise ValueError(f"{file.path} cannot be packed: a name holds letters, digits and _ @ = + . , - alone; "
+                             "rename it")
     for path in (file.path for file in files):
         if (size := path.stat().st_size) > MAX_FILE:
             raise ValueError(f"{path} has {size:,} bytes, and a packed file at most {MAX_FILE:,}; copy the file "
@@ -315,11 +319,16 @@ def _restore(path: Path, file: dict, segments: list[Segment], take: Callable[[in
     store.write_bytes(path, content)
 
 
+def _allowed(name: PurePosixPath) -> bool:
+    """Whether a file below one of the folders may be called so: it stays there, and every system has such names."""
+    return bool(name.parts) and not name.is_absolute() and all(
+        _NAME.fullmatch(p) and p.strip(".") for p in name.parts)
+
+
 def _place(file: dict, roots: dict[str, Path]) -> Path:
     """Where a file of the archive goes: below one of the three folders, and nowhere else."""
     name = PurePosixPath(file["name"])
-    if file["root"] not in roots or not name.parts or any(
-            not _NAME.fullmatch(p) or p.strip(".") == "" for p in name.parts) or name.is_absolute():
+    if file["root"] not in roots or not _allowed(name):
         raise ValueError(f"the archive holds a file {file['name']!r}, which is none of dashkit's; nothing was unpacked")
     return roots[file["root"]].joinpath(*name.parts)
 

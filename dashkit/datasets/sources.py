@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from dashkit import environment
 from dashkit.datasets import files
@@ -29,11 +30,23 @@ def is_own(name: str) -> bool:
 def load_own(path: str, *, size: int, channels: int) -> Images:
     """Pictures of a user's: a folder with a subfolder a class, reduced to `size`; or an .npz, which has its size.
 
+    The held-out pictures come in an order in which the first few of them have every class in its share.
     ValueError, or FileNotFoundError, in one sentence.
     """
-    if Path(path).suffix.lower() == ".npz":
-        return files.from_npz(path)
-    return files.from_folder(path, size=size, channels=channels)
+    own = Path(path).suffix.lower() == ".npz"
+    images = files.from_npz(path) if own else files.from_folder(path, size=size, channels=channels)
+    order = _mixed(images.test_labels)
+    return replace(images, test_pixels=images.test_pixels[order], test_labels=images.test_labels[order])
+
+
+def _mixed(labels: Tensor) -> Tensor:
+    """An order (N,) of labels (N,) that spreads each class evenly, at random within the class; always the same."""
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
+    place = torch.empty(len(labels), dtype=torch.float64)
+    for k in labels.unique():
+        of_class = order[labels[order] == k]
+        place[of_class] = (torch.arange(len(of_class), dtype=torch.float64) + 0.5) / len(of_class)
+    return place.argsort(stable=True)
 
 
 def digest_of(path: Path) -> str:

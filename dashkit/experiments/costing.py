@@ -17,7 +17,7 @@ from dashkit.experiments.cost import flops, seconds_of
 from dashkit.experiments.networks import load_teacher
 from dashkit.experiments.profiles import PROFILES
 from dashkit.experiments.run import Run, Teacher, kept
-from dashkit.experiments.training import distil, train_teacher
+from dashkit.experiments.training import distil, train_teacher, unfinished
 from dashkit.experiments.turns import now
 from dashkit.method.distillation import seeded
 from dashkit.method.guidance import matched_tables
@@ -109,9 +109,10 @@ def measured(run: Run, of: FidOf | None = None, wanted: tuple[str, ...] = STAGES
             start, step, writing = _timed(run, stage)
             costs = costs._replace(**{f"{stage}_start": start, f"{stage}_step": step},
                                    writing=max(costs.writing, writing))
-            if stage == "students":                    # images of the training before this one cost what these do
-                before = p.student_images / p.distil_batch - p.student_steps
-                costs = costs._replace(students_start=start + before * step)
+            if stage == "students" and run.first:      # images of the training before this one cost what these do
+                missing = sum(bool(unfinished(run.first, p.arms, s)) for s in run.seeds) / p.seeds
+                before = run.first.profile.student_steps * run.first.profile.distil_batch / p.distil_batch
+                costs = costs._replace(students_start=start + missing * before * step)
     passes = {}
     if "evaluation" in wanted or (of and "fid" in wanted):
         passes = {(name, exact): _pass(run, config, exact=exact, batch=of.batch if of else 250)

@@ -12,6 +12,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from dashkit.datasets import sources
 from dashkit.experiments.cost import counted_passes, flops
 from dashkit.experiments.networks import check_current, load_curriculum
 from dashkit.experiments.progress import progress_bar
@@ -197,6 +198,7 @@ def _evaluation_key(run: Run, arm: str, seed: int) -> str:
     p = run.profile
     more = [p.sampling_sets, p.classifier] if (p.sampling_sets, p.classifier) != (1, "small") else []
     more += [f"set {run.sampling_set}"] if run.sampling_set else []
+    more += ["mixed"] if sources.is_own(p.dataset) else []           # once the held-out pictures came class by class
     return store.fingerprint(
         [RULER, p.w, p.ws, p.samples, p.sample_steps, p.states, SAMPLING_SEED, run.weights(arm, seed), *more])
 

@@ -4,7 +4,6 @@ The profile is a TOML file with every choice and a comment on each.  Whoever wan
 """
 
 import json
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -272,7 +271,8 @@ def _text(settings: Mapping[str, object], facts: Mapping[str, object], found: Lo
 
 def _aligned(text: str) -> str:
     """The comments of settings begin in one column."""
-    lines = [re.sub(r"^([^#\s][^#]*?) +# ", lambda m: f"{m[1]:<30} # ", line) for line in text.splitlines()]
+    comment = re.compile(r'^([^#\s](?:"(?:[^"\\]|\\.)*"|[^#"])*?) +# ')          # a # within quotes begins none
+    lines = [comment.sub(lambda m: f"{m[1]:<30} # ", line) for line in text.splitlines()]
     return "\n".join(lines) + "\n"
 
 
@@ -290,7 +290,7 @@ def _value(value: object) -> str:
         return f"{value:g}" if "." in f"{value:g}" or "e" in f"{value:g}" else f"{value:.1f}"
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(_value, value))}]"
-    return json.dumps(value, ensure_ascii=os.name == "nt")
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _said(found: Look, shapes: Shapes, run: Run, times: Mapping[str, object]) -> list[str]:

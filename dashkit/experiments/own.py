@@ -3,6 +3,7 @@
 import dataclasses
 import os
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -33,8 +34,7 @@ def comparison(teacher: str | os.PathLike, students: dict[str, str], images: str
     net = loaded.model.config
     check_pictures(found, net.size, net.channels, images)
     source = networks.Source(net.size, net.channels, found.num_classes, os.fspath(teacher), null_label)
-    given = {name: networks.load(place, images=shape, diffusion=loaded.diffusion,
-                                 null_label=None if networks.says_null(place) else null_label)
+    given = {name: _student(place, null_label, images=shape, diffusion=loaded.diffusion)
              for name, place in students.items()}
     for name, one in given.items():
         _check_pair(name, one, loaded)
@@ -43,6 +43,16 @@ def comparison(teacher: str | os.PathLike, students: dict[str, str], images: str
         T=loaded.diffusion.schedule.T)
     run = Run(dataclasses.replace(profile, **parse_settings(MEASURED | settings)), device=pick_device(device))
     return run, load_teacher(run), {name: one.model.to(run.device) for name, one in given.items()}
+
+
+def _student(place: str, null_label: int | str | None, **known: Any) -> networks.Found:
+    """A student as it says itself which label means "no class"; as the teacher's was named, where it does not."""
+    try:
+        return networks.load(place, null_label=None, **known)
+    except ValueError:
+        if null_label is None:
+            raise
+        return networks.load(place, null_label=null_label, **known)
 
 
 def _check_pair(name: str, student: networks.Found, teacher: networks.Found) -> None:

@@ -267,6 +267,8 @@ class Run:
         weights = objective(row.reuses) if row.reuses else row
         if isinstance(self.student, Other):
             settings["student"] = {"kind": self.student.kind, "settings": self.student.settings}
+            if self.student.kind not in other_networks.KINDS:          # a function: what it makes may be changed there
+                settings["student"] |= self.student.fingerprint()
         names += tuple(name for name in ("student_batch", "student_first") if name in settings)
         return {k: settings[k] for k in names} | {
             "teacher": self.teacher_settings(), "teacher_weights": self.weights("teacher", self.seed), "seed": seed,

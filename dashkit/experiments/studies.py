@@ -29,6 +29,7 @@ from dashkit.method.calibration import all_branches, held_out_states, measure_ca
 from dashkit.method.guidance import Branches
 from dashkit.method.quality import balanced_labels
 from dashkit.method.schedule import Noised, noised
+from dashkit.method.unet import UNetConfig
 from dashkit.storage import store, tables
 
 STUDY_RULER = 2
@@ -73,6 +74,9 @@ def study(run: Run, name: str, *, jobs: int = 1, **changes: object) -> pd.DataFr
     """
     if name not in STUDIES:
         raise ValueError(f"a study is one of {', '.join(STUDIES)}, not {name!r}")
+    if not isinstance(run.profile.student, UNetConfig):
+        raise ValueError(f"a study changes the width of this kit's own students; those of {run.profile.name} are from "
+                         "elsewhere: choose a profile whose student has ch, ch_mult and blocks")
     plan = dataclasses.replace(STUDIES[name], **changes)
     w = min(plan.ws, key=lambda w: abs(w - run.profile.w))
     planned = replace(run, profile=replace(run.profile, ws=plan.ws, w=w, arms=plan.arms, seeds=plan.seeds))
@@ -131,15 +135,17 @@ def _of_seed(run: Run, plan: Study, width: int, seed: int) -> None:
 
 def _weaker(run: Run) -> Run:
     """The run whose students are weaker copies of this run's."""
-    return kept(run, profile=replace(run.profile, student_steps=max(1, run.profile.student_steps // WEAKER)))
+    return kept(run, profile=replace(run.profile, student_steps=max(1, run.profile.student_steps // WEAKER),
+                                     student_first=()))
 
 
 def _path(run: Run, arm: str, seed: int, plan: Study) -> Path:
     p = run.profile
     weights = [run.weights("teacher", run.seed), run.weights(arm, seed)]
     weights += [_weaker(run).weights(arm, seed)] if plan.corrected else []
+    more = [p.sampling_sets, p.classifier] if (p.sampling_sets, p.classifier) != (1, "small") else []
     key = store.fingerprint([STUDY_RULER, plan.ws, plan.corrected, p.samples, p.sample_steps, p.states,
-                             run.sampling_set, *weights])
+                             run.sampling_set, *weights, *more])
     return run.folder(arm, seed) / f"study-{key}.csv"
 
 

@@ -81,6 +81,8 @@ def tune(run: Run) -> pd.DataFrame:
     check_run(run)
     p, teacher = run.profile, get_teacher(run)
     _ = run.image_reference                                                      # trained before the threads ask for it
+    if run.first:
+        get_students(run.first, teacher)                                         # the same for every rate
     tried = {a: list(LR_FACTORS) for a in p.arms if not objective(a).reuses}
     found: dict[tuple[str, float, int], pd.DataFrame] = {}
     while missing := [(a, f, s) for a, fs in tried.items() for f in fs for s in run.seeds if (a, f, s) not in found]:

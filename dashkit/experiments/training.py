@@ -62,7 +62,7 @@ def _train_teacher(run: Run) -> Iterator[Step]:
     model = model.to(run.device, memory_format=torch.channels_last)
     learner = paced(p, model, lr=p.teacher_lr, steps=p.teacher_steps, ema=p.teacher_ema)
     net = run.compiled(model["net"])
-    generator = torch.Generator(run.device).manual_seed(run.seed)
+    generator = torch.Generator(run.device).manual_seed(_later(run.seed, bool(p.teacher_start)))
 
     def batches() -> Iterator[Noised]:
         for x0, y in minibatches(images, p.batch, generator=generator):
@@ -116,7 +116,7 @@ def distil(run: Run, teacher: Teacher, arms: Sequence[str], seed: int) -> Iterat
     check_current(run, "teacher", run.seed, teacher.model)
     if run.first:
         yield from distil(run.first, teacher, arms, seed)
-    generator = torch.Generator(run.device).manual_seed(seed)
+    generator = torch.Generator(run.device).manual_seed(_later(seed, bool(run.first)))
     students = {a: _student(run, teacher, a, seed) for a in arms}
     share = processes.own_slice(p.distil_batch)
     states = draw_states(run.images, run.schedule, p.distil_batch, generator=generator, share=share)
@@ -133,6 +133,11 @@ def distil(run: Run, teacher: Teacher, arms: Sequence[str], seed: int) -> Iterat
     yield from resumable(job, distillation.distil(
         students, Replayed(teach) if run.captures else teach, states, steps=job.steps, precision=run.autocast,
         stepper=run.stepper))
+
+
+def _later(seed: int, goes_on: bool) -> int:
+    """The seed of batches and noise: another one for a training that goes on, which is to see other noise."""
+    return int(np.random.SeedSequence([seed, 1]).generate_state(1)[0]) if goes_on else seed
 
 
 def _student(run: Run, teacher: Teacher, arm: str, seed: int) -> Student:

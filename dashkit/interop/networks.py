@@ -73,6 +73,14 @@ class Other:
         """A new network, with the initial weights of its own class."""
         return EpsModel(_built(self.kind, json.loads(self.settings)), self)
 
+    def fingerprint(self) -> dict[str, str]:
+        """What a function decides beside its class: the parameters, the prediction, the labels, the schedule."""
+        with torch.random.fork_rng(devices=[]):
+            weights = self.make().net.state_dict()
+        said = [[[k, list(v.shape)] for k, v in weights.items()], self.diffusion.prediction, self.rows,
+                self.diffusion.schedule.alphas_cumprod.tolist()]
+        return {"function": store.fingerprint(said)}
+
     def changed(self, changes: Mapping[str, Any]) -> "Other":
         """The same with some of the config replaced; ValueError for a name that this class does not have."""
         settings = json.loads(self.settings)
@@ -189,12 +197,6 @@ def write(model: nn.Module, folder: Path | str, *, schedule: Schedule, names: Se
     config = scheduler_config(schedule, model.prediction, scheduler)
     export.write_around(folder, config, model.config.rows, names=names, kind=model.config.kind)
     return True
-
-
-def says_null(source: str | os.PathLike) -> bool:
-    """Whether a folder says by itself which row of its class table means "no class"."""
-    index = Path(source) / export.INDEX
-    return index.is_file() and any(store.read_json(index).get(k) for k in ("null_label", "id2label"))
 
 
 class Shape(NamedTuple):
@@ -499,15 +501,17 @@ def _from_function(text: str, null_label: int | str | None, images: Shape | None
         kind, null = text, getattr(net, "null_label", None) if null_label is None else null_label
         if images is None:
             raise ValueError(f"what pictures the module of {text} takes is not known; give pictures, too")
-        if not isinstance(null, int):
+        if not isinstance(null, int) and null != RANDOM:
             raise ValueError(f"the module of {text} has no attribute null_label, the number that means \"no class\"; "
-                             "give it one, or name it with --null NUMBER")
+                             f"give it one, or name it with --null NUMBER, or --null {RANDOM}")
         shape, count = images, getattr(net, "num_classes", images.num_classes)
-        classes = tuple(k for k in range(count + 1) if k != null)[:count]
+        classes = tuple(range(count)) if null == RANDOM else tuple(k for k in range(count + 1) if k != null)[:count]
+        null = None if null == RANDOM else null
     rows = (*classes, classes[0] if null is None else null)
     other = Other(shape.size, shape.channels, len(classes), kind, json.dumps(config, sort_keys=True), rows, diffusion)
     weights = {k: v.detach().cpu().contiguous() for k, v in net.state_dict().items()}
-    digest = store.digest(weights, json.dumps([text, other.settings, rows, diffusion.prediction]))
+    digest = store.digest(weights, json.dumps([text, other.settings, rows, diffusion.prediction,
+                                               diffusion.schedule.alphas_cumprod.tolist()]))
     model: Any = EpsModel(net, other)
     return Found(IndependentCondition(model) if null is None else model, diffusion, digest, ())
 

@@ -135,6 +135,8 @@ class Learner:
 
     def _follow(self) -> None:
         self.average.lerp_(self.vector.detach(), self._newest() if self._weight is None else self._weight)
+        for averaged, newest in zip(self._ema.buffers(), self.model.buffers(), strict=True):
+            averaged.copy_(newest)                           # running statistics are averages already
         self.averaged += 1
 
     def _newest(self) -> float:

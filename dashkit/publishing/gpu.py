@@ -100,17 +100,17 @@ def _on(found: dict, before: dict) -> str:
         f"{found['lr']['steps']:,} steps; the best of {', '.join(f'{lr:g}' for lr in sorted(losses))} was "
         f"{', '.join(f'{lr:g} for {arm}' for arm, lr in best.items())}. The loan took {found['student_lr']:g}.",
         f"It was not used well. {found['programs']} programs shared the card, of which one trained and the others "
-        f"waited or measured. A step then took {min(slowed):.0f} to {max(slowed):.0f} ms, and the loan ended before two of "
-        f"the {found['seeds']} seeds were trained. The networks of seed {kept} came back "
+        f"waited or measured. A step then took {min(slowed):.0f} to {max(slowed):.0f} ms, and the loan ended before "
+        f"two of the {found['seeds']} seeds were trained. The networks of seed {kept} came back "
         "([data/loans](../data/loans/README.md)). So: one program after the other, and what is done is brought home "
         "at once.",
         f"R² of the gap, seed by seed ({', '.join(found['r2']['dash'])}). The column before is of seed "
         f"{earlier['seed']} after {first:.2f} million images:",
         _table(["arm", "R² before", "R² after"], rows),
         f"The teacher's FID of {found['fid_samples']:,} samples was {fid[constant]:.1f} at {constant}, and "
-        f"{fid['tag']:.1f} with TAG. That is a lead: it is one teacher, and TAG stands beside one constant, which has "
-        f"another mean strength. Products were rounded to TF32 this time. That hardly matters: the half of the photographs "
-        f"has {found['fid_floor']:.2f} against the other, and {before['fid_floor']:.2f} without it."])
+        f"{fid['tag']:.1f} with TAG. That is a lead: it is one teacher, and TAG stands beside one constant, which "
+        "has another mean strength. Products were rounded to TF32 this time. That hardly matters: the half of the "
+        f"photographs has {found['fid_floor']:.2f} against the other, and {before['fid_floor']:.2f} without it."])
 
 
 def _loans(loan: dict, test: dict) -> str:

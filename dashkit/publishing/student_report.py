@@ -198,11 +198,15 @@ def _quality(run: Run, results: pd.DataFrame) -> Picture:
     distance.set(title="distance to real over real-to-real", ylabel="")
     accuracy.set(title="share of samples with the asked class", ylabel="")
     things, right = "latents" if run.images.latent else "pictures", _values(results, "real")["accuracy"]
+    real = int(results[(results.arm == "real") & (results.metric == "frechet")].n.iloc[0])
+    few = "" if real >= run.profile.samples else (
+        f" One class has few {things}, so the distance of real ones is that of {real:,} at a time and not of "
+        f"{run.profile.samples:,}. It is larger for that: here 1 is not as good as real.")
     return _picture([distance, accuracy],
                     f"Distance of samples to held-out {things} over that of real ones (1 is as good as real), in the "
                     "features of a small classifier; and how often that classifier sees the class that was asked for. "
                     f"It names {right:.0%} of the real held-out {things} rightly. On {run.profile.samples:,} samples "
-                    "for each scale.")
+                    f"for each scale.{few}")
 
 
 def _axes() -> "Axes":

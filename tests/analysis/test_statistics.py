@@ -139,6 +139,14 @@ def test_a_nested_table_must_be_whole():
         nested_bootstrap(table.rename_axis(["x", "y", "z"]), lambda m: m.a)
 
 
+@pytest.mark.parametrize(("students", "sets"), [(3, 2), (4, 3), (2, 9)])
+def test_sampling_sets_of_too_few_students_give_neither_an_interval_nor_a_p_value(students, sets):
+    index = pd.MultiIndex.from_product([range(sets), range(students)], names=["sampling_set", "seed"])
+    values = pd.DataFrame({"a": np.random.default_rng(0).normal(1, 0.1, len(index))}, index=index)
+    found = bootstrap(values, lambda m: m.a)
+    assert found.n == students and np.isnan(found.lo) and np.isnan(p_value(values, lambda m: m.a))
+
+
 def test_p_values_are_students_and_those_of_many_claims_are_corrected():
     values = pd.DataFrame({"a": np.random.default_rng(3).normal(0.8, 1, size=12)})
     expected = stats.ttest_1samp(values.a, 0).pvalue

@@ -103,10 +103,27 @@ def test_a_missing_a_damaged_and_a_foreign_part_are_named(cache, tmp_path):
     ("cache", "a\\b"), ("runs", "..")])
 def test_an_archive_writes_nowhere_else(tmp_path, monkeypatch, root, name):
     (tmp_path / "x").write_bytes(b"x")
-    parts = carry._write([carry._File(root, name, tmp_path / "x")], tmp_path / "out", 10**5)
+    with monkeypatch.context() as patch:                       # an archive that dashkit did not write
+        patch.setattr(carry, "_allowed", lambda name: True)
+        parts = carry._write([carry._File(root, name, tmp_path / "x")], tmp_path / "out", 10**5)
     with pytest.raises(ValueError, match="none of dashkit's; nothing was unpacked"):
         unpacked(parts, tmp_path)
     assert not (tmp_path / "there").exists()
+
+
+@pytest.mark.parametrize("profile", ["größe", "ученик", "my-net_2"])
+def test_what_is_brought_home_can_be_unpacked_whatever_the_profile_is_called(tmp_path, profile):
+    file = tmp_path / "runs" / profile / "dash-s1-0123" / "manifest.json"
+    store.write_json(file, {"seed": 1})
+    unpacked(carry.bring(tmp_path / "out", runs=tmp_path / "runs", results=tmp_path / "no"), tmp_path)
+    assert (tmp_path / "there" / "runs" / profile / "dash-s1-0123" / "manifest.json").read_bytes() == file.read_bytes()
+
+
+def test_a_name_that_could_not_be_unpacked_is_not_packed(tmp_path):
+    store.write_json(tmp_path / "runs" / "my nets" / "a-s1-0" / "manifest.json", {"seed": 1})
+    with pytest.raises(ValueError, match=r"my nets.* cannot be packed: a name holds letters.*; rename it"):
+        carry.bring(tmp_path / "out", runs=tmp_path / "runs", results=tmp_path / "no")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_small_part_does_not_grow_into_a_large_file(tmp_path, monkeypatch):

@@ -38,6 +38,26 @@ def test_a_folder_of_images_becomes_a_data_set_and_a_file(tmp_path):
     assert torch.equal(found.pixels, images.pixels) and found.names == images.names
 
 
+@pytest.mark.parametrize("kind", ["folder", "npz", "sorted npz"])
+def test_the_first_held_out_pictures_are_of_every_class(tmp_path, kind):
+    """Gaps are compared on the first few of them; once these were all of the first class."""
+    names = [f"class {k}" for k in range(6)]
+    path = classes(tmp_path / "in", names, n=40)
+    if kind != "folder":
+        images = files.from_folder(path, size=8)
+        path = tmp_path / "own.npz"
+        arrays = {"pixels": images.pixels, "labels": images.labels}
+        if kind == "sorted npz":
+            arrays |= {"test_pixels": images.test_pixels, "test_labels": images.test_labels}
+        np.savez(path, **{k: v.numpy() for k, v in arrays.items()})
+    found, again = (sources.load_own(str(path), size=8, channels=3) for _ in range(2))
+    half = found.test_labels[: len(found.test_labels) // 2]
+    assert set(half.tolist()) == set(range(6)) and found.test_labels.bincount().unique().numel() == 1
+    assert torch.equal(found.test_pixels, again.test_pixels)
+    if kind != "npz":                                     # pictures and labels stay together: the class is their blue
+        assert torch.equal(found.test_pixels[:, 2].amax((1, 2)).long(), found.test_labels)
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 def test_a_data_set_is_written_as_a_folder_that_gives_the_same_images(tmp_path, channels, generator):
     pixels = torch.randint(256, (8, channels, 6, 6), generator=generator, dtype=torch.uint8)

@@ -1,5 +1,7 @@
 """The estimate of what is still to be done, against runs whose costs are known."""
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -36,6 +38,17 @@ def test_a_batch_of_the_students_own_costs_what_it_is_larger(tiny, monkeypatch):
     monkeypatch.setattr(budget, "seconds_of", lambda work, device: 1.0)
     same, more = (budget.remaining(tiny(batch=10, student_batch=n, arms=("dash",))) for n in (0, 40))
     assert more.students == 4 * same.students and more[::2] == same[::2]
+
+
+def test_a_first_training_is_counted_where_it_is_missing(tiny, monkeypatch):
+    monkeypatch.setattr(budget, "seconds_of", lambda work, device: 1.0)
+    run = tiny(student_steps=5, student_first=(2 * tiny().profile.batch, 3, 1e-3), arms=("dash",), seeds=2)
+    alone = budget.remaining(run)
+    get_students(dataclasses.replace(run.first, profile=dataclasses.replace(run.first.profile, seeds=1)),
+                 get_teacher(run))
+    half = budget.remaining(run)
+    get_students(run.first, get_teacher(run))
+    assert (alone.students, half.students, budget.remaining(run).students) == (2 * 2 * (5 + 6), 2 * (5 + 5 + 6), 20)
 
 
 def test_it_leaves_torch_as_it_was(tiny):

@@ -196,5 +196,7 @@ def test_a_scheduler_of_another_T_and_an_own_file_are_refused(tmp_path):
 
 
 def test_texts_of_a_profile_are_toml():
-    for value in ("a \"b\" \\ c", "tschüß", [1.0, 2.5], 1e-05, True, 3, ["x", "y"]):
+    for value in ("a \"b\" \\ c", "tschüß 🐈", "./my # pics", [1.0, 2.5], 1e-05, True, 3, ["x", "y"]):
         assert tomllib.loads(f"v = {new._value(value)}")["v"] == value
+        line = new._aligned(f"v = {new._value(value)}   # why: a \"#\" too")
+        assert tomllib.loads(line)["v"] == value and line.index("# why") >= 30

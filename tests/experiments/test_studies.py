@@ -8,6 +8,7 @@ from dashkit.experiments import studies
 from dashkit.experiments.evaluation import measure
 from dashkit.experiments.networks import load_student, load_teacher
 from dashkit.experiments.studies import STUDIES, study
+from dashkit.interop import networks
 from dashkit.method.arms import OBJECTIVES, objective, quadratic
 from dashkit.method.quality import frechet_distance
 
@@ -28,6 +29,20 @@ def test_a_study_is_a_tidy_table_of_every_width_and_teacher_and_goes_on(tiny, mo
     assert not table.duplicated(["arm", "seed", "metric"])[table.arm != "real"].any()
     monkeypatch.setattr(studies, "_measure", lambda *a: pytest.fail("measured again"))
     assert study(run, "null_row", **plan).equals(table)
+
+
+def test_what_another_judge_measures_is_kept_apart(tiny):
+    run, plan = tiny(), STUDIES["null_row"]
+    others = [dataclasses.replace(run, profile=dataclasses.replace(run.profile, **change))
+              for change in ({"classifier": "colour"}, {"sampling_sets": 2}, {"samples": 11})]
+    assert len({studies._path(one, "dash", 1, plan) for one in (run, *others)}) == 4
+
+
+def test_a_student_from_elsewhere_has_no_width_to_change(tiny):
+    run = tiny()
+    profile = dataclasses.replace(run.profile, student=networks.Source(8, 1, 10, "my_nets:plain"))
+    with pytest.raises(ValueError, match="a study changes the width of this kit's own students; those of"):
+        study(dataclasses.replace(run, profile=profile), "null_row")
 
 
 def test_several_processes_find_what_one_finds(tiny):

@@ -5,7 +5,7 @@ import pytest
 import torch
 from steps_helpers import ARMS, equal, final
 
-from dashkit.experiments import budget, checkpoints, training
+from dashkit.experiments import budget, checkpoints, studies, training
 from dashkit.experiments.networks import load_student, stale
 from dashkit.experiments.run import CHECKPOINT, FINAL
 from dashkit.experiments.sweeps import sweep
@@ -126,6 +126,27 @@ def test_students_begin_with_the_averaged_weights_of_a_first_training(trained):
         assert len({run.folder(arm, 1), on.folder(arm, 1), on.first.folder(arm, 1)}) == 3
     assert on.folder("teacher", 1) == run.folder("teacher", 1)
     assert on.profile.student_images == 7 * 4 + run.profile.batch * steps
+
+
+def test_a_training_that_goes_on_sees_other_noise(tiny, trained, monkeypatch):
+    run, teacher = trained
+    on = dataclasses.replace(run, profile=dataclasses.replace(
+        run.profile, student_first=(run.profile.batch, run.profile.student_steps, run.profile.student_lr)))
+    seen, real = [], distillation.student_terms
+    monkeypatch.setattr(distillation, "student_terms", lambda parts, row, drawn: seen.append(
+        drawn.state.batch.eps.sum().item()) or real(parts, row, drawn))
+    list(distil(on, teacher, ["dash"], 1))
+    assert len(set(seen)) == len(seen) == 2 * run.profile.student_steps
+    first = tiny("first")
+    teachers = [], training.noised
+    monkeypatch.setattr(training, "noised", lambda *a, **k: teachers[0].append(teachers[1](*a, **k)) or teachers[0][-1])
+    for one in (first, tiny("on", teacher_start=str(first.folder("teacher", 1)))):
+        list(train_teacher(one))
+    assert len({batch.eps.sum().item() for batch in teachers[0]}) == len(teachers[0])
+
+
+def test_a_weaker_copy_has_no_first_training(tiny):
+    assert studies._weaker(tiny(student_first=(7, 4, 2e-3))).first is None
 
 
 @pytest.mark.parametrize("stop", [2, 4, 7])

@@ -1,13 +1,16 @@
 """Networks from elsewhere: what the adapters give is what diffusers itself gives."""
 
+import dataclasses
 import json
 import sys
+from functools import partial
 
 import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler, DiTTransformer2DModel, UNet2DModel
 from torch import nn
 
+from dashkit.experiments import own
 from dashkit.experiments.profiles import PROFILES
 from dashkit.experiments.run import Run
 from dashkit.experiments.training import get_teacher
@@ -157,7 +160,6 @@ def test_ids_of_an_index_say_which_row_is_left(tmp_path):
     (tmp_path / "model_index.json").write_text(json.dumps({"id2label": {"1": "cat", "2": "dog", "3": "eel"}}))
     found = networks.load(tmp_path)
     assert found.names == ("cat", "dog", "eel") and found.model.config.rows == (1, 2, 3, 0)
-    assert networks.says_null(tmp_path)
 
 
 def test_the_digest_is_of_weights_schedule_and_null_label(tmp_path):
@@ -231,6 +233,52 @@ def test_any_module_of_a_function_is_taken(my_module, generator):
     assert found.diffusion.schedule.T == 50 and found.digest == networks.load("my_nets:plain", images=SHAPE).digest
     assert networks.ignores_label(networks.load("my_nets:mute", images=SHAPE).model)
     assert networks.load("my_nets:pipeline", images=SHAPE).model.config.kind == "UNet2DModel"
+
+
+def test_a_function_that_is_mended_is_another_teacher_and_another_student(my_module, monkeypatch):
+    """Its schedule and what it predicts are part of the name under which networks and results are kept."""
+    def names():
+        teacher = networks.Source(8, 1, 10, "my_nets:plain")
+        run = Run(dataclasses.replace(PROFILES["smoke"], T=50, teacher=teacher, student=teacher, arms=("dash",)))
+        return run.given.digest, store.fingerprint(run.student_settings("dash", 42)["student"])
+
+    def changed(changes):
+        net = Plain()
+        for name, value in changes.items():
+            setattr(net, name, value)
+        return net
+
+    found = [names()]
+    assert names() == found[0]
+    for changes in ({"alphas_cumprod": torch.linspace(0.9, 0.02, 50)}, {"prediction_type": "v_prediction"},
+                    {"null_label": 10}, {"more": nn.Linear(1, 1)}):
+        my_module.plain = partial(changed, changes)
+        found.append(names())
+    assert len({digest for digest, _ in found}) == len({student for _, student in found}) == 5
+
+
+def test_a_student_says_itself_which_label_means_no_class(my_module):
+    class Last(Plain):
+        null_label = 10
+
+    class Silent(Plain):
+        null_label = None
+
+    my_module.last, my_module.silent = Last, Silent
+    rows = [own._student(f"my_nets:{name}", 0, images=SHAPE, diffusion=None).model.config.rows
+            for name in ("last", "plain", "silent")]
+    assert rows == [(*range(10), 10), (*range(1, 11), 0), (*range(1, 11), 0)]
+    with pytest.raises(ValueError, match="has no attribute null_label"):
+        own._student("my_nets:silent", None, images=SHAPE, diffusion=None)
+
+
+def test_a_random_class_takes_the_place_of_the_null_label_of_a_function_too(my_module, generator):
+    found = networks.load("my_nets:plain", null_label="random", images=SHAPE)
+    assert isinstance(found.model, IndependentCondition) and found.model.config.num_classes == 10
+    x_t = torch.randn((4, 1, 8, 8), generator=generator)
+    pair = branches(found.model, x_t, torch.full((4,), 3), torch.arange(4))
+    with torch.no_grad():
+        torch.testing.assert_close(pair.cond, Plain()(x_t, torch.full((4,), 3), torch.arange(4)))
 
 
 @pytest.mark.parametrize(("source", "message"), [

@@ -165,3 +165,13 @@ def test_a_null_row_that_nothing_trains_shrinks_by_weight_decay_alone(lr, steps,
     torch.testing.assert_close(table.weight[2].detach(), shrunk * before)
     whole = sum(cosine_lr(i, lr=lr, steps=steps, warmup=warmup) for i in range(0, steps, max(steps // 500, 1)))
     assert 1 - math.exp(-decay * whole * max(steps // 500, 1)) == pytest.approx(lost, abs=0.005)
+
+
+def test_the_average_has_the_running_statistics_of_the_newest_network(generator):
+    model = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3))
+    one = Learner(model, lr=0.1, steps=20, ema=0.9)
+    for _ in range(20):
+        one.update(model(5 + torch.randn((16, 3), generator=generator)).square().mean())
+    for name, value in model.named_buffers():
+        assert torch.equal(value, dict(one.ema.named_buffers())[name])
+    assert not torch.equal(one.ema[1].running_mean, torch.zeros(3)) and int(one.ema[1].num_batches_tracked) == 20

@@ -63,6 +63,15 @@ def test_two_folders_and_pictures_become_one_page(tmp_path, pair, capsys):
     assert "nan" not in re.sub(r"base64,[^\"]*", "", page).lower().split("all measurements")[0]
 
 
+@pytest.mark.parametrize(("fewest", "said"), [(2, True), (6, False)])
+def test_a_floor_of_fewer_pictures_than_samples_is_said(tmp_path, pair, fewest, said):
+    images = pictures(tmp_path / "I")
+    for file in sorted((images / "kind 0002").iterdir())[fewest:]:
+        file.unlink()
+    done, out = measure(tmp_path, *pair, images)
+    assert done == 0 and ("here 1 is not as good as real" in out.read_text()) is said
+
+
 def test_pictures_get_the_labels_that_the_teacher_knows_them_by(tmp_path):
     names = ("kind 0002", "kind 0000", "kind 0001")
     teacher, student = network(tmp_path / "T", names=names), network(tmp_path / "S", seed=1)
