@@ -233,8 +233,11 @@ def published_results(profile: str, root: Path = RESULTS) -> Results:
     students = table[~table.arm.isin(["real", "teacher"])]
     seeds, teachers = students.seed.nunique(), table[table.arm == "teacher"].seed.nunique()
     of = f" of {teachers} teachers" if teachers > 1 else ""
-    return Results(with_beta(table), f"published results of {source_of(table)}: {students.arm.nunique()} students, "
-                          f"{seeds} training seeds{of}, on {devices(table)}")
+    widths = students.metric.str.extract(r"@ch=(\d+)$")[0].nunique()
+    arms, n = students.arm.nunique(), len(students[["arm", "seed"]].drop_duplicates()) * max(widths, 1)
+    in_widths = f" in {widths} widths" if widths > 1 else ""
+    return Results(with_beta(table), f"published results of {source_of(table)}: {arms} arms{in_widths}, {seeds} "
+                                     f"training seeds{of}, {n} students, on {devices(table)}")
 
 
 def published_study(name: str, root: Path = RESULTS) -> Results:

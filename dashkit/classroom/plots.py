@@ -22,6 +22,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import LogLocator
 from matplotlib.transforms import Affine2D
 
+from dashkit.analysis.statistics import Interval
 from dashkit.classroom.journal import guess_label
 
 PALETTE = {   # colour-blind safe (Okabe and Ito); one colour an arm, everywhere
@@ -381,25 +382,31 @@ QUANTITIES = (   # of the ledger's rows: the panel's title, and what its measure
 def plot_ledger(rows: pd.DataFrame) -> Figure:
     """Forest plots of ledger rows, a panel for each quantity: ours with its interval, coloured by the verdict.
 
-    A tick marks a row's bound, with a triangle on the side where its claim holds.
+    A tick marks a row's bound, with a triangle on the side where its claim holds; a share has two.  The numbers stand
+    on the right, since a wide interval makes its neighbours look narrow.
     """
     title = [next(t for t, part in QUANTITIES if part in measure) for measure in rows.measure]
     panels = {t: rows[[found == t for found in title]] for t, _ in QUANTITIES if t in title} or {"": rows}
     figure, axes = plt.subplots(len(panels), 1, squeeze=False, layout="constrained", gridspec_kw={
-        "height_ratios": [len(p) + 1.6 for p in panels.values()]}, figsize=(8.6, 0.27 * len(rows) + 0.8 * len(panels)))
+        "height_ratios": [len(p) + 1.6 for p in panels.values()]}, figsize=(10.2, 0.27 * len(rows) + 0.8 * len(panels)))
     for ax, (name, part) in zip(axes[:, 0], panels.items(), strict=True):
         labels = []
         for i, row in enumerate(part.itertuples()):
-            colour, bound = VERDICTS[row.verdict], re.search(r"is (above|below|in) \[?(-?[\d.]*\d)", row.rule)
+            colour = VERDICTS[row.verdict]
+            rule = re.fullmatch(r"the whole interval is (above|below|in) \[?([^],]+)(?:(,) (.+)\])?", row.rule)
+            bounds = [rule.groups()[:2], rule.groups()[2:]] if rule else []
             ax.plot([row.lo, row.hi], [i, i], color=colour, lw=2.4, solid_capstyle="round")
             ax.plot(row.ours, i, "o", color=colour, ms=5)
-            if bound:
-                ax.plot(float(bound[2]), i, "|", color="black", ms=11)
-                ax.plot(float(bound[2]), i, "<" if bound[1] == "below" else ">", color="black", ms=3.5)
+            for side, number in filter(all, bounds):
+                ax.plot(float(number), i, "|", color="black", ms=11)
+                ax.plot(float(number), i, "<" if side in ("below", ",") else ">", color="black", ms=3.5)
             labels.append(f"{row.claim}  {row.measure}"
                           + ("" if row.profile in ("digits", "any") else f" ({row.profile})"))
         ax.set(yticks=range(len(labels)), ylim=(len(labels) - 0.4, -0.6), xscale="log" if name == "ratio" else "linear")
         ax.set_yticklabels(labels, fontsize="x-small")
+        numbers = ax.secondary_yaxis("right")
+        numbers.set_yticks(range(len(labels)), [str(Interval(r.ours, r.lo, r.hi, r.n)) for r in part.itertuples()],
+                           fontsize="x-small")
         ax.set_title(name, fontsize="small", loc="left")
         ax.tick_params("x", labelsize="x-small")
     handles = [Line2D([], [], color=c, marker="o", label=v) for v, c in VERDICTS.items()]

@@ -54,6 +54,7 @@ def blocks(root: Path = RESULTS) -> dict[str, str]:
     return {
         "claims": _claims(verdicts),
         "found": "\n".join(f"- {text}" for text in (plain_rival(digits.table), *study_pages.paragraphs(root))),
+        "pictured": _pictured(published_results("cifar16", root).table),
         "minutes": minutes_table(series),
         "calibration": _calibration(digits),
         "findings": _findings(digits.table, verdicts),
@@ -152,7 +153,8 @@ def _findings(results: pd.DataFrame, verdicts: pd.DataFrame) -> str:
         """The first row of the digits whose measure starts so, with its interval and verdict."""
         row = verdicts[verdicts.measure.str.startswith(text) & (verdicts.profile == "digits")].iloc[0]
         number = "not measured" if pd.isna(row["ours"]) else Interval(row["ours"], row["lo"], row["hi"], row["n"])
-        return f"{number} ({row['claim']}: {row['verdict']})"
+        rank = "" if row["rank"] == "primary" else f", {row['rank']} rule"
+        return f"{number} ({row['claim']}{rank}: {row['verdict']})"
 
     def mean(arm: str, metric: str) -> Interval:
         return bootstrap(by_seed(results, metric)[[arm]], lambda m: m[arm])
@@ -192,11 +194,29 @@ def plain_rival(results: pd.DataFrame) -> str:
         return bootstrap(table, lambda m: m.eval(expression, engine="python"))
 
     pictures, gap = of("fd@best", "kd_drop - dash"), of("r2", "dash - kd_drop")
+    rising = ", ".join(f"{of(f'fd@w={w:g}', 'kd_drop - dash')} at w = {w:g}" for w in (1.5, 4))
     return ("**The plain rival** (`kd_drop`) drops one label in ten, for teacher and student alike: it imitates the "
-            "unconditional branch on a tenth of the images, and DASH on all. Its pictures are near DASH's "
-            f"(Fréchet/floor at its best w, minus DASH's: {pictures}; training from scratch: "
-            f"{of('fd@best', 'scratch - dash')}). Its gap is not DASH's: R² {of('r2', 'kd_drop')} against "
+            "unconditional branch on a tenth of the images, and DASH on all. At its best w its pictures are near "
+            f"DASH's (Fréchet/floor, minus DASH's: {pictures}; training from scratch: {of('fd@best', 'scratch - dash')}), "
+            f"and farther as w rises ({rising}). Its gap is not DASH's: R² {of('r2', 'kd_drop')} against "
             f"{of('r2', 'dash')}, a difference of {gap}.")
+
+
+def _pictured(results: pd.DataFrame) -> str:
+    """What the README's pictures of photographs do not show by themselves."""
+    r2, ws = by_seed(results, "r2"), PROFILES["cifar16"].ws
+    own, other = (bootstrap(r2[[arm]], lambda m, arm=arm: m[arm]) for arm in ("dash", "scratch"))
+    apart = {w: bootstrap(by_seed(results, f"fd@w={w:g}")[["scratch", "dash"]], lambda m: m.dash - m.scratch)
+             for w in ws}
+    nearer = [w for w, found in apart.items() if found.lo > 0]
+    where = "at every scale" if len(nearer) == len(ws) else f"at w = {', '.join(f'{w:g}' for w in nearer)}"
+    said = "" if not nearer else (
+        f" A student that was trained from scratch draws nearer to real photographs than DASH {where} (by "
+        f"{apart[nearer[0]]} floors at w = {nearer[0]:g}, {apart[nearer[-1]]} at w = {nearer[-1]:g}).")
+    worse = ", worse than none" if own.hi < 0 else ""
+    return (f"What they do not show: R² of DASH's gap is {own}{worse} (from scratch: {other}).{said} All saw few "
+            "images. Longer training gives better gaps ([a lead](docs/gpu.md#what-was-measured)). These networks come "
+            "[with the kit](data/pretrained/cifar16/README.md); [more](docs/results.md#findings-on-photographs).")
 
 
 def _photographs(found: Results) -> str:
@@ -247,7 +267,8 @@ def _notebooks(series: dict) -> str:
     made = series["manifest"]
     return "\n".join([*lines, "", f"Minutes: profile digits on {made['device']}, {series['seconds'] / 60:.1f} for "
                       f"those with a number, commit {made['commit']}; 06 to 09 and 12 read published tables, 10 takes "
-                      "what it is given."])
+                      "what it is given. 02, 04, 05, 10 and 11 are stored as the short profile smoke ran them, without "
+                      "the figures that need training."])
 
 
 def minutes_table(series: dict) -> str:

@@ -1,5 +1,6 @@
 import io
 import json
+import re
 
 import numpy as np
 import pandas as pd
@@ -102,7 +103,11 @@ def test_the_ledger_has_a_panel_for_each_quantity_and_draws_each_rows_bound(ledg
     labels = [t.get_text() for ax in figure.axes for t in ax.get_yticklabels()]
     assert sorted(labels) == sorted(f"{r.claim}  {r.measure}" for r in rows.itertuples())
     bounds = {x for ax in figure.axes for line in ax.lines if line.get_marker() == "|" for x in line.get_xdata()}
-    assert bounds == set(rows.rule.str.extract(r"is (?:above|below|in) \[?([-.\d]*\d)")[0].dropna().astype(float))
+    assert bounds == {float(x) for rule in rows.rule if rule.startswith("the whole")
+                      for x in re.findall(r"[-\d.]+", rule)}
+    assert {0.6, 1.0} <= bounds
+    numbers = [t.get_text() for ax in figure.axes for axis in ax.child_axes for t in axis.get_yticklabels()]
+    assert len(numbers) == len(rows) and any("0.31 [0.21, 0.39]" in n for n in numbers)
     plt.close(figure)
     plt.close(plots.plot_ledger(ledger[:0]))
 
