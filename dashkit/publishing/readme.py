@@ -197,9 +197,9 @@ def plain_rival(results: pd.DataFrame) -> str:
     rising = ", ".join(f"{of(f'fd@w={w:g}', 'kd_drop - dash')} at w = {w:g}" for w in (1.5, 4))
     return ("**The plain rival** (`kd_drop`) drops one label in ten, for teacher and student alike: it imitates the "
             "unconditional branch on a tenth of the images, and DASH on all. At its best w its pictures are near "
-            f"DASH's (Fréchet/floor, minus DASH's: {pictures}; training from scratch: {of('fd@best', 'scratch - dash')}), "
-            f"and farther as w rises ({rising}). Its gap is not DASH's: R² {of('r2', 'kd_drop')} against "
-            f"{of('r2', 'dash')}, a difference of {gap}.")
+            f"DASH's (Fréchet/floor, minus DASH's: {pictures}; training from scratch: "
+            f"{of('fd@best', 'scratch - dash')}), and farther as w rises ({rising}). Its gap is not DASH's: R² "
+            f"{of('r2', 'kd_drop')} against {of('r2', 'dash')}, a difference of {gap}.")
 
 
 def _pictured(results: pd.DataFrame) -> str:
