@@ -12,6 +12,7 @@ from dashkit.analysis.tables import (
     checked,
     intervals,
     published_results,
+    published_study,
     scales_of,
     source_of,
     with_beta,
@@ -154,9 +155,24 @@ def test_counts_are_published_in_full_and_measurements_with_six_digits(tmp_path)
     assert published_results("digits", tmp_path).table.value[:3].tolist() == [1003137, 1234.57, -0.000123457]
 
 
-def test_a_changed_table_is_refused(tmp_path):
+def test_a_table_says_what_it_is_of(tmp_path):
     write_published(tidy().assign(profile="digits"), {"device": "cpu-1"}, tmp_path / "digits")
-    assert published_results("digits", tmp_path).source.startswith("published results of digits, commit c: 2 students")
+    said = published_results("digits", tmp_path).source
+    assert said.startswith("published results of digits, commit c: 2 arms, 5 training seeds, 10 students, on")
+
+
+@pytest.mark.parametrize(("widths", "said"), [((8, 16), "2 arms in 2 widths, 5 training seeds, 20 students"),
+                                              ((16,), "2 arms, 5 training seeds, 10 students")])
+def test_students_of_several_widths_are_counted(tmp_path, widths, said):
+    table = tidy().assign(profile="gap_loss")
+    own = ~table.arm.isin(["real", "teacher"])
+    wide = [table[own].assign(metric=table.metric[own] + f"@ch={c}") for c in widths]
+    write_published(pd.concat([table[~own], *wide], ignore_index=True), {}, tmp_path / "studies" / "gap_loss")
+    assert said in published_study("gap_loss", tmp_path).source
+
+
+def test_a_published_table_that_was_changed_by_hand_is_refused(tmp_path):
+    write_published(tidy().assign(profile="digits"), {"device": "cpu-1"}, tmp_path / "digits")
     path = tmp_path / "digits" / "results.csv"
     path.write_text(path.read_text().replace("2.03", "1.03"))
     with pytest.raises(ValueError, match="was changed after it was written"):
