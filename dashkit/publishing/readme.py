@@ -211,10 +211,11 @@ def _pictured(results: pd.DataFrame) -> str:
     nearer = [w for w, found in apart.items() if found.lo > 0]
     where = "at every scale" if len(nearer) == len(ws) else f"at w = {', '.join(f'{w:g}' for w in nearer)}"
     said = "" if not nearer else (
-        f" A student that was trained from scratch draws nearer to real photographs than DASH {where} (by "
-        f"{apart[nearer[0]]} floors at w = {nearer[0]:g}, {apart[nearer[-1]]} at w = {nearer[-1]:g}).")
+        f" A student that was trained from scratch draws nearer to real photographs than DASH {where} (DASH "
+        f"minus scratch, Fréchet distance over that of real photographs: {apart[nearer[0]]} at w = {nearer[0]:g}, "
+        f"{apart[nearer[-1]]} at w = {nearer[-1]:g}).")
     worse = ", worse than none" if own.hi < 0 else ""
-    return (f"What they do not show: R² of DASH's gap is {own}{worse} (from scratch: {other}).{said} All saw few "
+    return (f"To know beside them: R² of DASH's gap is {own}{worse} (from scratch: {other}).{said} All saw few "
             "images. Longer training gives better gaps ([a lead](docs/gpu.md#what-was-measured)). These networks come "
             "[with the kit](data/pretrained/cifar16/README.md); [more](docs/results.md#findings-on-photographs).")
 
