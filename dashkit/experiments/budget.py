@@ -125,12 +125,11 @@ def remaining(run: Run) -> Budget:
         return Budget(0.0, 0.0, 0.0)
     cost, seeds = rates(run), len({s for _, s in untrained})
     first = [(a, s) for a, s in untrained if run.first and not run.first.is_trained(a, s)]
-    before = run.first.profile.student_steps * run.first.profile.distil_batch / p.distil_batch if run.first else 0.0
     # every scale is sampled once, and the strongest once more, corrected; a pass computes both branches of a batch
     passes = (len(p.ws) + 1) * p.samples * p.sample_steps / p.batch
     return Budget(
         no_teacher * p.teacher_steps * cost.teacher_update,
         p.student_steps * (seeds * cost.teacher_pass + len(untrained) * cost.student_update)
-        + before * (len({s for _, s in first}) * cost.teacher_pass + len(first) * cost.student_update),
+        + p.steps_before * (len({s for _, s in first}) * cost.teacher_pass + len(first) * cost.student_update),
         passes * (len(unmeasured) * cost.student_pass + teacher_unmeasured * cost.measured_pass),
     )

@@ -111,8 +111,7 @@ def measured(run: Run, of: FidOf | None = None, wanted: tuple[str, ...] = STAGES
                                    writing=max(costs.writing, writing))
             if stage == "students" and run.first:      # images of the training before this one cost what these do
                 missing = sum(bool(unfinished(run.first, p.arms, s)) for s in run.seeds) / p.seeds
-                before = run.first.profile.student_steps * run.first.profile.distil_batch / p.distil_batch
-                costs = costs._replace(students_start=start + missing * before * step)
+                costs = costs._replace(students_start=start + missing * p.steps_before * step)
     passes = {}
     if "evaluation" in wanted or (of and "fid" in wanted):
         passes = {(name, exact): _pass(run, config, exact=exact, batch=of.batch if of else 250)

@@ -101,6 +101,11 @@ class Profile:
         """Images that each student sees, those of `first` included."""
         return self.distil_batch * self.student_steps + (self.first.student_images if self.first else 0)
 
+    @property
+    def steps_before(self) -> float:
+        """The steps of `first`, if there was one, as so many of this training's own batch."""
+        return self.student_images / self.distil_batch - self.student_steps
+
 
 def _contradictions(p: Profile) -> list[str]:
     """Settings that are fine alone and not together."""

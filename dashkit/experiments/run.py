@@ -136,6 +136,11 @@ class Run:
         return config.changed(source.config)
 
     @cached_property
+    def _made(self) -> dict[str, str]:
+        """What tells the student of a function from another one: it is built once for that, and folders are many."""
+        return self.student.fingerprint()
+
+    @cached_property
     def images(self) -> Images:
         return self._read[0]
 
@@ -268,7 +273,7 @@ class Run:
         if isinstance(self.student, Other):
             settings["student"] = {"kind": self.student.kind, "settings": self.student.settings}
             if self.student.kind not in other_networks.KINDS:          # a function: what it makes may be changed there
-                settings["student"] |= self.student.fingerprint()
+                settings["student"] |= self._made
         names += tuple(name for name in ("student_batch", "student_first") if name in settings)
         return {k: settings[k] for k in names} | {
             "teacher": self.teacher_settings(), "teacher_weights": self.weights("teacher", self.seed), "seed": seed,

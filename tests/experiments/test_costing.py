@@ -1,5 +1,6 @@
 """A campaign's time: divided by what was measured, kept on a clock that the tests move."""
 
+from collections import deque
 from dataclasses import replace
 
 import pytest
@@ -9,6 +10,7 @@ from dashkit import cli
 from dashkit.experiments import campaign, costing, fid, turns
 from dashkit.experiments.costing import Costs, Division, divide, expected
 from dashkit.experiments.profiles import PROFILES
+from dashkit.experiments.training import distil, get_teacher
 from dashkit.experiments.turns import Stage, Used
 from dashkit.method.training import Learner
 from dashkit.method.unet import UNet
@@ -285,3 +287,14 @@ def test_a_planned_run_keeps_what_is_loaded(tiny):
     assert same.images is images and same.image_reference is judge and same.profile.teacher_steps == 3
     other = costing.kept(run, profile=replace(run.profile, samples=30))
     assert "image_reference" not in vars(other)
+
+
+def test_a_plan_counts_a_first_training_where_it_is_missing(tiny, monkeypatch):
+    monkeypatch.setattr(costing, "_timed", lambda run, stage: (1.0, 2.0, 0.0))
+    run = tiny(student_first=(2 * tiny().profile.batch, 3, 1e-3), arms=("dash",), seeds=2)
+    teacher = get_teacher(run)
+    found = [costing.measured(run, wanted=("students",)).students_start]
+    for seed in run.seeds:
+        deque(distil(run.first, teacher, ["dash"], seed), maxlen=0)
+        found.append(costing.measured(run, wanted=("students",)).students_start)
+    assert found == [1 + 6 * 2, 1 + 6 * 2 / 2, 1]
