@@ -245,12 +245,14 @@ def _photographs(found: Results) -> str:
     ]
     fids = results[results.metric == f"fid@w={p.w:g}"]
     if not fids.empty:
-        wide = fids.groupby("arm", sort=False).agg({"value": "mean", "n": "first"})
-        said = ", ".join(f"{arm} {row.value:.0f} (N = {row.n:,.0f})" for arm, row in wide[wide.n >= 1000].iterrows())
+        wide = fids.groupby("arm").agg({"value": "mean", "n": "first"}).sort_values("value")
+        most = wide[wide.n == wide.n.max()]                     # FID falls with N: only one N is compared
+        said = ", ".join(f"{arm} {row.value:.0f}" for arm, row in most.iterrows())
         real = results[(results.arm == "real") & (results.metric == "fid")]
         floor = "" if real.empty else f"; one half of {2 * real.n.iloc[0]:,} photographs against the other " \
                                       f"{real['value'].iloc[0]:.3g}"
-        lines.append(f"FID of 16x16 pixels at w = {p.w:g}, which is not the published one: {said}{floor}.")
+        lines.append(f"FID of {most.n.iloc[0]:,} samples of 16x16 pixels at w = {p.w:g}, which is not the published "
+                     f"one: {said}{floor}.")
     seen = p.student_images / 1e6
     return "\n".join([*(f"{i}. {line}" for i, line in enumerate(lines, 1)), "",
                       f"{found.source[0].upper()}{found.source[1:]}. Each student saw {seen:.2f} million images, its "
