@@ -51,8 +51,8 @@ class Bound(NamedTuple):
         """The verdict on an interval, and a note on it."""
         if not isfinite(found.lo):
             return UNDECIDED, f"needs {MIN_SEEDS} training seeds, has {found.n}"
-        if self.is_share and (found.lo > 1 or found.hi < 0):
-            return NOT_TESTABLE, "no share: it lies outside [0, 1], so the reference lacks more than this part"
+        if self.is_share and found.lo > 1:
+            return NOT_TESTABLE, "no share: it lies above 1, so the reference lacks more than this part"
         if self.lo < found.lo and found.hi < self.hi:
             return HOLDS, ""
         if found.hi < self.lo or found.lo > self.hi:
@@ -139,7 +139,8 @@ def unmet(results: pd.DataFrame, needs: str) -> str:
         if table.nunique().max() == 1 or not isfinite(found.lo):
             found = found._replace(lo=found.value, hi=found.value)
         if Bound.read(bound).verdict(found)[0] != HOLDS:
-            return f"needs {metric} {expression} {bound}, has {found.value:.2f}"
+            has = f"{found.value:.2f}" if found.lo == found.hi else str(found)
+            return f"needs {metric} {expression} {bound}, has {has}"
     return ""
 
 

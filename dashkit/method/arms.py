@@ -61,8 +61,9 @@ OBJECTIVES = {
 }  # fmt: skip
 """Every arm.  `scratch` and the fine-tuned prunings never see the teacher's output: 0.9 and 0.1 on the true noise are
 the shares of label dropout, taken in expectation, as is the dropping of only the student's label in `label_drop`.
-Rivals with a fair null row: `kd_drop` drops one label for both teacher and student, `fitnets_drop` does so beside its
-hints, `no_un_noise` trains the null row on the true noise alone, `scratch_half` gives both branches the same share."""
+Rivals with a fair null row: `kd_drop` has the weights of one label in ten dropped for teacher and student alike,
+`fitnets_drop` has them beside its hints, `no_un_noise` trains the null row on the true noise alone, `scratch_half`
+gives both branches the same share."""
 
 ARMS = tuple(OBJECTIVES)
 """Every arm: what `dashkit sweep` compares, and what `arms = "all"` means in a profile."""

@@ -61,15 +61,16 @@ class GapLoss(NamedTuple):
 
     w: float        # the scale at which the guided output is compared
     kappa: float    # how much the gap counts beside it: Var(w) of a composite loss
-    share: float    # s kappa over the trace of the matrix: how much of all that is punished is the gap alone
+    share: float    # s kappa over the trace of the matrix: the gap's part of what is punished, by the two outputs
 
 
 def gap_loss(m: Tensor) -> GapLoss:
     """The numbers of the quadratic loss (e_c, e_u) M (e_c, e_u)^T from its matrix M (2, 2).
 
     For a composite loss they are the mean and the variance of its scales, since
-    E_w |e_u + w e_g|^2 = |e_u + mean(w) e_g|^2 + Var(w) |e_g|^2.  Unlike the condition number of M they do not depend
-    on the axes that the errors are drawn in.  ValueError for a loss that does not see a common shift of both branches.
+    E_w |e_u + w e_g|^2 = |e_u + mean(w) e_g|^2 + Var(w) |e_g|^2.  Unlike `share` and the condition number of M
+    they do not depend on the axes that the errors are drawn in.  ValueError for a loss that does not see a common shift
+    of both branches.
 
     >>> gap_loss(composite_metric(torch.tensor([1.0, 2.0, 3.0, 4.0])))[:2]
     (2.5, 1.25)

@@ -9,7 +9,7 @@ import pandas as pd
 
 from dashkit.analysis.rules import study_rows
 from dashkit.analysis.statistics import Interval, bootstrap
-from dashkit.analysis.tables import by_seed, published_results, published_study
+from dashkit.analysis.tables import by_seed, by_unit, published_results, published_study
 from dashkit.classroom.explorers import corrected
 from dashkit.experiments.studies import KAPPAS, SCALES, STUDIES
 from dashkit.method.arms import quadratic_name
@@ -25,7 +25,7 @@ def rules(root: Path) -> str:
     parts = []
     for name in SENTENCES:
         table, source = published_study(name, root)
-        more = [_null_row_of_photographs(root)] if name == "null_row" else []
+        more = [PHOTOGRAPHS[name](root)] if name in PHOTOGRAPHS else []
         parts += [f"### `{name}`", " ".join(SENTENCES[name](table)), *more, _rules(study_rows(table)),
                   f"Source: {source}."]
     return "\n\n".join(parts)
@@ -84,7 +84,7 @@ def _null_row(results: pd.DataFrame) -> tuple[str, str]:
     widths = ", ".join(f"{of('r2', 'dash - kd_drop', width)} at width {width}" for width in (8, 12, 16, 24))
     return (
         f"**Who must train the null row?** R² of the gap is {r2('dash')} with the unconditional loss. It is "
-        f"{r2('kd_drop')} with one label in ten dropped for teacher and student, {r2('no_un_noise')} if the row learns "
+        f"{r2('kd_drop')} with the weights of one dropped label in ten, {r2('no_un_noise')} if the row learns "
         f"from the true noise, and {r2('cond_only')} if nobody trains it.",
         f"With labels dropped for the student alone (`label_drop`) it is {r2('label_drop')}. DASH's R² minus that of "
         f"`kd_drop`: {widths}. Fréchet/floor at w = 1.5, minus DASH's: "
@@ -94,7 +94,7 @@ def _null_row(results: pd.DataFrame) -> tuple[str, str]:
 def _null_row_of_photographs(root: Path) -> str:
     """The same kinds of student on photographs, in the one width that was trained there."""
     table, source = published_results("cifar16", root)
-    gap, pictures = by_seed(table, "r2"), by_seed(table, "fd@w=1.5")
+    gap, pictures = by_unit(table, "r2"), by_unit(table, "fd@w=1.5")
 
     def r2(arm: str) -> Interval:
         return bootstrap(gap[[arm]], lambda m: m[arm])
@@ -106,6 +106,21 @@ def _null_row_of_photographs(root: Path) -> str:
     return (f"On photographs of 16x16 pixels, with one width and one teacher, DASH's R² is {r2('dash')}. R² of the "
             f"others, and their Fréchet/floor at w = 1.5 minus DASH's: {others}. These students saw few images. "
             f"Source: {source}.")
+
+
+def _correction_of_photographs(root: Path) -> str:
+    """What one factor does to students on photographs, at the strongest scale."""
+    table, source = published_results("cifar16", root)
+    corrected_, plain = (np.log(by_unit(table, f"frechet_teacher@{at}")) for at in ("corrected_by_beta", "w=4"))
+
+    def left(arm: str) -> Interval:
+        found = bootstrap((corrected_ - plain)[[arm]], lambda m: m[arm])
+        return Interval(*np.exp(found[:3]), found.n)
+
+    arms = ("dash", "gap_match", "multi_w", "kd_drop", "scratch", "composite", "cond_only")
+    return ("On photographs of 16x16 pixels one factor, fitted on noised images, does this to the distance to the "
+            f"teacher's samples at w = 4: {', '.join(f'{arm} {left(arm)} times' for arm in arms)}. The factor has the "
+            f"smallest squared error. It need not give the nearest samples. Source: {source}.")
 
 
 def _gap_loss(results: pd.DataFrame) -> tuple[str, str]:
@@ -155,3 +170,6 @@ def _gap_loss(results: pd.DataFrame) -> tuple[str, str]:
 SENTENCES: dict[str, Callable[[pd.DataFrame], tuple[str, str]]] = {
     "gap_loss": _gap_loss, "null_row": _null_row, "correction": _correction}
 """The published studies, and what is said of each: in the README, and besides on the page of results."""
+PHOTOGRAPHS: dict[str, Callable[[Path], str]] = {
+    "null_row": _null_row_of_photographs, "correction": _correction_of_photographs}
+"""What photographs of the profile cifar16 say on a study's question, by the name of the study."""
