@@ -353,9 +353,9 @@ def _shrink(options: argparse.Namespace) -> int:
     students = get_students(run, teacher)
     if not processes.is_main():
         return 0
-    results = get_results(run, teacher, students)
     arm = run.profile.arms[0]
-    student_report.write_student(out, run, students[arm, run.seed])
+    student_report.write_student(out, run, students[arm, run.seed])       # first: measuring may fail
+    results = get_results(run, teacher, students)
     models = {"teacher": teacher.model} | {a: students[a, run.seed] for a in run.profile.arms}
     student_report.write_student_report(
         out / "report.html", run, models, results, title=f"{name}: {arm} beside its teacher",

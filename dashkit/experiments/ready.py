@@ -1,5 +1,6 @@
 """Can a run be carried to its end?  What would stop it after hours is found before the first step."""
 
+import math
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Protocol
@@ -16,11 +17,15 @@ from dashkit.interop.networks import Found, Other, ignores_label
 from dashkit.method.arms import objective
 from dashkit.method.distillation import seeded
 from dashkit.method.images import Images
+from dashkit.method.quality import chunk_size
 from dashkit.method.unet import UNet, UNetConfig, n_parameters
 from dashkit.storage import store
 
 FEWEST = 2        # images on either side of a Fréchet distance
 FEWEST_FID = 4    # real images of FID, which are halved to find its floor
+CHUNK = 160       # floats that a classifier holds of each pixel of a chunk
+STEP = {"small": (64, 230), "colour": (256, 310)}
+"""By classifier: images of a training step, and the floats that it holds of each of their pixels."""
 
 
 class Run(Protocol):
@@ -72,10 +77,20 @@ def _check_images(run: Run, images: Images) -> None:
         if len(pixels) < FEWEST:
             raise ValueError(f"{name} has {len(pixels)} {part} image, and measuring takes {FEWEST} or more: add "
                              "images, or hold out a larger share")
-    need, memory = 4 * images.pixels.numel(), store.machine_memory()
+    need, memory = measuring_memory(images, run.profile.classifier), store.machine_memory()
     if run.device.type == "cpu" and memory and need > memory:
-        raise ValueError(f"measuring holds the training images of {name} as floats, {need / 2**30:.1f} GiB, and this "
-                         f"machine has {memory / 2**30:.1f} GiB; take fewer images")
+        raise ValueError(f"measuring holds the training images of {name} as floats, and what a classifier makes of "
+                         f"some of them, {need / 2**30:.1f} GiB, and this machine has {memory / 2**30:.1f} GiB; take "
+                         "fewer images, or smaller ones")
+
+
+def measuring_memory(images: Images, classifier: str) -> int:
+    """Bytes that measuring holds at once: all images as floats, and those of a classifier beside them."""
+    pixels, shape = math.prod(images.shape[1:]), images.pixels.shape
+    most = max(len(images.pixels), len(images.test_pixels))
+    batch, floats = STEP[classifier]
+    beside = max(min(most, chunk_size(shape)) * CHUNK, batch * floats) * pixels
+    return 4 * (images.pixels.numel() + images.test_pixels.numel() + beside)
 
 
 def _check_networks(run: Run) -> None:

@@ -13,13 +13,17 @@ from dashkit.analysis import tables
 from dashkit.datasets import fetch, files, sources
 from dashkit.experiments import budget, campaign, ready, training
 from dashkit.experiments import run as experiments_run
+from dashkit.experiments.cost import peak_memory
 from dashkit.experiments.profiles import PROFILES
+from dashkit.experiments.reference import ColourClassifier
 from dashkit.experiments.run import Run, Teacher
 from dashkit.experiments.sweeps import sweep, tune
 from dashkit.experiments.training import distil, get_students, get_teacher, train_teacher
+from dashkit.method import quality
 from dashkit.method.distillation import seeded
+from dashkit.method.quality import Classifier
 from dashkit.method.training import Learner
-from dashkit.method.unet import UNet, UNetConfig
+from dashkit.method.unet import UNet, UNetConfig, n_parameters
 from dashkit.publishing import series
 from dashkit.storage import paths, store
 
@@ -88,13 +92,32 @@ def test_images_that_do_not_fit_are_noticed(tiny, images, found, message):
 
 
 def test_images_that_fit_no_memory_once_they_are_floats_are_noticed(tiny, images, monkeypatch):
-    run = tiny()
-    images(grey())
-    monkeypatch.setattr(store, "machine_memory", lambda: 4 * 40 * 64 - 1)
+    run, found = tiny(), grey()
+    images(found)
+    need = ready.measuring_memory(found, "small")
+    assert need > 4 * 60 * 64
+    monkeypatch.setattr(store, "machine_memory", lambda: need - 1)
     with pytest.raises(ValueError, match=r"holds the training images of digits as floats.*take fewer images"):
         next(train_teacher(run))
-    monkeypatch.setattr(store, "machine_memory", lambda: 4 * 40 * 64)
+    monkeypatch.setattr(store, "machine_memory", lambda: need)
     ready.check_run(run)
+
+
+@pytest.mark.parametrize(("kind", "train"), [(Classifier, "small"), (ColourClassifier, "colour")])
+@pytest.mark.parametrize("size", [16, 48])
+def test_the_memory_of_measuring_is_what_a_classifier_takes(monkeypatch, kind, train, size):
+    monkeypatch.setattr(quality, "MOST_PIXELS", 9 * size**2)
+    rng = np.random.default_rng(0)
+    pixels, labels = rng.integers(0, 256, (24, 3, size, size), dtype=np.uint8), np.arange(24) % 2
+    found = files.from_arrays(pixels[:20], labels[:20], pixels[20:], labels[20:])
+    batch, floats = ready.STEP[train]
+    monkeypatch.setitem(ready.STEP, train, (5, floats))
+    judge, x = kind(found.shape, 2), found.x0
+    own = 4 * n_parameters(judge)                                        # a step's gradients
+    step = peak_memory(lambda: judge(x[:5]).sum().backward()) - own
+    chunks = peak_memory(lambda: quality.in_chunks(judge.features, x))
+    said = ready.measuring_memory(found, train) - 4 * 24 * 3 * size**2
+    assert 0.75 * said < max(step, chunks) <= said and batch >= 64
 
 
 @pytest.mark.parametrize(("arm", "student", "message"), [

@@ -11,6 +11,7 @@ from dashkit.method.images import Images
 from dashkit.method.quality import (
     Classifier,
     balanced_labels,
+    chunk_size,
     class_accuracy,
     frechet_distance,
     in_chunks,
@@ -164,3 +165,21 @@ def test_chunks_are_of_the_size_asked_for():
     sizes = []
     assert torch.equal(in_chunks(lambda v: sizes.append(len(v)) or 2 * v, torch.arange(5), 2), 2 * torch.arange(5))
     assert sizes == [2, 2, 1]
+
+
+def test_chunks_of_large_images_are_smaller_and_those_of_small_ones_stay():
+    for size in (1, 8, 16, 31, 32):
+        assert chunk_size((5000, 3, size, size)) == 2000
+    assert chunk_size((9, 64)) == 2000                                   # of features
+    for size in (33, 48, 100, 256, 700):
+        n = chunk_size((5000, 3, size, size))
+        assert 0.9 < n * size**2 / quality.MOST_PIXELS <= 1 and n < 2000
+    assert chunk_size((5, 3, 9000, 9000)) == 1                           # one image at least
+
+
+def test_images_are_classified_in_chunks_that_fit(monkeypatch):
+    monkeypatch.setattr(quality, "MOST_PIXELS", 3 * 5 * 7)
+    sizes = []
+    x = torch.arange(8.0)[:, None, None, None].expand(8, 2, 5, 7)
+    assert torch.equal(in_chunks(lambda v: sizes.append(len(v)) or v[:, 0, 0, 0], x), torch.arange(8.0))
+    assert sizes == [3, 3, 2]

@@ -14,7 +14,7 @@ from diffusers import DDPMScheduler, UNet2DModel
 from test_student_report import pictures
 
 from dashkit import cli
-from dashkit.experiments import budget, training
+from dashkit.experiments import budget, evaluation, training
 from dashkit.experiments.new import Wish, write_profile
 from dashkit.interop import networks
 from dashkit.interop.networks import EpsModel
@@ -67,6 +67,18 @@ def test_without_a_teacher_one_is_trained(place):
     profile.write_text(profile.read_text().replace("ch = 32", "ch = 8").replace("groups = 8", "groups = 2"))
     assert cli.main(["shrink", str(profile), "--device", "cpu", "--out", str(place / "out"), *SET]) == 0
     assert (place / "out" / "model_index.json").is_file() and len(list(place.rglob("final.safetensors"))) == 3
+
+
+def test_a_student_is_kept_where_measuring_fails(place, capsys, monkeypatch):
+    profile = write_profile(place / "my.toml", Wish(str(place / "pics"), str(teacher(place / "T"))), device="cpu").path
+
+    def short(*args, **kwargs):
+        raise RuntimeError("not enough memory")
+
+    monkeypatch.setattr(evaluation, "get_results", short)
+    assert cli.main(["shrink", str(profile), "--device", "cpu", *SET]) == 2
+    assert "not enough memory" in capsys.readouterr().err
+    assert networks.load(place / "my_student").names == ("kind 0000", "kind 0001", "kind 0002")
 
 
 def _never(*args, **kwargs):
