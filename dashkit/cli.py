@@ -337,7 +337,7 @@ def _shrink(options: argparse.Namespace) -> int:
     from dashkit.experiments import budget, processes
     from dashkit.experiments.evaluation import get_results
     from dashkit.experiments.profiles import path_of
-    from dashkit.experiments.ready import check_run
+    from dashkit.experiments.ready import check_run, check_student
     from dashkit.experiments.training import get_students, get_teacher
     from dashkit.publishing import student_report
     from dashkit.storage import store
@@ -346,7 +346,7 @@ def _shrink(options: argparse.Namespace) -> int:
     name, file = run.profile.name, path_of(options.profile)
     out = Path(options.out or (file.parent if file else Path.cwd()) / f"{name}_student")
     store.check_writable(out)
-    student_report.check_student(run)
+    check_student(run)
     check_run(run)
     print(budget.remaining(run))
     teacher = get_teacher(run)

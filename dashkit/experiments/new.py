@@ -13,6 +13,7 @@ from dashkit.datasets.look import Look, check_classes, check_pictures, levels, l
 from dashkit.datasets.sources import DATASETS
 from dashkit.experiments import budget
 from dashkit.experiments.profiles import Profile, resolve
+from dashkit.experiments.ready import check_run, check_student
 from dashkit.experiments.run import Run, pick_device
 from dashkit.experiments.settings import number
 from dashkit.interop import networks
@@ -68,6 +69,8 @@ def write_profile(path: Path | str, wish: Wish, *, device: str = "auto") -> Writ
     try:
         store.write_bytes(path, _text(settings, {}, found).encode())
         run = Run(resolve(path), device=pick_device(device))
+        check_run(run)
+        check_student(run)
         times, seconds = _steps(run, found, hours)
         store.write_bytes(path, _text(settings | times, {"hours": hours}, found).encode())
         return Written(path, resolve(path), [

@@ -1,6 +1,7 @@
 """Can a run be carried to its end?  What would stop it after hours is found before the first step."""
 
 import math
+import tempfile
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Protocol
@@ -13,11 +14,14 @@ from dashkit.datasets import fetch
 from dashkit.experiments.profiles import Profile
 from dashkit.experiments.settings import number
 from dashkit.experiments.students import STUDENTS
-from dashkit.interop.networks import Found, Other, ignores_label
+from dashkit.interop import networks
+from dashkit.interop.networks import Found, Other, Source, ignores_label
+from dashkit.interop.schedules import same
 from dashkit.method.arms import objective
 from dashkit.method.distillation import seeded
 from dashkit.method.images import Images
 from dashkit.method.quality import chunk_size
+from dashkit.method.schedule import Schedule
 from dashkit.method.unet import UNet, UNetConfig, n_parameters
 from dashkit.storage import store
 
@@ -37,6 +41,9 @@ class Run(Protocol):
 
     @property
     def images(self) -> Images: ...
+
+    @property
+    def schedule(self) -> Schedule: ...
 
     @property
     def given(self) -> Found: ...            # of a teacher from elsewhere
@@ -67,6 +74,29 @@ def check_run(run: Run, *, weights: Path | None = None, reference: int | None = 
         number("the number of reference images", reference, FEWEST_FID, most, whole=True)
     if publish is not None:
         store.check_writable(publish)
+
+
+def check_student(run: Run) -> None:
+    """Raise ValueError if the student of the first arm cannot be trained, or not be written as a folder and opened.
+
+    A new one is tried as it is before training.
+    """
+    arm, student, given = run.profile.arms[0], run.student, isinstance(run.profile.teacher, Source)
+    kind, scheduler = objective(arm).student, run.given.diffusion.config if given else {}
+    if objective(arm).reuses or kind == "single_head":
+        raise ValueError(f"{arm} is no network that diffusers could sample from; put another arm first in arms")
+    own = isinstance(student, Other)
+    if scheduler.get("rescale_betas_zero_snr") and (student.diffusion.prediction if own else "epsilon") == "epsilon":
+        raise ValueError("the student predicts the noise, and its teacher's schedule has zero terminal SNR: at the "
+                         "last timestep such a prediction says nothing. Take a student of the teacher's own class "
+                         "(--student teacher), or a function whose module has prediction_type v_prediction or sample")
+    if own and not same(student.diffusion.schedule, run.schedule):
+        raise ValueError("the student has another noise schedule than its teacher, which it is trained with; leave its "
+                         "alphas_cumprod or its scheduler away")
+    if kind == "new":
+        with tempfile.TemporaryDirectory() as folder:
+            networks.write(seeded(run.seed, student.make).eval(), folder, schedule=run.schedule, names=run.images.names,
+                           scheduler=scheduler or None)
 
 
 def _check_images(run: Run, images: Images) -> None:
@@ -102,7 +132,7 @@ def _check_networks(run: Run) -> None:
     kinds = {row.student: arm for arm in profile.arms for row in [objective(arm)]}
     given = not isinstance(profile.teacher, UNetConfig)
     if given:
-        _check_student(run, run.given.model)
+        _check_size(run, run.given.model)
     with nullcontext() if given else torch.device("meta"):
         teacher = run.given.model if given else UNet(profile.teacher)
         for kind, arm in kinds.items():
@@ -114,7 +144,7 @@ def _check_networks(run: Run) -> None:
                 raise ValueError(f"{arm} cannot start from the teacher of {profile.name}: {said}") from error
 
 
-def _check_student(run: Run, teacher: nn.Module) -> None:
+def _check_size(run: Run, teacher: nn.Module) -> None:
     student = seeded(run.seed, run.student.make)
     sizes = n_parameters(student), n_parameters(teacher)
     if sizes[0] >= sizes[1]:

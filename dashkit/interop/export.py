@@ -62,8 +62,8 @@ def write_around(folder: Path, scheduler: Mapping[str, Any], rows: Sequence[int]
     index = {
         "_class_name": [PIPELINE.stem, "GuidedPipeline"], "_diffusers_version": "0.35.0",
         "id2label": {str(k): name for k, name in zip(classes, _names_of(len(classes), names), strict=True)},
-        "scheduler": ["diffusers", "DDIMScheduler"], "unet": ["diffusers", kind]}
-    store.write_json(folder / INDEX, index | ({"null_label": null} if null != len(classes) else {}))
+        "null_label": null, "scheduler": ["diffusers", "DDIMScheduler"], "unet": ["diffusers", kind]}
+    store.write_json(folder / INDEX, index)
 
 
 def _names_of(count: int, names: Sequence[str]) -> list[str]:

@@ -112,14 +112,14 @@ class EpsModel(nn.Module):
         self.prediction = config.diffusion.prediction
         self.register_buffer("rows", torch.tensor(config.rows), persistent=False)
         self.register_buffer("alphas_cumprod", config.diffusion.schedule.alphas_cumprod.cpu(), persistent=False)
-        self._named = config.kind in KINDS
         for module in net.modules():             # diffusers' DiT would drop labels by itself while a student trains
             if type(module).__name__ == "LabelEmbedding":
                 setattr(module, "dropout_prob", 0.0)  # noqa: B010 (no type knows of it)
 
     def forward(self, x_t: Tensor, t: Tensor, y: Tensor) -> Tensor:
         rows = self.rows[y]
-        out = self.net(x_t, t, class_labels=rows).sample if self._named else self.net(x_t, t, rows)
+        out = self.net(x_t, t, rows)
+        out = out if isinstance(out, Tensor) else out.sample         # as networks of diffusers give it
         abar = expand(self.alphas_cumprod[t], x_t)
         return to_eps(out[:, : x_t.shape[1]].float(), x_t, (abar.sqrt(), (1 - abar).sqrt()), self.prediction)
 
@@ -177,26 +177,51 @@ def write(model: nn.Module, folder: Path | str, *, schedule: Schedule, names: Se
     """Write a student as a pipeline folder of diffusers; False for a module of a user's: only its weights go there.
 
     `schedule` is what it was trained with, `scheduler` the config that the schedule was read from, if it was.
+    ValueError for a network that cannot be written, or if what was written cannot be opened again.
     """
     folder = Path(folder)
     if isinstance(model, UNet):
         export.write(model, folder / export.NETWORK)
         config = scheduler_config(schedule, "epsilon", scheduler)
         export.write_around(folder, config, range(model.config.num_classes + 1), names=names)
+        load(folder)
         return True
     if not isinstance(model, EpsModel):
         raise ValueError(f"a {type(model).__name__} cannot be written as a pipeline")
     weights = {k: v.detach().cpu().contiguous().clone() for k, v in model.net.state_dict().items()}
-    if model.config.kind not in KINDS:
+    kind, cfg = type(model.net).__name__, model.config
+    if kind not in KINDS:
         store.write_bytes(folder / "model.safetensors", save(weights, metadata={"format": "pt"}))
-        store.write_json(folder / "dashkit.json", {"module": model.config.kind, "rows": model.config.rows})
+        store.write_json(folder / "dashkit.json", {"module": cfg.kind, "rows": cfg.rows})
         return False
     store.write_bytes(folder / export.NETWORK / WEIGHTS, save(weights, metadata={"format": "pt"}))
-    settings = json.loads(model.config.settings) | {"_class_name": model.config.kind}
+    settings = json.loads(cfg.settings) | {"_class_name": kind, "sample_size": cfg.size}
     store.write_json(folder / export.NETWORK / export.CONFIG, settings)
     config = scheduler_config(schedule, model.prediction, scheduler)
-    export.write_around(folder, config, model.config.rows, names=names, kind=model.config.kind)
+    export.write_around(folder, config, cfg.rows, names=names, kind=kind)
+    _open_again(folder, kind, cfg)
     return True
+
+
+def _open_again(folder: Path, kind: str, config: Other) -> None:
+    """Raise ValueError unless this kit reads the pipeline in a folder, and diffusers draws a picture from it."""
+    from dashkit.interop.pipeline import GuidedPipeline
+
+    diffusers, index = _diffusers(), store.read_json(folder / export.INDEX)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            rows = load(folder).model.config.num_classes, index["null_label"]
+            net = getattr(diffusers, kind).from_pretrained(folder / export.NETWORK, local_files_only=True,
+                                                           low_cpu_mem_usage=False)
+            scheduler = diffusers.DDIMScheduler.from_config(store.read_json(folder / export.SCHEDULER))
+            pipe = GuidedPipeline(net.eval(), scheduler, index["id2label"], index["null_label"])
+            pipe.set_progress_bar_config(disable=True)
+            drawn = pipe(config.rows[0], num_inference_steps=1, output_type="pt").images
+    except Exception as error:                   # a config that nobody has tried fails in any way
+        raise ValueError(f"{folder} was written, and cannot be opened again ({type(error).__name__}: "
+                         f"{' '.join(str(error).split())[:200]})") from error
+    if rows != (config.num_classes, config.rows[-1]) or drawn.shape != (1, config.channels, config.size, config.size):
+        raise ValueError(f"{folder} was written, and is another network when it is opened again")
 
 
 class Shape(NamedTuple):
@@ -334,12 +359,12 @@ def _rows(config: Mapping[str, Any], kind: str, labels: object, null_label: int 
     count: Any = config.get("num_class_embeds") if kind == "UNet2DModel" else config.get("num_embeds_ada_norm", 1000)
     if kind != "UNet2DModel":                     # its table has one row more, for labels that were dropped
         count, null_label = count + 1, count if null_label is None else null_label
+    known = {int(k) for k in labels} if isinstance(labels, Mapping) and all(str(k).isdigit() for k in labels) else None
     if kind == "UNet2DModel" and config.get("class_embed_type") == "timestep" and isinstance(null_label, int):
-        count = max(null_label, images.num_classes if images else 0) + 1
+        count = max(null_label, images.num_classes if images else 0, *(known or ())) + 1
     if not isinstance(count, int) or config.get("class_embed_type") not in (None, "timestep"):
         raise ValueError(f"{folder} takes no class numbers (num_class_embeds is {config.get('num_class_embeds')!r}, "
                          f"class_embed_type {config.get('class_embed_type')!r}): without classes there is no guidance")
-    known = {int(k) for k in labels} if isinstance(labels, Mapping) and all(str(k).isdigit() for k in labels) else None
     if null_label == RANDOM:
         return tuple(range(count)), None
     if null_label is None:

@@ -24,7 +24,7 @@ class GuidedPipeline(DiffusionPipeline):
     """Images of classes: `pipe(class_labels=[0, 1], guidance_scale=1.5, num_inference_steps=50).images`.
 
     `id2label` names the classes: {"0": "cat", ...}.  `null_label` means "no class": if it is not given, the last row of
-    the network's class table.
+    the network's class table.  ValueError if it is not given, and the network has no such table.
     """
 
     model_cpu_offload_seq = "unet"
@@ -35,9 +35,13 @@ class GuidedPipeline(DiffusionPipeline):
         self.register_modules(unet=unet, scheduler=scheduler)
         self.register_to_config(id2label=id2label, null_label=null_label)
         self.labels = {name: int(number) for number, name in (id2label or {}).items()}
-        config = unet.config                                 # the last row of the network's class table:
-        self.last = config.num_class_embeds - 1 if "num_class_embeds" in config else config.num_embeds_ada_norm
-        self.null_label = self.last if null_label is None else null_label
+        config = unet.config
+        rows = config.get("num_class_embeds")                # of the network's class table; some have none
+        last = config.get("num_embeds_ada_norm") if rows is None else rows - 1
+        if last is None and null_label is None:
+            raise ValueError("the network has no table of classes, so null_label must say what it takes for no class")
+        self.null_label = last if null_label is None else null_label
+        self.last = max(*self.labels.values(), self.null_label, 0) if last is None else last
 
     def get_label_ids(self, labels: str | int | Sequence[str | int]) -> list[int]:
         """The numbers of classes given by name or by number; ValueError for a class that the network does not have."""
@@ -68,10 +72,14 @@ class GuidedPipeline(DiffusionPipeline):
         With the prediction c for the class and u for no class, a step uses u + w (c - u): the scale w is 1 for no
         guidance, 0 for no class, or a table of one w for each of the T timesteps.  `latents` (B, C, H, W) is the noise
         to start from.  `output_type` is pil, np, (B, H, W, C) in [0, 1], or pt, (B, C, H, W) in [-1, 1], as the network
-        gives it.  ValueError for other values.
+        gives it.  A network of latents gives no pictures: its `output_type` is pt or latent, both (B, C, H, W) of any
+        size, for the VAE that encoded what it was trained on.  ValueError for other values.
         """
         T, device = self.scheduler.config.num_train_timesteps, self.unet.device
-        if output_type not in ("pil", "np", "pt"):
+        if not self.scheduler.config.clip_sample and output_type not in ("pt", "latent"):
+            raise ValueError(f'this network draws latents, not pictures: take output_type="pt", not {output_type!r}, '
+                             "and decode them with the VAE that encoded its training images")
+        if self.scheduler.config.clip_sample and output_type not in ("pil", "np", "pt"):
             raise ValueError(f"output_type must be pil, np or pt, not {output_type!r}")
         steps = _whole(num_inference_steps)
         if not 1 <= steps <= T:
@@ -104,10 +112,10 @@ class GuidedPipeline(DiffusionPipeline):
             eps = (x - signal * x0) / noise              # again, so that x0 and eps still explain x
             x = x0 if earlier is None else alphas[earlier].sqrt() * x0 + (1 - alphas[earlier]).sqrt() * eps
 
-        images = x if output_type == "pt" else ((x + 1) / 2).clamp(0, 1).cpu().permute(0, 2, 3, 1).float().numpy()
-        if output_type == "pil":
-            images = self.numpy_to_pil(images)
-        return ImagePipelineOutput(images=images)
+        if output_type in ("pt", "latent"):
+            return ImagePipelineOutput(images=x)
+        images = ((x + 1) / 2).clamp(0, 1).cpu().permute(0, 2, 3, 1).float().numpy()
+        return ImagePipelineOutput(images=self.numpy_to_pil(images) if output_type == "pil" else images)
 
     def _guided(self, x: torch.Tensor, t: int, labels: torch.Tensor, w: float) -> torch.Tensor:
         """The guided prediction (B, C, H, W) at timestep t; one pass of the network where w is 0 or 1, else both."""

@@ -21,10 +21,7 @@ from dashkit.experiments.run import SAMPLING_SEED, Run
 from dashkit.experiments.turns import seconds_since_start
 from dashkit.interop import networks
 from dashkit.interop.networks import Source
-from dashkit.interop.schedules import scheduler_config
-from dashkit.method.arms import objective
 from dashkit.method.sampling import sample
-from dashkit.method.unet import UNetConfig
 from dashkit.storage import paths, provenance, store
 
 if TYPE_CHECKING:
@@ -82,15 +79,6 @@ def write_student_report(path: Path | str, run: Run, models: Mapping[str, nn.Mod
             index=False, border=0, float_format="{:.4g}".format))
     store.write_bytes(Path(path), page.encode())
     return said
-
-
-def check_student(run: Run) -> None:
-    """Raise ValueError if the student of the first arm is none that `write_student` can write."""
-    arm = run.profile.arms[0]
-    if objective(arm).reuses or objective(arm).student == "single_head":
-        raise ValueError(f"{arm} is no network that diffusers could sample from; put another arm first in arms")
-    if isinstance(run.student, UNetConfig) and isinstance(run.profile.teacher, Source):
-        scheduler_config(run.schedule, "epsilon", run.given.diffusion.config or None)
 
 
 def write_student(folder: Path, run: Run, student: nn.Module) -> None:

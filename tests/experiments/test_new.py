@@ -122,8 +122,37 @@ def test_a_student_of_ours_or_of_ones_own(tmp_path, monkeypatch):
     for name, message in (("mute", "the student ignores its label: its output is the same for every class"),
                           ("large", r"the student has [\d,]+ parameters and the teacher [\d,]+: a student is smaller")):
         with pytest.raises(ValueError, match=message):
-            check_run(Run(write_profile(tmp_path / f"{name}.toml", Wish(images, place, f"my_students:{name}"),
-                                        device="cpu").profile))
+            write_profile(tmp_path / f"{name}.toml", Wish(images, place, f"my_students:{name}"), device="cpu")
+
+
+def test_a_student_that_could_not_be_trained_or_written_gets_no_profile(tmp_path, monkeypatch, capsys):
+    class Eps(torch.nn.Module):
+        null_label = 3
+
+        def __init__(self, prediction="epsilon", **more):
+            super().__init__()
+            self.table, self.prediction_type = torch.nn.Embedding(4, 64), prediction
+            vars(self).update(more)
+
+        def forward(self, x_t, t, y):
+            return x_t * self.table(y).reshape(x_t.shape)
+
+    module = type(sys)("my_students")
+    module.eps, module.x0, module.linear = Eps, lambda: Eps("sample"), lambda: Eps(
+        "sample", alphas_cumprod=torch.linspace(0.99, 0.01, 1000))
+    monkeypatch.setitem(sys.modules, "my_students", module)
+    place = teacher(tmp_path / "T")
+    DDPMScheduler(beta_schedule="scaled_linear", prediction_type="sample", rescale_betas_zero_snr=True).save_pretrained(
+        place / "scheduler")
+    images = str(pictures(tmp_path / "p"))
+    for student, message in (("eps", "zero terminal SNR: .* a function whose module has prediction_type"), ("linear", (
+            "the student has another noise schedule than its teacher"))):
+        typed = ["new", str(tmp_path / "my.toml"), "--images", images, "--teacher", str(place), "--student",
+                 f"my_students:{student}", "--device", "cpu"]
+        assert cli.main(typed) == 2
+        said = capsys.readouterr().err
+        assert re.search(message, said) and said.count("\n") == 1 and not (tmp_path / "my.toml").exists()
+    write_profile(tmp_path / "my.toml", Wish(images, str(place), "my_students:x0"), device="cpu")
 
 
 SHAPES = {

@@ -1,13 +1,16 @@
 """Students of diffusers' own classes, exported: diffusers loads them and samples as we do."""
 
+from functools import partial
+
 import pytest
 import torch
-from diffusers import DDPMScheduler, DiffusionPipeline
+from diffusers import DDPMScheduler, DiffusionPipeline, UNet2DModel
 from diffusers.utils import dynamic_modules_utils
 from safetensors.torch import load_file
 from test_foreign_networks import SHAPE, Plain, dit, unet, write
 
 from dashkit.interop import export, networks
+from dashkit.interop.pipeline import GuidedPipeline
 from dashkit.method.sampling import sample
 from dashkit.method.schedule import Schedule
 from dashkit.method.unet import UNet, UNetConfig
@@ -21,6 +24,13 @@ CASES = {
     "dit": (dit, DDPMScheduler(beta_schedule="linear"), {}),
     "zero_snr": (unet, DDPMScheduler(beta_schedule="linear", prediction_type="v_prediction",
                                      rescale_betas_zero_snr=True), {}),
+    # what a config leaves open, or says in another way
+    "size_twice": (partial(unet, sample_size=(8, 8)), DDPMScheduler(beta_schedule="linear"), {}),
+    "no_size": (partial(unet, sample_size=None, out_channels=2), DDPMScheduler(beta_schedule="linear"), {}),
+    "no_table": (partial(unet, class_embed_type="timestep", num_class_embeds=None),
+                 DDPMScheduler(beta_schedule="linear"), {"null_label": 10}),
+    "no_table_null_first": (partial(unet, class_embed_type="timestep", num_class_embeds=None, sample_size=[8, 8]),
+                            DDPMScheduler(beta_schedule="linear", prediction_type="sample"), {"null_label": 0}),
 }
 
 
@@ -84,3 +94,45 @@ def test_of_a_users_module_the_weights_are_written(tmp_path, monkeypatch):
     weights = load_file(tmp_path / "model.safetensors")
     assert all(torch.equal(v, weights[k]) for k, v in found.model.net.state_dict().items())
     assert not (tmp_path / export.INDEX).exists()
+
+
+def test_a_student_of_latents_draws_no_pictures_and_says_what_to_do(tmp_path, loaded):
+    found = networks.load(write(tmp_path / "T", dit(in_channels=4, out_channels=8), part="transformer"))
+    schedule = Schedule(found.diffusion.schedule.alphas_cumprod, None)
+    networks.write(found.model.config.changed({}).make().eval(), tmp_path / "S", schedule=schedule,
+                   scheduler=found.diffusion.config)
+    pipe = loaded(tmp_path / "S")
+    for how in ({}, {"output_type": "np"}):
+        with pytest.raises(ValueError, match=r'draws latents, not pictures: take output_type="pt".*decode them with the'):
+            pipe([0], num_inference_steps=1, **how)
+    drawn = [pipe([0, 3], num_inference_steps=2, generator=torch.Generator().manual_seed(0), output_type=kind).images
+             for kind in ("pt", "latent")]
+    assert drawn[0].shape == (2, 4, 8, 8) and torch.equal(*drawn)
+
+
+def test_a_folder_that_cannot_be_opened_again_is_named(tmp_path, monkeypatch):
+    found = networks.load(write(tmp_path / "T", unet()), images=SHAPE)
+    monkeypatch.setattr(GuidedPipeline, "__call__", lambda *a, **k: 1 + None)
+    with pytest.raises(ValueError, match=r"S was written, and cannot be opened again \(TypeError"):
+        networks.write(found.model.config.changed({}).make().eval(), tmp_path / "S", schedule=found.diffusion.schedule)
+
+
+def test_a_function_may_return_a_network_of_diffusers(tmp_path, monkeypatch):
+    """It is called as what it is, however it was named, and written as a pipeline."""
+    import sys
+    module = type(sys)("my_unets")
+    module.small = partial(unet, block_out_channels=(4, 8))
+    module.other = lambda: Own(**unet().config)
+    monkeypatch.setitem(sys.modules, "my_unets", module)
+    diffusion = networks.load(write(tmp_path / "T", unet()), images=SHAPE).diffusion
+    for name, whole in (("small", True), ("other", False)):
+        student = networks.described(networks.Source(8, 1, 10, f"my_unets:{name}"), diffusion).make().eval()
+        assert not networks.ignores_label(student)
+        with torch.no_grad():
+            assert student(torch.ones(3, 1, 8, 8), torch.tensor([5, 6, 7]), Y).shape == (3, 1, 8, 8)
+        assert networks.write(student, tmp_path / name, schedule=diffusion.schedule) is whole
+    assert networks.load(tmp_path / "small").model.config.num_classes == 10
+
+
+class Own(UNet2DModel):
+    null_label = 10

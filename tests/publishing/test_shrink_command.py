@@ -95,13 +95,18 @@ def test_a_student_that_no_pipeline_holds_is_refused_before_any_training(place, 
 
 def test_a_schedule_that_a_student_of_ours_cannot_say_is_refused_before_any_training(place, capsys, monkeypatch):
     folder = teacher(place / "T")
-    DDPMScheduler(beta_schedule="linear", prediction_type="v_prediction", rescale_betas_zero_snr=True).save_pretrained(
-        folder / "scheduler")
     wish = Wish(str(place / "pics"), str(folder), "ours")
     profile = write_profile(place / "my.toml", wish, device="cpu").path
+    DDPMScheduler(beta_schedule="linear", prediction_type="v_prediction", rescale_betas_zero_snr=True).save_pretrained(
+        folder / "scheduler")
     monkeypatch.setattr(training, "get_students", _never)
     assert cli.main(["shrink", str(profile), "--device", "cpu", *SET]) == 2
-    assert "zero terminal SNR" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "the student predicts the noise, and its teacher's schedule has zero terminal SNR" in said
+    with pytest.raises(ValueError, match=r"the student predicts the noise, .* \(--student teacher\)"):
+        write_profile(place / "again.toml", wish, device="cpu")
+    assert not (place / "again.toml").exists()
+    write_profile(place / "again.toml", wish._replace(student="teacher"), device="cpu")
 
 
 @pytest.mark.parametrize(("text", "message"), [
