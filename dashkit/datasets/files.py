@@ -1,5 +1,6 @@
 """Images from arrays and folders, and as one .npz file."""
 
+import hashlib
 import math
 import operator
 import tokenize
@@ -7,6 +8,7 @@ import unicodedata
 import warnings
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -175,9 +177,9 @@ def from_folder(folder: Path | str, *, size: int, channels: int = 3, held_out: f
     """Images of your own: one subfolder a class, in the order of their names, which the classes keep.
 
     The folder may have two parts, such as train/ and test/, with the same classes in both; else a fixed share
-    `held_out` of each class is held out, at least one image.  Each image is turned as its camera says, laid on white
-    where it is transparent, cropped to its central square and reduced to `size` pixels; of an animation the first
-    picture counts.  What operating systems leave in folders is skipped (`LEFT_BEHIND`, hidden files).
+    `held_out` of each class is held out, at least one image, and equal images together.  Each image is turned as its
+    camera says, laid on white where it is transparent, cropped to its central square and reduced to `size` pixels; of
+    an animation the first picture counts.  What operating systems leave in folders is skipped (`LEFT_BEHIND`, hidden files).
 
     ValueError names, all at once, the images outside a class, the folders inside one, the classes with too few images,
     and the files that are no image, are damaged, are smaller than `size`, have more than 8 bits a channel or
@@ -199,7 +201,8 @@ def from_folder(folder: Path | str, *, size: int, channels: int = 3, held_out: f
     for label, name in enumerate(names):
         files = [part[name] for part in parts]
         if len(parts) == 1:
-            files = [[files[0][i] for i in half] for half in _halves(len(files[0]), held_out)]
+            halves = _halves([pixels[f] for f in files[0]], held_out)
+            files = [[files[0][i] for i in half] for half in halves]
         train += [(pixels[f], label) for f in files[0]]
         test += [(pixels[f], label) for f in files[1]]
     arrays = (np.stack([p for p, _ in part]) if i == 0 else np.array([y for _, y in part])
@@ -207,10 +210,39 @@ def from_folder(folder: Path | str, *, size: int, channels: int = 3, held_out: f
     return from_arrays(*arrays, names=names)
 
 
-def _halves(count: int, held_out: float) -> tuple[np.ndarray, np.ndarray]:
-    """Which of `count` images of a class are learned from, and which are held out: a fixed share, at least one."""
-    n, order = min(max(1, round(held_out * count)), count - 1), np.random.default_rng(0).permutation(count)
-    return order[n:], order[:n]
+def _halves(pictures: Sequence[np.ndarray], held_out: float) -> tuple[np.ndarray, np.ndarray]:
+    """Which images of a class are learned from, and which are held out: a fixed share, at least one.
+
+    Equal images go to the same part, unless the class has no two different ones.
+    """
+    groups: dict[bytes, list[int]] = {}
+    for i, digest in enumerate(_digests(pictures)):
+        groups.setdefault(digest, []).append(i)
+    places = list(groups.values()) if len(groups) > 1 else [[i] for i in range(len(pictures))]
+    n = min(max(1, round(held_out * len(places))), len(places) - 1)
+    order = np.random.default_rng(0).permutation(len(places))
+    train, test = (np.concatenate([places[k] for k in half]) for half in (order[n:], order[:n]))
+    return train, test
+
+
+def _digests(pictures: Sequence[np.ndarray]) -> list[bytes]:
+    return [hashlib.sha256(p.tobytes()).digest() for p in pictures]
+
+
+def said_of_copies(images: Images) -> str:
+    """A sentence about images that are there more than once, as the network sees them; nothing if none are."""
+    train, test = (_digests(part.cpu().numpy()) for part in (images.pixels, images.test_pixels))
+    copies = len(train) + len(test) - len({*train, *test})
+    if not copies:
+        return ""
+    of_train = set(train)
+    seen = sum(d in of_train for d in test)
+    classes = {*zip(train, images.labels.tolist(), strict=True), *zip(test, images.test_labels.tolist(), strict=True)}
+    several = sum(n > 1 for n in Counter(d for d, _ in classes).values())
+    held_out = f"{seen:,} of the {len(test):,} held-out ones are also learned from" if seen else (
+        "no held-out one is also learned from")
+    return (f"{copies:,} of the {len(train) + len(test):,} {'latents' if images.latent else 'pictures'} are copies of "
+            f"others; {held_out}{f'; in more than one class: {several:,}' if several else ''}")
 
 
 def from_npz(path: Path | str, *, held_out: float = 0.1) -> Images:
@@ -248,7 +280,7 @@ def _split(pixels: np.ndarray, labels: np.ndarray, held_out: float) -> list[np.n
         places = np.flatnonzero(labels == k)
         if len(places) < 2:
             raise ValueError(f"class {k} has 1 image; it needs two: to learn and to test")
-        parts.append([places[half] for half in _halves(len(places), held_out)])
+        parts.append([places[half] for half in _halves(pixels[places], held_out)])
     train, test = (np.concatenate(half) for half in zip(*parts, strict=True))
     return [pixels[train], labels[train], pixels[test], labels[test]]
 

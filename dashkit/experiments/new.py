@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from dashkit.datasets.files import said_of_copies
 from dashkit.datasets.look import Look, check_classes, check_pictures, levels, look, proposed_size
 from dashkit.datasets.sources import DATASETS
 from dashkit.experiments import budget
@@ -305,6 +306,8 @@ def _said(found: Look, shapes: Shapes, run: Run, times: Mapping[str, object]) ->
             f"{max(found.counts):,} a class, the smallest of {found.height} x {found.width} pixels{cut}."]
     if found.grey and not found.exact and found.grey < sum(found.counts):
         said.append(f"{found.grey:,} of them are grey, so all are taken as grey; convert them to keep colour.")
+    if copies := said_of_copies(run.images):
+        said.append(f"{copies}.")
     big, small = shapes.parameters
     whole = "from elsewhere" if run.teacher_is_given else "to be trained here"
     said.append(f"The teacher ({whole}) has {big:,} parameters, the student {small:,}: {big / small:.1f} times fewer.")

@@ -15,6 +15,7 @@ from torch import nn
 from dashkit.analysis.costs import guided_latencies
 from dashkit.analysis.readings import BIN_BOUNDS, BOUNDS, Gap, Reading, measure_gap, readings, summary
 from dashkit.classroom import plots
+from dashkit.datasets.files import said_of_copies
 from dashkit.experiments.budget import format_seconds
 from dashkit.experiments.progress import progress_bar
 from dashkit.experiments.run import SAMPLING_SEED, Run
@@ -71,7 +72,7 @@ def write_student_report(path: Path | str, run: Run, models: Mapping[str, nn.Mod
                   f"passes a step. Seconds are the median of one guided step of 16 images on {device}.",
         bounds=", ".join(f"{_WORDS[k]} {lo:g} to {hi:g}" for k, (lo, hi) in BOUNDS.items())
                + f"; in a tenth of the timesteps, size {BIN_BOUNDS[0]:g} to {BIN_BOUNDS[1]:g}",
-        made=_facts(run) | _training(run, students) | {
+        made=_facts(run, students) | _training(run, students) | {
             "sampling": f"DDIM, {run.profile.sample_steps} steps, {run.profile.samples:,} samples for each scale",
             "time": f"{format_seconds(seconds_since_start())}, from the start of the command to this page",
             "made": f"{made['written']} on {device}, dashkit {made['commit']}, torch {made['versions']['torch']}"},
@@ -214,13 +215,19 @@ def _typed(word: str | os.PathLike) -> str:
     return path.relative_to(here).as_posix() if path.is_absolute() and path.is_relative_to(here) else os.fspath(word)
 
 
-def _facts(run: Run) -> dict[str, str]:
+def _facts(run: Run, students: Sequence[str]) -> dict[str, str]:
     """What the networks and the pictures are."""
+    here = set(students) <= set(run.profile.arms)
+    seen = "" if not isinstance(run.profile.teacher, Source) else (
+        f" (a {'teacher' if here else 'network'} from elsewhere may have learned from them)")
     images, shape = run.images, " x ".join(map(str, run.images.shape))
     names = [images.class_name(k) for k in range(min(images.num_classes, 12))]
-    found = {"pictures": f"{len(images.labels):,} to learn from, {len(images.test_labels):,} held out, {shape}",
+    found = {"pictures": f"{len(images.labels):,} to learn from, {len(images.test_labels):,} held out"
+                         f"{' from the students' if here else ''}{seen}, {shape}",
              "classes": f"{images.num_classes}: {', '.join(names)}{', …' if images.num_classes > len(names) else ''}",
              "timesteps": f"T = {run.profile.T}"}
+    if copies := said_of_copies(images):
+        found["copies"] = copies
     if isinstance(run.profile.teacher, Source):
         config, diffusion = run.given.model.config, run.given.diffusion
         found["teacher"] = f"{getattr(config, 'kind', 'UNet of this kit')}, predicts {diffusion.prediction}"

@@ -1,5 +1,6 @@
 """Images of your own: folders as people, cameras and operating systems leave them."""
 
+import hashlib
 import io
 import os
 import warnings
@@ -72,6 +73,63 @@ def test_a_data_set_is_written_as_a_folder_that_gives_the_same_images(tmp_path, 
     assert files.from_folder(tmp_path / "few", size=6, channels=channels).labels.tolist() == [0, 0, 1, 1]
     with pytest.raises(FileExistsError):
         files.save_folder(images, tmp_path / "few")
+
+
+def scattered(n, seed, size=8):
+    return np.random.default_rng(seed).integers(0, 256, (n, size, size, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("kind", ["folder", "npz"])
+def test_copies_of_a_picture_are_held_out_together(tmp_path, kind):
+    """Every picture is there three times, once as another file; one of a class is enough to tell on."""
+    arrays, labels = [], []
+    for k, name in enumerate(("cat", "dog", "emu")):
+        for i, x in enumerate(scattered(20, k)):
+            (tmp_path / name).mkdir(exist_ok=True)
+            for copy in ("a.png", "b copy.png", "c.bmp"):
+                Image.fromarray(x).save(tmp_path / name / f"{i:02d}{copy}")
+                arrays, labels = [*arrays, x.transpose(2, 0, 1)], [*labels, k]
+    np.savez(tmp_path / "own.npz", pixels=np.stack(arrays), labels=np.array(labels))
+    path = tmp_path / "own.npz"
+    if kind == "folder":
+        path.unlink()
+        path = tmp_path
+    images = sources.load_own(str(path), size=8, channels=3)
+    train, test = ([x.numpy().tobytes() for x in part] for part in (images.pixels, images.test_pixels))
+    assert len(test) == 18 and len(set(test)) == 6 and not {*train} & {*test} and len(train) == 162
+    assert images.test_labels.bincount().tolist() == [6, 6, 6]
+    assert files.said_of_copies(images) == (
+        "120 of the 180 pictures are copies of others; no held-out one is also learned from")
+
+
+def test_copies_in_given_parts_and_in_several_classes_are_said():
+    x = torch.from_numpy(scattered(6, 0)).permute(0, 3, 1, 2).contiguous()
+    labels = torch.tensor([0, 1, 0, 1])
+    assert files.said_of_copies(Images(x[:4], labels, x[4:], labels[:2])) == ""
+    mixed = Images(x[[0, 1, 2, 0]], labels, x[[1, 2, 3]], torch.tensor([1, 0, 1]))
+    assert files.said_of_copies(mixed) == (
+        "3 of the 7 pictures are copies of others; 2 of the 3 held-out ones are also learned from; in more than one "
+        "class: 1")
+
+
+@pytest.mark.parametrize(("count", "share"), [(2, 0.1), (7, 0.1), (25, 0.1), (25, 0.4), (300, 0.03)])
+def test_pictures_without_copies_are_divided_as_ever(count, share):
+    order, n = np.random.default_rng(0).permutation(count), min(max(1, round(share * count)), count - 1)
+    train, test = files._halves(scattered(count, 1), share)
+    assert train.tolist() == order[n:].tolist() and test.tolist() == order[:n].tolist()
+    same = files._halves(np.zeros((count, 3, 8, 8)), share)                  # of one picture alone, too
+    assert [part.tolist() for part in same] == [train.tolist(), test.tolist()]
+
+
+def test_a_folder_with_copies_is_another_data_set_than_before(tmp_path):
+    """What was trained on pictures that are held out now is not taken for trained."""
+    plain = sources.digest_of(classes(tmp_path / "a", n=1))
+    for kind in ("cat", "dog"):
+        (tmp_path / "a" / kind / "1.png").write_bytes((tmp_path / "a" / kind / "0.png").read_bytes())
+    copied, listed = sources.digest_of(tmp_path / "a"), hashlib.sha256()
+    for file in sorted((tmp_path / "a").rglob("*.png")):
+        listed.update(f"\0{file.relative_to(tmp_path / 'a').as_posix()}\0{store.sha256(file)}".encode())
+    assert plain != copied != listed.hexdigest()
 
 
 # -------------------------------------------------------------------------------------------------------- transparency

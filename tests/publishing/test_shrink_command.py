@@ -55,6 +55,7 @@ def test_a_teacher_from_elsewhere_becomes_a_student_and_a_report(place, capsys):
     page = (out / "report.html").read_text()
     assert "dash" in page and "scratch" in page and page.count("Size of the gap") == 2
     assert "dash and scratch side by side, 4 steps of 8 pictures, seed 43" in page and "--seed 43" in page
+    assert "3 held out from the students (a teacher from elsewhere may have learned from them)" in page
     assert "# A profile for pics" in page and "teacher, dash and scratch, one column" in page
     again = {p: p.stat().st_mtime_ns for p in place.rglob("final.safetensors")}
     assert cli.main(["shrink", str(profile), "--device", "cpu", "--seed", "43", *SET]) == 0    # nothing anew

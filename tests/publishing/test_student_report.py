@@ -57,7 +57,8 @@ def test_two_folders_and_pictures_become_one_page(tmp_path, pair, capsys):
     assert done == 0 and capsys.readouterr().out.strip().endswith("report.html")
     page = out.read_text()
     assert page.count("data:image/png;base64,") == 6 and not re.search(r'(src|href)="(?!data:|https://arxiv)', page)
-    for said in ("kind 0002", "Size of the gap", "fewer parameters", "E|g", "--set samples=12 --set", "All measure"):
+    for said in ("kind 0002", "15 to learn from, 3 held out (a network from elsewhere may have learned from them)",
+                 "Size of the gap", "fewer parameters", "E|g", "--set samples=12 --set", "All measure"):
         assert said in page
     assert all(re.search(r'alt="[^"]{20,}"', image) for image in re.findall(r"<img [^>]*>", page))
     assert "nan" not in re.sub(r"base64,[^\"]*", "", page).lower().split("all measurements")[0]
