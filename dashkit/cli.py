@@ -328,8 +328,8 @@ def _new(options: argparse.Namespace) -> int:
 
     wish = Wish(options.images, options.teacher, options.student, options.factor, options.hours, _null(options.null))
     written = write_profile(options.profile, wish, device=options.device)
-    print(*written.said, written.path, f"to train the students, type: {environment.kit(f'shrink {options.profile}')}",
-          sep="\n")
+    typed = environment.kit(f"shrink {environment.quoted(options.profile)}")
+    print(*written.said, written.path, f"to train the students, type: {typed}", sep="\n")
     return 0
 
 

@@ -175,7 +175,7 @@ def _kernel() -> Finding:
         return Finding("kernel", False, f"Jupyter cannot be imported ({error}). "
                                         f"Fix: {environment.repair('jupyterlab', 'ipykernel')}")
 
-    fix = f"Fix: {sys.executable} -m ipykernel install --sys-prefix --name python3"
+    fix = f"Fix: {environment.quoted(sys.executable)} -m ipykernel install --sys-prefix --name python3"
     try:
         spec = KernelSpecManager().get_kernel_spec("python3")
         own = spec.argv[0] in ("python", "python3")               # jupyter_client takes its own Python for these

@@ -56,21 +56,21 @@ def task(words: str) -> str:
 
 def kit(words: str) -> str:
     """What to type in a fresh shell for a command of the kit, such as "fetch cifar10"."""
-    return task(f"dashkit {words}") if is_active() else f"{_quoted(sys.executable)} -m dashkit {words}"
+    return task(f"dashkit {words}") if is_active() else f"{quoted(sys.executable)} -m dashkit {words}"
 
 
 def install(extra: str = "") -> str:
     """What to type in a fresh shell to install the requirements, and those of an extra such as "scale"."""
     if is_active():
         return task(f"install {extra}".strip())
-    return f"{_quoted(sys.executable)} -m pip install {' '.join(map(_quoted, requirements(extra)))}"
+    return f"{quoted(sys.executable)} -m pip install {quoted(*requirements(extra))}"
 
 
 def repair(*requirements: str) -> str:
     """What to type where installed packages are broken: the environment anew, or these packages in a foreign one."""
     if is_active():
         return task("install --fresh")
-    return f"{_quoted(sys.executable)} -m pip install --force-reinstall {' '.join(map(_quoted, requirements))}"
+    return f"{quoted(sys.executable)} -m pip install --force-reinstall {quoted(*requirements)}"
 
 
 def requirements(extra: str = "") -> list[str]:
@@ -83,8 +83,17 @@ def requirements(extra: str = "") -> list[str]:
     return [f.split(";")[0].strip() for f in found if (marker in f if marker else "extra ==" not in f)]
 
 
-def _quoted(word: str) -> str:
-    return subprocess.list2cmdline([word]) if WINDOWS else shlex.quote(word)
+def quoted(*words: str) -> str:
+    """Words as they are typed in a shell of this system, which then takes each for one word; so is every command that
+    holds a user's path."""
+    return " ".join(map(_for_windows, words)) if WINDOWS else shlex.join(words)
+
+
+def _for_windows(word: str) -> str:
+    """A word for cmd.exe and PowerShell: they know double quotes alone, and > < & | , and others mean something."""
+    if re.fullmatch(r"[\w.:\\/+=~-]+", word):
+        return word
+    return subprocess.list2cmdline([word]) if re.search(r'[\s"]', word) or not word else f'"{word}"'
 
 
 # ------------------------------------------------------------------------------------------------------------- pins

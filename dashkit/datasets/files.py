@@ -179,7 +179,8 @@ def from_folder(folder: Path | str, *, size: int, channels: int = 3, held_out: f
     The folder may have two parts, such as train/ and test/, with the same classes in both; else a fixed share
     `held_out` of each class is held out, at least one image, and equal images together.  Each image is turned as its
     camera says, laid on white where it is transparent, cropped to its central square and reduced to `size` pixels; of
-    an animation the first picture counts.  What operating systems leave in folders is skipped (`LEFT_BEHIND`, hidden files).
+    an animation the first picture counts.  What operating systems leave in folders is skipped (`LEFT_BEHIND`, hidden
+    files).
 
     ValueError names, all at once, the images outside a class, the folders inside one, the classes with too few images,
     and the files that are no image, are damaged, are smaller than `size`, have more than 8 bits a channel or

@@ -1,7 +1,6 @@
 """The report of a student beside its teacher: one page, one file, pictures inside."""
 
 import os
-import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -12,6 +11,7 @@ import torch
 from jinja2 import Environment
 from torch import nn
 
+from dashkit import environment
 from dashkit.analysis.costs import guided_latencies
 from dashkit.analysis.readings import BIN_BOUNDS, BOUNDS, Gap, Reading, measure_gap, readings, summary
 from dashkit.classroom import plots
@@ -207,7 +207,7 @@ def _axes() -> "Axes":
 def command_line(*words: str | os.PathLike) -> str:
     """A command as it is typed in the project's folder; what lies below the current folder is named from there."""
     start = (paths.PYTHON, "run.py", "dashkit") if paths.IS_PROJECT else ("dashkit",)
-    return shlex.join([*start, *map(_typed, words)])
+    return environment.quoted(*start, *map(_typed, words))
 
 
 def _typed(word: str | os.PathLike) -> str:

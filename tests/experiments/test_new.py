@@ -10,7 +10,7 @@ import torch
 from diffusers import DDPMScheduler, UNet2DModel
 from PIL import Image
 
-from dashkit import cli
+from dashkit import cli, environment
 from dashkit.experiments import budget, new
 from dashkit.experiments.new import Wish, write_profile
 from dashkit.experiments.profiles import resolve
@@ -66,6 +66,16 @@ def test_pictures_alone_become_a_profile_that_says_everything(tmp_path):
     run = Run(p)
     assert run.images.names == ("kind 0000", "kind 0001", "kind 0002")
     check_run(run)
+
+
+@pytest.mark.parametrize(("windows", "quote"), [(False, "'"), (True, '"')])
+def test_the_command_to_go_on_with_can_be_typed(tmp_path, capsys, monkeypatch, windows, quote):
+    path = tmp_path / "my first try" / "my.toml"
+    path.parent.mkdir()
+    typed = ["new", str(path), "--images", str(pictures(tmp_path / "p")), "--device", "cpu"]
+    monkeypatch.setattr(environment, "WINDOWS", windows)
+    assert cli.main(typed) == 0
+    assert capsys.readouterr().out.rstrip().endswith(f" dashkit shrink {quote}{path}{quote}")
 
 
 @pytest.mark.parametrize("hours", [0.01, 0.1, 0.5])

@@ -574,6 +574,19 @@ def test_what_to_type_depends_on_where_the_kit_is_installed(monkeypatch):
     assert shlex.split(environment.install("scale"))[4:]
 
 
+@pytest.mark.parametrize(("windows", "word", "typed"), [
+    (False, "my pictures/a.toml", "'my pictures/a.toml'"), (False, "cats&dogs", "'cats&dogs'"),
+    (False, "a.toml", "a.toml"),
+    (True, "my pictures\\a.toml", '"my pictures\\a.toml"'), (True, "C:\\cats&dogs", '"C:\\cats&dogs"'),
+    (True, "C:\\models\\T-1_b", "C:\\models\\T-1_b"), (True, "torch>=2.11,<3", '"torch>=2.11,<3"'), (True, "", '""'),
+    (True, "my dir\\", '"my dir\\\\"'), (True, "it's", '"it\'s"'), (True, "batch=32", "batch=32"),
+    (True, "Bücher\\x", "Bücher\\x"), (True, "ws=1,1.5", '"ws=1,1.5"'),
+])  # fmt: skip
+def test_a_word_with_spaces_is_one_word_in_the_shell_of_the_system(monkeypatch, windows, word, typed):
+    monkeypatch.setattr(environment, "WINDOWS", windows)
+    assert environment.quoted("fetch", word) == f"fetch {typed}"
+
+
 # --------------------------------------------------------------------------------------------------------------- pins
 
 

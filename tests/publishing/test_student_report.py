@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from dashkit import cli
+from dashkit import cli, environment
 from dashkit.analysis import readings
 from dashkit.analysis.readings import gap_intervals
 from dashkit.analysis.statistics import Interval
@@ -99,6 +99,9 @@ def test_the_command_on_the_page_is_one_that_a_reader_can_type(tmp_path, monkeyp
     typed = student_report.command_line("measure", "--images", tmp_path / "my pictures", "--teacher", "other/T")
     start = f"{paths.PYTHON} run.py dashkit" if paths.IS_PROJECT else "dashkit"
     assert typed == f"{start} measure --images 'my pictures' --teacher other/T"
+    monkeypatch.setattr(environment, "WINDOWS", True)
+    typed = student_report.command_line("measure", "--images", tmp_path / "my pictures", "--set", "ws=1,4")
+    assert typed == f'{start} measure --images "my pictures" --set "ws=1,4"'
     monkeypatch.setattr(paths, "IS_PROJECT", False)
     assert student_report.command_line("shrink", "my.toml") == "dashkit shrink my.toml"
 
