@@ -1,5 +1,7 @@
 """What a comparison of a student with its teacher says, in sentences that are computed from its numbers."""
 
+import math
+import re
 from typing import NamedTuple
 
 import numpy as np
@@ -8,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dashkit.analysis.statistics import Interval
+from dashkit.experiments.evaluation import BY_BETA
 from dashkit.experiments.run import SAMPLING_SEED, Run
 from dashkit.method.calibration import all_branches, held_out_states
 from dashkit.method.guidance import Branches, corrected_w
@@ -19,6 +22,9 @@ BIN_BOUNDS = (0.8, 1.25)
 """The same for the size of the gap in one tenth of the timesteps."""
 BINS = 10
 SMALL_GAP = 0.02         # of the noise: a teacher's gap below it is hardly there
+ALIKE = 2.0
+"""Two distances of n samples count as alike if their ratio, or its inverse, is below 1 + ALIKE / sqrt(n): another draw
+of labels and noise changes a distance about as much."""
 
 
 class Reading(NamedTuple):
@@ -95,7 +101,8 @@ def readings(run: Run, gap: Gap, results: pd.DataFrame, arm: str) -> list[Readin
     table = results[(results.arm == arm) & (results.seed == results[results.arm == arm].seed.min())]
     values = table.set_index("metric").value
     teacher = results[results.arm == "teacher"].set_index("metric").value
-    found = gap_readings(run, gap)
+    *found, _ = gap_readings(run, gap)
+    found.append(_knob(gap, max(run.profile.ws), values, samples=run.profile.samples))
     if "rho_visited" in values:
         found.append(_visited(values))
     found.append(_samples(run, values, teacher))
@@ -159,11 +166,40 @@ def _timesteps(gap: Gap, T: int) -> Reading:
     return Reading("Every timestep", YES, f"In every tenth of the timesteps the size of the gap is {bounds}.")
 
 
-def _knob(gap: Gap, w: float) -> Reading:
+def _knob(gap: Gap, w: float, values: pd.Series | None = None, *, samples: int = 0) -> Reading:
+    """Whether another scale than w brings the student nearer to the teacher at w: as its samples say, if there are."""
     beta = gap.whole["beta"].value
     other = corrected_w(w, beta)
-    return Reading("The guidance knob", PLAIN, f"To be guided most like the teacher at w = {w:g}, set this student to "
-                                               f"w = {other:.2f} (1 + (w - 1) beta, beta = {beta:.2f}).")
+    scale = f"w = {other:.2f} (1 + (w - 1) beta, beta = {beta:.2f})"
+    ratio = _nearer(values, w)
+    if not math.isfinite(beta):
+        text = "The student has no gap, so its scale changes nothing."
+    elif abs(other - w) < 0.005:
+        text = f"The gap asks for no other scale than the teacher's w = {w:g}: 1 + (w - 1) beta is {other:.2f}."
+    elif ratio is None:
+        text = (f"If the student's prediction with the class is right, {scale} has the smallest squared error from the "
+                f"teacher's guided prediction at w = {w:g}. Its samples need not be nearer to the teacher's there.")
+    else:
+        alike = _alike(values, w, samples)
+        advice = (f": to come near to it, set the student to w = {other:.2f}" if ratio < 1 / alike else
+                  ": leave the student's scale as it is" if ratio > alike else
+                  ", and which of the two is nearer is undecided: leave the student's scale as it is")
+        text = (f"At {scale} the student's samples are {ratio:.2f} times as far from those of the teacher at w = {w:g} "
+                f"as they are at w = {w:g}{advice}.")
+    return Reading("The guidance knob", PLAIN, text)
+
+
+def _nearer(values: pd.Series | None, w: float) -> float | None:
+    """The distance to the teacher's samples at the corrected scale over that at w; None if they were not measured."""
+    names = [f"frechet_teacher@{BY_BETA}", f"frechet_teacher@w={w:g}"]
+    return None if values is None or not {*names} <= {*values.index} else values[names[0]] / values[names[1]]
+
+
+def _alike(values: pd.Series, w: float, samples: int) -> float:
+    """Up to which ratio two distances count as alike; other sets of samples, where there are any, can only raise it."""
+    own = values[f"frechet_teacher@w={w:g}"]
+    others = values.filter(regex=rf"^set\d+:frechet_teacher@w={re.escape(f'{w:g}')}$")
+    return max([1 + ALIKE / math.sqrt(samples), *(max(v / own, own / v) for v in others)])
 
 
 def _visited(values: pd.Series) -> Reading:

@@ -16,7 +16,7 @@ class GapStats(NamedTuple):
 
     rho: float     # E|gS| / E|gT|              size; can be 1 with the wrong direction
     slope: float   # E<gS, gT> / E|gT|^2        the part of the teacher's gap that is there
-    beta: float    # E<gS, gT> / E|gS|^2        the part of the student's gap that is the teacher's: see `corrected_w`
+    beta: float    # E<gS, gT> / E|gS|^2        what the student's gap is multiplied by to be nearest to the teacher's
     cos: float     # E[<gS, gT> / (|gS| |gT|)]  direction, over the samples where the teacher has a gap
     r2: float      # 1 - E|gS - gT|^2 / E|gT|^2
     mse: float     # E[mean (gS - gT)^2]

@@ -115,12 +115,17 @@ def guidance_table(T: int, w: float | Tensor) -> Tensor:
 
 
 def corrected_w(w: float, beta: float) -> float:
-    """The scale w' = 1 + (w - 1) beta at which a student guides most like its teacher at w, kept in [0, 20].
+    """The scale w' = 1 + (w - 1) beta at which what a student adds to its conditional branch is nearest to what its
+    teacher adds at w, kept in [0, 20].
 
     Guided outputs are cond + (w - 1) gap.  With beta = E<gS, gT> / E|gS|^2 (`GapStats.beta`) the scale w' minimises
     E|(w' - 1) gS - (w - 1) gT|^2, whatever the student's gap holds besides the teacher's.  Dividing by the slope
     instead would repair a gap without noise, and make one with noise worse.  A student without a gap (beta is NaN)
     keeps w.
+
+    So the guided output is nearest to the teacher's at w' if the student's conditional branch is the teacher's.  If it
+    has an error e_c, the best scale has another term: it is w' - E<gS, e_c> / E|gS|^2.  And samples need not be nearer
+    where predictions are.
 
     >>> corrected_w(4.0, 0.5)
     2.5

@@ -51,6 +51,18 @@ def test_the_corrected_scale_is_the_one_that_guides_most_like_the_teacher(noise,
     assert found == pytest.approx(by_slope) if noise == 0 else error(by_slope) > 1.2 * error(found)
 
 
+@pytest.mark.parametrize("k", [0.5, 0.6, 2.0])
+def test_a_twin_is_best_at_the_teachers_scale_though_its_gap_is_another(k, generator):
+    w, (teacher, other) = 3.0, (Branches(*torch.randn((2, 40, 1, 4, 4), generator=generator)) for _ in range(2))
+    gap = k * teacher.gap + 0.2 * other.gap
+    cond = teacher.guided(w) - (w - 1) * gap                                   # so its composite loss at w is zero
+    twin, beta = Branches(cond, cond - gap), gap_stats(Branches(gap, 0 * gap), teacher).beta
+    torch.testing.assert_close(twin.guided(w), teacher.guided(w))
+    found, error = corrected_w(w, beta), cond - teacher.cond
+    assert abs(found - w) > 0.5
+    assert found - ((gap * error).sum() / (gap * gap).sum()).item() == pytest.approx(w, abs=1e-4)
+
+
 def test_a_student_without_a_gap_keeps_its_scale():
     assert corrected_w(4.0, float("nan")) == 4.0 and corrected_w(4.0, 10.0) == 20.0 and corrected_w(4.0, -1.0) == 0.0
 

@@ -19,6 +19,7 @@ from dashkit.method.calibration import gap_stats
 from dashkit.method.unet import UNet, UNetConfig
 from dashkit.publishing import student_report
 from dashkit.storage import paths
+from dashkit.storage import tables as storage_tables
 
 QUICK = ["--set", "samples=12", "--set", "states=40", "--set", "sample_steps=2", "--set", "ws=1,1.5", "--device", "cpu"]
 
@@ -204,6 +205,51 @@ def test_sentences_follow_from_the_numbers():
     assert "w = 3.10" in readings._knob(weak, 4.0).text
     said = readings.summary([readings._size(good), readings._whole(weak)])
     assert said == "Calibrated: size of the gap. Not calibrated: gap as a whole."
+
+
+def distances(corrected, plain, w=3.0, **more):
+    return pd.Series({"frechet_teacher@corrected_by_beta": corrected, f"frechet_teacher@w={w:g}": plain} | more)
+
+
+@pytest.mark.parametrize(("values", "samples", "said"), [
+    (distances(11.0, 7.4), 500, "are 1.49 times as far .* leave the student's scale as it is"),
+    (distances(3.0, 6.0), 500, "are 0.50 times as far .* set the student to w = 2.40"),
+    (distances(6.2, 6.0), 500, "are 1.03 times .* undecided"),
+    (distances(4.4, 6.0), 12, "are 0.73 times .* undecided"),                    # of so few that it may be luck
+    (distances(4.4, 6.0), 500, "are 0.73 times .* set the student"),
+    (distances(4.4, 6.0, **{"set1:frechet_teacher@w=3": 9.0}), 500, "undecided"),        # another set says as much
+    (distances(4.4, 6.0, **{"set1:frechet_teacher@w=1": 9.0}), 500, "set the student"),
+])  # fmt: skip
+def test_another_scale_is_named_only_if_samples_were_nearer_there(values, samples, said):
+    text = readings._knob(gap(beta=0.7), 3.0, values, samples=samples).text
+    assert re.search(said, text) and "beta = 0.70" in text and ("set the student to" in text) is ("set the st" in said)
+
+
+def test_without_samples_nothing_is_said_about_them():
+    text = readings._knob(gap(beta=0.7), 3.0).text
+    assert "w = 2.40" in text and "samples need not be nearer" in text and "set " not in text
+    assert "no other scale" in readings._knob(gap(), 3.0, distances(3e-11, 6e-11), samples=500).text    # noise over noise
+    none = gap()._replace(whole=gap().whole | {"beta": Interval(np.nan, np.nan, np.nan, 40)})
+    assert "no gap" in readings._knob(none, 3.0, distances(6.0, 6.0), samples=500).text
+
+
+def test_the_report_leaves_the_scale_of_students_whose_samples_it_would_spoil():
+    table = storage_tables.read_table(paths.ROOT / "data" / "results" / "cifar16" / "results.csv")
+    values = table.pivot(index=["arm", "seed"], columns="metric", values="value")
+    samples = int(table[table.metric == "frechet_teacher@w=4"].n.iloc[0])
+    said = {key: readings._knob(gap(beta=row.beta), 4.0, row.dropna(), samples=samples).text
+            for key, row in values.drop(index=["teacher", "real"], level="arm").iterrows()}
+    assert all("leave the student's scale" in text for (arm, _), text in said.items() if arm in ("dash", "scratch"))
+    assert all("set the student to" in text for (arm, _), text in said.items() if arm == "cond_only")
+
+
+def test_another_draw_of_noise_changes_a_distance_by_less_than_what_counts_as_alike():
+    table = storage_tables.read_table(paths.ROOT / "data" / "results" / "cifar16" / "results.csv")
+    values = table[~table.arm.isin(["teacher", "real"])].pivot(index=["arm", "seed"], columns="metric", values="value")
+    for w in ("1", "2", "4"):
+        ratio = values[f"frechet_teacher@w={w}"] / values[f"set1:frechet_teacher@w={w}"]
+        n = int(table[table.metric == f"frechet_teacher@w={w}"].n.iloc[0])
+        assert 0.9 < (np.maximum(ratio, 1 / ratio) < 1 + readings.ALIKE / n**0.5).mean() < 1
 
 
 class Pictures:
