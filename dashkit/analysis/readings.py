@@ -14,6 +14,7 @@ from dashkit.experiments.evaluation import BY_BETA
 from dashkit.experiments.run import SAMPLING_SEED, Run
 from dashkit.method.calibration import all_branches, held_out_states
 from dashkit.method.guidance import Branches, corrected_w
+from dashkit.method.students import compared
 
 YES, NO, OPEN, PLAIN = "calibrated", "not calibrated", "undecided", ""
 BOUNDS = {"rho": (0.9, 1.1), "slope": (0.9, 1.1), "cos": (0.9, 1.0), "r2": (0.8, 1.0)}
@@ -76,7 +77,7 @@ def gap_intervals(student: Branches, teacher: Branches, groups: Tensor, *, draws
 def measure_gap(run: Run, teacher: nn.Module, student: nn.Module) -> Gap:
     """The gap of a student beside its teacher's on the run's held-out states."""
     states = held_out_states(run.schedule, run.images, run.profile.states, seed=SAMPLING_SEED)
-    own, target = all_branches(student, states), all_branches(teacher, states)
+    own, target = (all_branches(compared(net, teacher), states) for net in (student, teacher))
     picture = torch.arange(len(states.t)) % len(run.images.test_labels)
     index = (states.t * BINS // run.profile.T).cpu()
     bins = {}

@@ -19,6 +19,7 @@ from dashkit.experiments.progress import progress_bar
 from dashkit.experiments.pruning import n_nonzero
 from dashkit.experiments.run import SAMPLING_SEED, Run, Teacher
 from dashkit.experiments.threads import side_by_side
+from dashkit.interop.networks import Source
 from dashkit.method import guidance
 from dashkit.method.arms import OBJECTIVES, objective
 from dashkit.method.calibration import (
@@ -36,6 +37,7 @@ from dashkit.method.guidance import Branches, matched_tables
 from dashkit.method.losses import distil_terms, per_sample
 from dashkit.method.quality import Quality, balanced_labels, frechet_distance, measure_quality, quality_of
 from dashkit.method.schedule import Noised
+from dashkit.method.students import IndependentCondition, compared
 from dashkit.method.unet import UNet, n_parameters
 from dashkit.storage import locks, provenance, store
 from dashkit.storage import tables as storage_tables
@@ -103,7 +105,8 @@ def _reference(run: Run, teacher: Teacher, students: Iterable[nn.Module],
     states = held_out_states(run.schedule, run.images, run.profile.states, seed=SAMPLING_SEED)
     # counted here and not in threads: the counter's hooks see all of them
     costs = {kind: flops(net) for kind, net in {_kind(m): m for m in students}.items()}
-    return TeacherReference(teacher, states, all_branches(teacher.model, states), features, costs)
+    target = all_branches(compared(teacher.model, teacher.model), states)
+    return TeacherReference(teacher, states, target, features, costs)
 
 
 def evaluate_others(run: Run, teacher: Teacher, students: Mapping[str, nn.Module]) -> pd.DataFrame:
@@ -198,6 +201,8 @@ def _evaluation_key(run: Run, arm: str, seed: int) -> str:
     p = run.profile
     more = [p.sampling_sets, p.classifier] if (p.sampling_sets, p.classifier) != (1, "small") else []
     more += [f"set {run.sampling_set}"] if run.sampling_set else []
+    if isinstance(p.teacher, Source) and isinstance(run.given.model, IndependentCondition):
+        more += ["mean of classes"]                                  # once the gap of a state was that of a random one
     more += ["mixed"] if sources.is_own(p.dataset) else []           # once the held-out pictures came class by class
     return store.fingerprint(
         [RULER, p.w, p.ws, p.samples, p.sample_steps, p.states, SAMPLING_SEED, run.weights(arm, seed), *more])
@@ -222,7 +227,8 @@ def best_scales(run: Run, arm: str) -> list[float]:
 
 def _evaluate(run: Run, arm: str, seed: int, model: nn.Module, reference: TeacherReference) -> pd.DataFrame:
     """Everything that is measured of one model, as a tidy table."""
-    own = reference.target if arm == "teacher" else all_branches(model, reference.states)
+    own = (reference.target if arm == "teacher"
+           else all_branches(compared(model, reference.teacher.model), reference.states))
     calibration = measure_calibration(own, reference.target, reference.states, T=run.profile.T)
     found = list(calibration_rows(calibration, run.profile.states))
     found += _gaps_elsewhere(run, arm, model, own, reference)
@@ -243,8 +249,8 @@ def _gaps_elsewhere(run: Run, arm: str, model: nn.Module, own: Branches, referen
             found += gap_rows(stats, n, f"@null={name}")
     in_x0 = [x0_branches(pair, run.schedule, reference.states) for pair in (own, reference.target)]
     found += gap_rows(gap_stats(*in_x0), n, "_x0")
-    visited = _visited(run, model)
-    on_path = [all_branches(net, visited) for net in (model, reference.teacher.model)]
+    visited, teacher = _visited(run, model), reference.teacher.model
+    on_path = [all_branches(compared(net, teacher), visited) for net in (model, teacher)]
     return found + list(gap_rows(gap_stats(*on_path), len(visited.t), "_visited"))
 
 

@@ -3,6 +3,8 @@
 How each kind begins stands in `experiments.students`.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -81,3 +83,38 @@ class IndependentCondition(nn.Module):
         generator = torch.Generator().manual_seed((self.seed << 16) + int(t[0]))      # a CPU's takes 32 bits
         other = torch.randint(self.null_label, y.shape, generator=generator).to(y.device)
         return self.net(x_t, t, torch.where(y == self.null_label, other, y))
+
+
+class MeanCondition(nn.Module):
+    """A model whose prediction without a class is the mean of those with each class.
+
+    An `IndependentCondition` predicts this on average, and so does the best student of it under a squared loss.  Of
+    more than `MOST` classes these many are taken, spread evenly over their numbers.
+    """
+
+    MOST = 50
+
+    def __init__(self, net: nn.Module, null_label: int) -> None:
+        super().__init__()
+        self.net, self.null_label = net, null_label
+        self.classes = torch.linspace(0, null_label - 1, min(null_label, self.MOST)).round().long().tolist()
+
+    def forward(self, x_t: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        eps, without = torch.empty_like(x_t), y == self.null_label
+        if bool((~without).any()):
+            eps[~without] = self.net(x_t[~without], t[~without], y[~without])
+        if bool(without.any()):
+            x, s, z = x_t[without], t[without], y[without]
+            eps[without] = sum(self.net(x, s, torch.full_like(z, k)) for k in self.classes) / len(self.classes)
+        return eps
+
+
+def compared(model: Any, teacher: Any) -> Any:
+    """A model as its gap is compared with its teacher's, the teacher itself among them.
+
+    If the teacher's null label is a random class, a gap of one state is of that class, and no student that learns from
+    many of them can have it: the mean over all classes takes its place, in the teacher and in a student of its kind.
+    """
+    if not (isinstance(teacher, IndependentCondition) and isinstance(model, IndependentCondition)):
+        return model
+    return MeanCondition(model.net, model.null_label).train(model.training)

@@ -23,6 +23,7 @@ from dashkit.experiments.turns import seconds_since_start
 from dashkit.interop import networks
 from dashkit.interop.networks import Source
 from dashkit.method.sampling import sample
+from dashkit.method.students import MeanCondition, compared
 from dashkit.storage import paths, provenance, store
 
 if TYPE_CHECKING:
@@ -232,6 +233,10 @@ def _facts(run: Run, students: Sequence[str]) -> dict[str, str]:
         config, diffusion = run.given.model.config, run.given.diffusion
         found["teacher"] = f"{getattr(config, 'kind', 'UNet of this kit')}, predicts {diffusion.prediction}"
         found |= {"note": diffusion.note} if diffusion.note else {}
+        mean = compared(run.given.model, run.given.model)
+        if isinstance(mean, MeanCondition):
+            found["without a class"] = ("the teacher takes a random class there; its gap is compared as that to the "
+                                        f"mean over {len(mean.classes)} of its {mean.null_label} classes")
     return found
 
 

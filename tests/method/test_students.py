@@ -1,15 +1,25 @@
 """Students that are not a new small network: each is what its name says, also after training and a file."""
 
+import pytest
 import torch
 from torch import nn
 
 from dashkit.experiments.profiles import PROFILES
+from dashkit.method.calibration import States, all_branches, gap_stats
 from dashkit.method.distillation import seeded
 from dashkit.method.guidance import branches
 from dashkit.method.losses import per_sample
 from dashkit.method.sampling import sample
 from dashkit.method.schedule import cosine_schedule
-from dashkit.method.students import IndependentCondition, SingleHead, hint_term, middle_channels, with_hint
+from dashkit.method.students import (
+    IndependentCondition,
+    MeanCondition,
+    SingleHead,
+    compared,
+    hint_term,
+    middle_channels,
+    with_hint,
+)
 from dashkit.method.unet import UNet, n_parameters
 
 DIGITS = PROFILES["digits"]
@@ -51,6 +61,44 @@ def test_independent_conditions_replace_only_the_null_label(inputs):
     assert not torch.equal(IndependentCondition(net, seed=1)(x, t - 1, y * 0 + 10), earlier)
     nearest = torch.cdist(drawn.flatten(1), classes.flatten(1)).argmin(1)
     assert (torch.bincount(nearest, minlength=10) > 30).all()
+
+
+class OfClass(nn.Module):
+    """Predicts a number for each class, times the timestep."""
+
+    def __init__(self, classes):
+        super().__init__()
+        self.null_label = self.config = classes
+        self.values = torch.randn(classes, generator=torch.Generator().manual_seed(0))
+
+    def forward(self, x_t, t, y):
+        assert int(y.max()) < self.null_label                  # it has no row for "no class"
+        return (self.values[y] * t)[:, None, None, None].expand_as(x_t)
+
+
+@pytest.mark.parametrize(("classes", "r2"), [(3, 1.0), (7, 1.0), (400, 0.95)])
+def test_a_student_with_the_mean_of_a_random_class_is_calibrated(classes, r2):
+    net = OfClass(classes)
+    teacher = IndependentCondition(net).eval()
+
+    class Student(nn.Module):
+        null_label = classes
+
+        def forward(self, x_t, t, y):
+            values = torch.cat([net.values, net.values.mean()[None]])
+            return (values[y] * t)[:, None, None, None].expand_as(x_t)
+    states = States(torch.zeros(200, 1, 2, 2), torch.arange(200) % 9 + 1, torch.arange(200) % classes)
+    exact = Student().eval()
+    target = all_branches(compared(teacher, teacher), states)
+    found = gap_stats(all_branches(compared(exact, teacher), states), target)
+    assert found.r2 > r2 - 1e-5 and found.cos > r2 - 1e-5 and abs(found.rho - 1) < 1 - r2 + 1e-5
+    assert gap_stats(all_branches(exact, states), all_branches(teacher, states)).r2 < 0.8
+    assert len(compared(teacher, teacher).classes) <= MeanCondition.MOST
+    same = gap_stats(all_branches(compared(IndependentCondition(net, seed=5).eval(), teacher), states), target)
+    assert same.r2 == pytest.approx(1)                         # a student whose null label is random, too
+    assert compared(teacher, exact) is teacher                 # what an arm of this kind is beside other teachers stays
+    with pytest.raises(ValueError, match="train mode"):
+        all_branches(compared(teacher.train(), teacher), states)
 
 
 def test_hints_are_the_middle_features_of_the_same_pass(untrained, inputs):

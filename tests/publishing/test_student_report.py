@@ -6,15 +6,18 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from diffusers import DDPMScheduler, UNet2DModel
 from PIL import Image
+from torch import nn
 
 from dashkit import cli, environment
 from dashkit.analysis import readings
 from dashkit.analysis.readings import gap_intervals
 from dashkit.analysis.statistics import Interval
-from dashkit.experiments import own
+from dashkit.experiments import evaluation, own
 from dashkit.experiments.profiles import PROFILES
 from dashkit.interop import export
+from dashkit.method import quality
 from dashkit.method.calibration import gap_stats
 from dashkit.method.unet import UNet, UNetConfig
 from dashkit.publishing import student_report
@@ -153,6 +156,37 @@ def test_a_student_of_another_schedule_or_other_classes_or_without_labels_is_nam
     assert done == 2 and "ignores its label" in capsys.readouterr().err
 
 
+def test_the_best_student_of_a_teacher_with_a_random_null_label_is_calibrated(tmp_path, monkeypatch, poor_classifier):
+    monkeypatch.setattr(quality, "train_classifier", poor_classifier)
+    torch.manual_seed(0)
+    net = UNet2DModel(sample_size=8, in_channels=1, out_channels=1, layers_per_block=1, norm_num_groups=4,
+                      block_out_channels=(8, 16), down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+                      up_block_types=("AttnUpBlock2D", "UpBlock2D"), num_class_embeds=3)
+    net.save_pretrained(tmp_path / "T" / "unet")
+    DDPMScheduler(beta_schedule="linear").save_pretrained(tmp_path / "T" / "scheduler")
+    run, teacher, _ = own.comparison(tmp_path / "T", {}, pictures(tmp_path / "I"), null_label="random", device="cpu",
+                                     samples=12, states=60, sample_steps=2, ws=(1.0, 1.5))
+
+    class Mean(nn.Module):
+        null_label, config = 3, teacher.model.config
+
+        def __init__(self):
+            super().__init__()
+            self.inside = teacher.model
+
+        def forward(self, x_t, t, y):
+            of = torch.stack([self.inside(x_t, t, torch.full_like(y, k)) for k in range(3)])
+            return torch.where((y == 3)[:, None, None, None], of.mean(0), of[y.clamp(max=2), torch.arange(len(y))])
+    best = Mean().eval()
+    gap = readings.measure_gap(run, teacher.model, best)
+    assert gap.whole["r2"].value == pytest.approx(1, abs=1e-4) and gap.whole["cos"].value == pytest.approx(1, abs=1e-4)
+    table = evaluation.evaluate_others(run, teacher, {"best": best})
+    table = table.pivot(index="metric", columns="arm", values="value")
+    for metric in ("r2", "rho", "rho_visited", "r2_visited", "slope_x0"):
+        assert list(table.loc[metric, ["best", "teacher"]]) == pytest.approx([1, 1], abs=1e-4)
+    assert "mean over 3 of its 3 classes" in student_report._facts(run)["without a class"]
+
+
 # --------------------------------------------------------------------------------------------------- the sentences
 
 
@@ -228,7 +262,8 @@ def test_another_scale_is_named_only_if_samples_were_nearer_there(values, sample
 def test_without_samples_nothing_is_said_about_them():
     text = readings._knob(gap(beta=0.7), 3.0).text
     assert "w = 2.40" in text and "samples need not be nearer" in text and "set " not in text
-    assert "no other scale" in readings._knob(gap(), 3.0, distances(3e-11, 6e-11), samples=500).text    # noise over noise
+    same = distances(3e-11, 6e-11)                                                      # noise over noise
+    assert "no other scale" in readings._knob(gap(), 3.0, same, samples=500).text
     none = gap()._replace(whole=gap().whole | {"beta": Interval(np.nan, np.nan, np.nan, 40)})
     assert "no gap" in readings._knob(none, 3.0, distances(6.0, 6.0), samples=500).text
 
