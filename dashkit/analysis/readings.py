@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -9,7 +10,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from dashkit.analysis.statistics import Interval
+from dashkit.analysis.statistics import Interval, expanded_tail
 from dashkit.experiments.evaluation import BY_BETA
 from dashkit.experiments.run import SAMPLING_SEED, Run
 from dashkit.method.calibration import all_branches, held_out_states
@@ -22,6 +23,7 @@ BOUNDS = {"rho": (0.9, 1.1), "slope": (0.9, 1.1), "cos": (0.9, 1.0), "r2": (0.8,
 BIN_BOUNDS = (0.8, 1.25)
 """The same for the size of the gap in one tenth of the timesteps."""
 BINS = 10
+MIN_PICTURES = 10        # with fewer there is no interval, and nothing is decided
 SMALL_GAP = 0.02         # of the noise: a teacher's gap below it is hardly there
 ALIKE = 2.0
 """Two distances of n samples count as alike if their ratio, or its inverse, is below 1 + ALIKE / sqrt(n): another draw
@@ -40,17 +42,18 @@ class Gap(NamedTuple):
     """The gap of one student on held-out states, with intervals over the pictures."""
 
     whole: dict[str, Interval]                   # by statistic
-    bins: dict[int, dict[str, Interval]]         # the same by the middle timestep of each bin
+    bins: dict[int, dict[str, Interval]]         # the same by the middle timestep of each bin of enough pictures
     share: float                                 # E|teacher's gap| / E|teacher's prediction|
     states: int
 
 
-def gap_intervals(student: Branches, teacher: Branches, groups: Tensor, *, draws: int = 1000,
+def gap_intervals(student: Branches, teacher: Branches, groups: Tensor, *, draws: int = 2000,
                   seed: int = 0) -> dict[str, Interval]:
     """`gap_stats` with 95% intervals over the pictures that the states are made of, by name of the statistic.
 
-    `groups` (B,) is the number of each state's picture: states of one picture are drawn together (bootstrap,
-    percentile).  The intervals are those of these two networks.  Another training seed is not in them.
+    `groups` (B,) is the number of each state's picture: states of one picture are drawn together (the expanded
+    percentile interval, see `statistics.bootstrap`).  The ends are NaN for fewer than `MIN_PICTURES` pictures.  The
+    intervals are those of these two networks.  Another training seed is not in them.
     """
     s, t = student.gap.flatten(1).double(), teacher.gap.flatten(1).double()
     dot, s_norm, t_norm = (s * t).sum(1), s.norm(dim=1), t.norm(dim=1)
@@ -70,28 +73,41 @@ def gap_intervals(student: Branches, teacher: Branches, groups: Tensor, *, draws
                 "mse": error / size}
 
     drawn, value = statistics(counts @ sums), statistics(sums.sum(0))
-    return {name: Interval(value[name].item(), *drawn[name].quantile(torch.tensor([0.025, 0.975]).double()).tolist(), n)
-            for name in value}
+    if n < MIN_PICTURES:
+        return {name: Interval(value[name].item(), math.nan, math.nan, n) for name in value}
+    ends = torch.tensor([expanded_tail(n), 1 - expanded_tail(n)]).double()
+    return {name: Interval(value[name].item(), *drawn[name].quantile(ends).tolist(), n) for name in value}
 
 
 def measure_gap(run: Run, teacher: nn.Module, student: nn.Module) -> Gap:
     """The gap of a student beside its teacher's on the run's held-out states."""
     states = held_out_states(run.schedule, run.images, run.profile.states, seed=SAMPLING_SEED)
     own, target = (all_branches(compared(net, teacher), states) for net in (student, teacher))
-    picture = torch.arange(len(states.t)) % len(run.images.test_labels)
+    numbers = _different(run.images.test_pixels[: len(states.t)])
+    picture = numbers[torch.arange(len(states.t)) % len(numbers)]
     index = (states.t * BINS // run.profile.T).cpu()
     bins = {}
     for b in range(BINS):
         here = index == b
-        if int(here.sum()) >= 5:
+        if len(picture[here].unique()) >= MIN_PICTURES:
             pairs = (Branches(p.cond[here.to(p.cond.device)], p.uncond[here.to(p.cond.device)]) for p in (own, target))
-            bins[int((b + 0.5) * run.profile.T / BINS)] = gap_intervals(*pairs, picture[here])
+            bins[_middle(b, run.profile.T)] = gap_intervals(*pairs, picture[here])
     share = (target.gap.flatten(1).norm(dim=1).mean() / target.cond.flatten(1).norm(dim=1).mean()).item()
     return Gap(gap_intervals(own, target, picture), bins, share, len(states.t))
 
 
+def _middle(b: int, T: int) -> int:
+    return int((b + 0.5) * T / BINS)
+
+
+def _different(pictures: Tensor) -> Tensor:
+    """A number (N,) for each picture; those of the same pixels have the same one, and count once."""
+    numbers: dict[bytes, int] = {}
+    return torch.tensor([numbers.setdefault(p.numpy().tobytes(), len(numbers)) for p in pictures.cpu()])
+
+
 def verdict(found: Interval, low: float, high: float) -> str:
-    """Whether an interval lies inside the bounds, outside, or on both sides."""
+    """Whether an interval lies inside the bounds, outside, or on both sides; without an interval nothing is decided."""
     if low <= found.lo and found.hi <= high:
         return YES
     return NO if found.hi < low or found.lo > high else OPEN
@@ -152,19 +168,24 @@ def _whole(gap: Gap) -> Reading:
 
 def _timesteps(gap: Gap, T: int) -> Reading:
     kinds = {t: verdict(stats["rho"], *BIN_BOUNDS) for t, stats in gap.bins.items()}
-    half = T / BINS / 2
     low, high = BIN_BOUNDS
+    bounds = f"{low:g} to {high:g} times the teacher's"
+    out, unsure = (_tenths(T, [t for t, k in kinds.items() if k == kind], gap) for kind in (NO, OPEN))
+    few = _tenths(T, [t for t in (_middle(b, T) for b in range(BINS)) if t not in kinds])
+    text = (f"The size of the gap is outside {bounds} at timesteps {out}." if out else
+            f"No tenth of the timesteps is surely outside {bounds}; open are {unsure}." if unsure else
+            f"In every tenth of the timesteps the size of the gap is {bounds}." if not few else
+            f"Where it was measured, the size of the gap is {bounds}." if kinds else "")
+    if few:
+        text += f" At timesteps {few} there are fewer than {MIN_PICTURES} pictures: too few to tell."
+    return Reading("Every timestep", NO if out else OPEN if unsure or few else YES, text.strip())
 
-    def listed(kind: str) -> str:
-        return ", ".join(f"{t - half:.0f} to {t + half:.0f} ({gap.bins[t]['rho'].value:.2f})"
-                         for t, k in kinds.items() if k == kind)
-    bounds, every = f"{low:g} to {high:g} times the teacher's", set(kinds.values())
-    if NO in every:
-        return Reading("Every timestep", NO, f"The size of the gap is outside {bounds} at timesteps {listed(NO)}.")
-    if OPEN in every:
-        text = f"No tenth of the timesteps is surely outside {bounds}; open are {listed(OPEN)}."
-        return Reading("Every timestep", OPEN, text)
-    return Reading("Every timestep", YES, f"In every tenth of the timesteps the size of the gap is {bounds}.")
+
+def _tenths(T: int, middles: Sequence[int], gap: Gap | None = None) -> str:
+    """Tenths of the timesteps by their middles, as people read them; with the size of the gap there."""
+    half = T / BINS / 2
+    return ", ".join(f"{t - half:.0f} to {t + half:.0f}" + (f" ({gap.bins[t]['rho'].value:.2f})" if gap else "")
+                     for t in middles)
 
 
 def _knob(gap: Gap, w: float, values: pd.Series | None = None, *, samples: int = 0) -> Reading:
@@ -225,6 +246,8 @@ def _limits(run: Run, gap: Gap, results: pd.DataFrame, arm: str) -> Reading:
             f"{'latents' if run.images.latent else 'pictures'}; intervals are 95%, over these.")
     if results[results.arm == arm].seed.nunique() == 1:
         said += " One network was measured: a student of another training seed may differ by more."
+    if pictures < MIN_PICTURES:
+        said += f" Fewer than {MIN_PICTURES} pictures are too few for an interval, so nothing is decided."
     if gap.share < SMALL_GAP:
         said += (f" The teacher's own gap is only {100 * gap.share:.1f}% of its prediction: there is little guidance "
                  "to hand on, and its statistics are noisy.")

@@ -58,17 +58,23 @@ def bootstrap(values: "pd.DataFrame", statistic: Statistic, *, draws: int = 10_0
     if values.isna().any().any():
         missing = [f"{c} of seed {s}" for c in values for s in values.index[values[c].isna()]]
         raise ValueError(f"no value for {', '.join(missing[:3])}: an interval needs every arm for every seed")
-    from scipy import stats  # takes longer to import than this takes to compute
-
     n, value = len(values), _of_means(values, statistic)
     if n < MIN_SEEDS:
         return Interval(value, np.nan, np.nan, n)
     if n < FEW:
         return nested_bootstrap(values.set_axis(range(n)).rename_axis("seed"), statistic, seed=seed, level=level)
     drawn = _resampled(values, statistic, draws=draws, seed=seed)
-    tail = NormalDist().cdf(np.sqrt(n / (n - 1)) * stats.t.ppf((1 - level) / 2, n - 1))
+    tail = expanded_tail(n, level=level)
     lo, hi = np.quantile(drawn, [tail, 1 - tail])
     return Interval(value, float(lo), float(hi), n)
+
+
+def expanded_tail(n: int, *, level: float = 0.95) -> float:
+    """The share of resamples to leave out at each end, so that the interval of a mean of n normal values is as long as
+    Student's: less than (1 - level) / 2, above all for few values."""
+    from scipy import stats  # takes longer to import than this takes to compute
+
+    return NormalDist().cdf(math.sqrt(n / (n - 1)) * stats.t.ppf((1 - level) / 2, n - 1))
 
 
 def _resampled(values: "pd.DataFrame", statistic: Statistic, *, draws: int, seed: int) -> np.ndarray:

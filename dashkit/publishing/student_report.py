@@ -13,7 +13,7 @@ from torch import nn
 
 from dashkit import environment
 from dashkit.analysis.costs import guided_latencies
-from dashkit.analysis.readings import BIN_BOUNDS, BOUNDS, Gap, Reading, measure_gap, readings, summary
+from dashkit.analysis.readings import BIN_BOUNDS, BOUNDS, MIN_PICTURES, Gap, Reading, measure_gap, readings, summary
 from dashkit.classroom import plots
 from dashkit.datasets.files import said_of_copies
 from dashkit.experiments.budget import format_seconds
@@ -72,7 +72,7 @@ def write_student_report(path: Path | str, run: Run, models: Mapping[str, nn.Mod
         cost_note="Operations are those of one pass of one image, two for a multiply-add. A guided sample takes two "
                   f"passes a step. Seconds are the median of one guided step of 16 images on {device}.",
         bounds=", ".join(f"{_WORDS[k]} {lo:g} to {hi:g}" for k, (lo, hi) in BOUNDS.items())
-               + f"; in a tenth of the timesteps, size {BIN_BOUNDS[0]:g} to {BIN_BOUNDS[1]:g}",
+               + f"; in a tenth of the timesteps, size {BIN_BOUNDS[0]:g} to {BIN_BOUNDS[1]:g}", fewest=MIN_PICTURES,
         made=_facts(run, students) | _training(run, students) | {
             "sampling": f"DDIM, {run.profile.sample_steps} steps, {run.profile.samples:,} samples for each scale",
             "time": f"{format_seconds(seconds_since_start())}, from the start of the command to this page",
@@ -100,10 +100,11 @@ def _tiles(results: pd.DataFrame, seconds: Mapping[str, float], gaps: Mapping[st
     name, teacher = next(iter(gaps)), _values(results, "teacher")
     own = _values(results, name)
     gap = gaps[name].whole
+    ends = {k: f"[{i.lo:.2f}, {i.hi:.2f}]" if np.isfinite(i.lo) else "" for k, i in gap.items()}
     return [(f"{teacher['parameters'] / own['parameters']:.1f}x", "fewer parameters"),
             (f"{teacher['flops'] / own['flops']:.1f}x", "fewer operations"),
             (f"{seconds['teacher'] / seconds[name]:.1f}x", "faster here"),
-            *((f"{gap[k].value:.2f}", f"{said} (teacher: 1)", f"[{gap[k].lo:.2f}, {gap[k].hi:.2f}]") for k, said in (
+            *((f"{gap[k].value:.2f}", f"{said} (teacher: 1)", ends[k]) for k, said in (
                 ("rho", "size of the guidance gap"), ("cos", "its direction, a cosine"), ("r2", "R² of the gap")))]
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from diffusers import DDPMScheduler, UNet2DModel
 from PIL import Image
+from scipy import stats as scipy_stats
 from torch import nn
 
 from dashkit import cli, environment
@@ -19,6 +20,7 @@ from dashkit.experiments.profiles import PROFILES
 from dashkit.interop import export
 from dashkit.method import quality
 from dashkit.method.calibration import gap_stats
+from dashkit.method.guidance import Branches
 from dashkit.method.unet import UNet, UNetConfig
 from dashkit.publishing import student_report
 from dashkit.storage import paths
@@ -211,8 +213,6 @@ def pair_of_branches(pair_maker):
 
 @pytest.fixture
 def pair_maker(generator):
-    from dashkit.method.guidance import Branches
-
     return lambda n: Branches(*torch.randn((2, n, 1, 4, 4), generator=generator))
 
 
@@ -221,6 +221,55 @@ def pair_maker(generator):
 ])  # fmt: skip
 def test_a_verdict_asks_for_the_whole_interval(lo, hi, wanted):
     assert readings.verdict(Interval((lo + hi) / 2, lo, hi, 50), *readings.BOUNDS["rho"]) == wanted
+
+
+def factors(n, repeats, generator, *, states=12, size=0.8, spread=0.3):
+    """Branches of n pictures with `states` each; the gap of each picture has a size of its own, `size` on average."""
+    for _ in range(repeats):
+        groups = torch.arange(n * states) % n
+        factor = size + spread * torch.randn(n, generator=generator)
+        target = torch.randn(n * states, 4, generator=generator)
+        target = target / target.norm(dim=1, keepdim=True)
+        yield tuple(Branches(x, torch.zeros_like(x)) for x in (factor[groups, None] * target, target)), groups, factor
+
+
+def test_intervals_of_few_pictures_hold_the_truth_as_often_as_they_say(generator):
+    for n in (readings.MIN_PICTURES, 2 * readings.MIN_PICTURES):
+        hit, width = [], []
+        for pair, groups, factor in factors(n, 250, generator):
+            found = gap_intervals(*pair, groups)["slope"]
+            hit.append(found.lo <= 0.8 <= found.hi)
+            width.append((found.hi - found.lo) / (2 * scipy_stats.t.ppf(0.975, n - 1) * factor.std().item() / n**0.5))
+        assert np.mean(hit) > 0.91 and np.mean(width) == pytest.approx(1, abs=0.05)        # as long as Student's
+
+
+def test_fewer_pictures_than_that_decide_nothing(generator):
+    n = readings.MIN_PICTURES - 1
+    for pair, groups, _ in factors(n, 3, generator, states=200, size=1.0, spread=0.0):
+        found = readings.Gap(gap_intervals(*pair, groups), {}, 0.3, len(groups))
+        assert found.whole["rho"].value == pytest.approx(1) and found.whole["rho"].n == n
+        said = readings.gap_readings(type("Run", (), {"profile": PROFILES["digits"]})(), found)
+        assert [r.verdict for r in said[:4]] == ["undecided"] * 4
+        assert not any("nan" in r.text for r in said)
+
+
+def test_the_same_picture_counts_once():
+    pictures = torch.arange(12, dtype=torch.uint8).reshape(6, 1, 1, 2)[[0, 1, 2, 0, 4, 1]]
+    assert readings._different(pictures).tolist() == [0, 1, 2, 0, 3, 1]
+
+
+def test_tenths_of_the_timesteps_that_were_not_measured_are_named_and_open():
+    inside = {"rho": Interval(1.0, 0.95, 1.05, 40)}
+    middles = range(25, 500, 50)
+    whole = readings.Gap({}, dict.fromkeys(middles, inside), 0.3, 100)
+    assert readings._timesteps(whole, 500).verdict == "calibrated"
+    part = readings._timesteps(whole._replace(bins=dict.fromkeys([25, 125, 475], inside)), 500)
+    assert part.verdict == "undecided" and "50 to 100, 150 to 200" in part.text and "0 to 50," not in part.text
+    none = readings._timesteps(whole._replace(bins={}), 500)
+    assert none.verdict == "undecided" and none.text.startswith("At timesteps 0 to 50, 50 to 100")
+    outside = {"rho": Interval(2.0, 1.9, 2.1, 40)}
+    bad = readings._timesteps(whole._replace(bins={25: inside, 75: outside}), 500)
+    assert bad.verdict == "not calibrated" and "at timesteps 50 to 100 (2.00)" in bad.text and "too few" in bad.text
 
 
 def gap(**values):
