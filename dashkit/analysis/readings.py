@@ -114,17 +114,45 @@ def verdict(found: Interval, low: float, high: float) -> str:
 
 
 def readings(run: Run, gap: Gap, results: pd.DataFrame, arm: str) -> list[Reading]:
-    """The sentences about one student, from its gap and from the tidy table of measurements."""
-    table = results[(results.arm == arm) & (results.seed == results[results.arm == arm].seed.min())]
-    values = table.set_index("metric").value
+    """The sentences about one student, from its gap and from the tidy table of measurements.
+
+    `gap` is that of the network of the run's seed.  If the table has networks of more seeds, "calibrated" is said only
+    where all of them are, and each sentence about the gap names their range.
+    """
+    seeds = seed_values(results, arm)
+    values = seeds.loc[run.seed].dropna()
     teacher = results[results.arm == "teacher"].set_index("metric").value
-    *found, _ = gap_readings(run, gap)
-    found.append(_knob(gap, max(run.profile.ws), values, samples=run.profile.samples))
+    size, direction, whole, timesteps, _ = gap_readings(run, gap)
+    found = [*(_of_all(reading, seeds[[name]], *BOUNDS[name])
+               for name, reading in (("rho", size), ("cos", direction), ("r2", whole))),
+             _of_all(timesteps, seeds[[n for n in seeds if n.startswith("rho@t=")]], *BIN_BOUNDS)]
+    found.append(_knob(gap, max(run.profile.ws), seeds, seed=run.seed, samples=run.profile.samples))
     if "rho_visited" in values:
         found.append(_visited(values))
     found.append(_samples(run, values, teacher))
-    found.append(_limits(run, gap, results, arm))
+    found.append(_limits(run, gap, seeds))
     return found
+
+
+def seed_values(results: pd.DataFrame, arm: str) -> pd.DataFrame:
+    """The measurements of an arm with one row a training seed and one column a metric."""
+    return results[results.arm == arm].pivot(index="seed", columns="metric", values="value")
+
+
+def _of_all(reading: Reading, values: pd.DataFrame, low: float, high: float) -> Reading:
+    """A sentence about one network, with what those of all training seeds have in one or several metrics.
+
+    If one of them is outside the bounds, the student of another training would not be calibrated: it is open.
+    """
+    if len(values) < 2 or values.empty:
+        return reading
+    within = ((low <= values) & (values <= high)).all(axis=1)
+    lowest, highest = np.nanmin(values), np.nanmax(values)
+    what = "sizes of the gap there are" if values.shape[1] > 1 else "value is"
+    said = (f" Over the {len(values)} training seeds the {what} {lowest:.2f} to {highest:.2f}: "
+            f"{'all' if within.all() else f'{within.sum()} of {len(values)}'} within the bounds.")
+    kind = OPEN if reading.verdict == YES and not within.all() else reading.verdict
+    return Reading(reading.topic, kind, reading.text + said)
 
 
 def gap_readings(run: Run, gap: Gap) -> list[Reading]:
@@ -188,33 +216,32 @@ def _tenths(T: int, middles: Sequence[int], gap: Gap | None = None) -> str:
                      for t in middles)
 
 
-def _knob(gap: Gap, w: float, values: pd.Series | None = None, *, samples: int = 0) -> Reading:
-    """Whether another scale than w brings the student nearer to the teacher at w: as its samples say, if there are."""
+def _knob(gap: Gap, w: float, seeds: pd.DataFrame | None = None, *, seed: int = 0, samples: int = 0) -> Reading:
+    """Whether another scale than w brings the student nearer to the teacher at w: as its samples say, if there are.
+
+    `seeds` has one row a training seed and one column a metric; the student is that of `seed`.
+    """
     beta = gap.whole["beta"].value
     other = corrected_w(w, beta)
     scale = f"w = {other:.2f} (1 + (w - 1) beta, beta = {beta:.2f})"
-    ratio = _nearer(values, w)
+    names = [f"frechet_teacher@{BY_BETA}", f"frechet_teacher@w={w:g}"]
     if not math.isfinite(beta):
         text = "The student has no gap, so its scale changes nothing."
     elif abs(other - w) < 0.005:
         text = f"The gap asks for no other scale than the teacher's w = {w:g}: 1 + (w - 1) beta is {other:.2f}."
-    elif ratio is None:
+    elif seeds is None or not {*names} <= {*seeds}:
         text = (f"If the student's prediction with the class is right, {scale} has the smallest squared error from the "
                 f"teacher's guided prediction at w = {w:g}. Its samples need not be nearer to the teacher's there.")
     else:
-        alike = _alike(values, w, samples)
-        advice = (f": to come near to it, set the student to w = {other:.2f}" if ratio < 1 / alike else
-                  ": leave the student's scale as it is" if ratio > alike else
+        ratios, alike = seeds[names[0]] / seeds[names[1]], _alike(seeds.loc[seed], w, samples)
+        advice = (f": to come near to it, set the student to w = {other:.2f}" if (ratios < 1 / alike).all() else
+                  ": leave the student's scale as it is" if ratios[seed] > alike else
                   ", and which of the two is nearer is undecided: leave the student's scale as it is")
-        text = (f"At {scale} the student's samples are {ratio:.2f} times as far from those of the teacher at w = {w:g} "
-                f"as they are at w = {w:g}{advice}.")
+        text = (f"At {scale} the student's samples are {ratios[seed]:.2f} times as far from those of the teacher at "
+                f"w = {w:g} as they are at w = {w:g}{advice}.")
+        if len(ratios) > 1:
+            text += f" Over the {len(ratios)} training seeds it is {ratios.min():.2f} to {ratios.max():.2f} times."
     return Reading("The guidance knob", PLAIN, text)
-
-
-def _nearer(values: pd.Series | None, w: float) -> float | None:
-    """The distance to the teacher's samples at the corrected scale over that at w; None if they were not measured."""
-    names = [f"frechet_teacher@{BY_BETA}", f"frechet_teacher@w={w:g}"]
-    return None if values is None or not {*names} <= {*values.index} else values[names[0]] / values[names[1]]
 
 
 def _alike(values: pd.Series, w: float, samples: int) -> float:
@@ -240,12 +267,14 @@ def _samples(run: Run, values: pd.Series, teacher: pd.Series) -> Reading:
                                      f"best (w = {best['student']:g} and {best['teacher']:g}: {where}).")
 
 
-def _limits(run: Run, gap: Gap, results: pd.DataFrame, arm: str) -> Reading:
+def _limits(run: Run, gap: Gap, seeds: pd.DataFrame) -> Reading:
     pictures = gap.whole["rho"].n
     said = (f"Gaps are compared on {gap.states:,} noised states of {pictures:,} held-out "
             f"{'latents' if run.images.latent else 'pictures'}; intervals are 95%, over these.")
-    if results[results.arm == arm].seed.nunique() == 1:
-        said += " One network was measured: a student of another training seed may differ by more."
+    said += (" One network was measured: a student of another training seed may differ by more." if len(seeds) == 1 else
+             f" They are of the network of seed {run.seed} alone, and so is what is said of samples. {len(seeds)} "
+             f"networks were measured, and a student of another training seed may differ by more: the calibration card "
+             "has each.")
     if pictures < MIN_PICTURES:
         said += f" Fewer than {MIN_PICTURES} pictures are too few for an interval, so nothing is decided."
     if gap.share < SMALL_GAP:

@@ -1,7 +1,7 @@
 """The report of a student beside its teacher: one page, one file, pictures inside."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -13,7 +13,17 @@ from torch import nn
 
 from dashkit import environment
 from dashkit.analysis.costs import guided_latencies
-from dashkit.analysis.readings import BIN_BOUNDS, BOUNDS, MIN_PICTURES, Gap, Reading, measure_gap, readings, summary
+from dashkit.analysis.readings import (
+    BIN_BOUNDS,
+    BOUNDS,
+    MIN_PICTURES,
+    Gap,
+    Reading,
+    measure_gap,
+    readings,
+    seed_values,
+    summary,
+)
 from dashkit.classroom import plots
 from dashkit.datasets.files import said_of_copies
 from dashkit.experiments.budget import format_seconds
@@ -64,9 +74,10 @@ def write_student_report(path: Path | str, run: Run, models: Mapping[str, nn.Mod
     made = provenance.manifest()
     device = provenance.device_name(run.device)
     page = _PAGE.render(
+        of=_of_seed(students[0], run.seed, seed_values(results, students[0])),
         title=title, facts=f"{made['written'][:10]} · {device} · dashkit {made['commit']}",
         students=[{"name": n, "summary": summary(r), "readings": r} for n, r in said.items()],
-        tiles=_tiles(results, seconds, gaps), grids=_grids(run, models), card=_card(results, gaps),
+        tiles=_tiles(results, seconds, gaps), grids=_grids(run, models), card=_card(run, results, gaps),
         curves=_curves(gaps, run.profile.T), quality=_quality(run, results), cost=cost,
         recipe=recipe or Recipe(""),
         cost_note="Operations are those of one pass of one image, two for a multiply-add. A guided sample takes two "
@@ -117,15 +128,22 @@ def _cost(results: pd.DataFrame, seconds: Mapping[str, float]) -> pd.DataFrame:
     return pd.DataFrame(rows).T
 
 
-def _card(results: pd.DataFrame, gaps: Mapping[str, Gap]) -> pd.DataFrame:
+def _card(run: Run, results: pd.DataFrame, gaps: Mapping[str, Gap]) -> pd.DataFrame:
+    """The numbers of every student and training seed; with intervals, where the gap itself was at hand."""
     rows = {}
     for name, gap in gaps.items():
-        v, seeds = _values(results, name), results[results.arm == name].seed.nunique()
-        own = {_WORDS[k]: str(gap.whole[k]).replace(" [", "\n[") if seeds == 1 else f"{v[k]:.2f}\n(mean of {seeds})"
-               for k in _WORDS}
-        rows[name] = own | {"beta": f"{v['beta']:.2f}", "error, class": f"{v['cond_error']:.2g}",
-                            "error, none": f"{v['uncond_error']:.2g}"}
+        seeds = seed_values(results, name)
+        for seed, v in seeds.iterrows():
+            whole = seed == run.seed
+            own = {_WORDS[k]: str(gap.whole[k]).replace(" [", "\n[") if whole else f"{v[k]:.2f}" for k in _WORDS}
+            rows[_of_seed(name, seed, seeds)] = own | {
+                "beta": f"{v['beta']:.2f}", "error, class": f"{v['cond_error']:.2g}",
+                "error, none": f"{v['uncond_error']:.2g}"}
     return pd.DataFrame(rows).T
+
+
+def _of_seed(name: str, seed: object, seeds: Sized) -> str:
+    return name if len(seeds) == 1 else f"{name}, seed {seed}"
 
 
 def _picture(drawings: Sequence[object], caption: str) -> Picture:

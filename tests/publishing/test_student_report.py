@@ -304,7 +304,7 @@ def distances(corrected, plain, w=3.0, **more):
     (distances(4.4, 6.0, **{"set1:frechet_teacher@w=1": 9.0}), 500, "set the student"),
 ])  # fmt: skip
 def test_another_scale_is_named_only_if_samples_were_nearer_there(values, samples, said):
-    text = readings._knob(gap(beta=0.7), 3.0, values, samples=samples).text
+    text = readings._knob(gap(beta=0.7), 3.0, values.to_frame(0).T, samples=samples).text
     assert re.search(said, text) and "beta = 0.70" in text and ("set the student to" in text) is ("set the st" in said)
 
 
@@ -312,19 +312,20 @@ def test_without_samples_nothing_is_said_about_them():
     text = readings._knob(gap(beta=0.7), 3.0).text
     assert "w = 2.40" in text and "samples need not be nearer" in text and "set " not in text
     same = distances(3e-11, 6e-11)                                                      # noise over noise
-    assert "no other scale" in readings._knob(gap(), 3.0, same, samples=500).text
+    assert "no other scale" in readings._knob(gap(), 3.0, same.to_frame(0).T, samples=500).text
     none = gap()._replace(whole=gap().whole | {"beta": Interval(np.nan, np.nan, np.nan, 40)})
-    assert "no gap" in readings._knob(none, 3.0, distances(6.0, 6.0), samples=500).text
+    assert "no gap" in readings._knob(none, 3.0, distances(6.0, 6.0).to_frame(0).T, samples=500).text
 
 
 def test_the_report_leaves_the_scale_of_students_whose_samples_it_would_spoil():
     table = storage_tables.read_table(paths.ROOT / "data" / "results" / "cifar16" / "results.csv")
-    values = table.pivot(index=["arm", "seed"], columns="metric", values="value")
     samples = int(table[table.metric == "frechet_teacher@w=4"].n.iloc[0])
-    said = {key: readings._knob(gap(beta=row.beta), 4.0, row.dropna(), samples=samples).text
-            for key, row in values.drop(index=["teacher", "real"], level="arm").iterrows()}
-    assert all("leave the student's scale" in text for (arm, _), text in said.items() if arm in ("dash", "scratch"))
-    assert all("set the student to" in text for (arm, _), text in said.items() if arm == "cond_only")
+
+    def said(arm):
+        seeds = readings.seed_values(table, arm)
+        return [readings._knob(gap(beta=v), 4.0, seeds, seed=s, samples=samples).text for s, v in seeds.beta.items()]
+    assert all("leave the student's scale" in text and "5 training seeds" in text for text in said("dash"))
+    assert all("set the student to" in text for text in said("cond_only"))
 
 
 def test_another_draw_of_noise_changes_a_distance_by_less_than_what_counts_as_alike():
@@ -349,7 +350,51 @@ def test_the_best_scale_is_of_the_first_set_of_samples():
 
 def test_one_seed_and_a_small_gap_are_admitted():
     run = type("Run", (), {"images": Pictures()})()
-    one = pd.DataFrame({"arm": ["student"], "seed": [1]})
-    assert "another training seed" in readings._limits(run, gap(), one, "student").text
+    one = pd.DataFrame({"rho": [1.0]}, index=[1])
+    assert "another training seed" in readings._limits(run, gap(), one).text
     small = gap()._replace(share=0.001)
-    assert "only 0.1% of its prediction" in readings._limits(run, small, one, "student").text
+    assert "only 0.1% of its prediction" in readings._limits(run, small, one).text
+
+
+def of_seeds(**values):
+    """A run and the table of a student with one value a training seed from 7 on."""
+    run = type("Run", (), {"images": Pictures(), "profile": PROFILES["smoke"], "seed": 7})()
+    base = {"rho": 1.0, "cos": 0.95, "r2": 0.9, "beta": 1.0, "rho@t=50": 1.0, "rho@t=950": 1.0, "frechet@w=1": 2.0}
+    n = max(map(len, values.values()))
+    rows = [("dash", 7 + i, k, v[i]) for k, v in ({k: [v] * n for k, v in base.items()} | values).items()
+            for i in range(n)]
+    return run, pd.DataFrame([*rows, ("teacher", 7, "frechet@w=1", 1.0)], columns=["arm", "seed", "metric", "value"])
+
+
+@pytest.mark.parametrize(("values", "topic", "verdict", "said"), [
+    ({"r2": [0.9, 0.3, 0.2]}, "Gap as a whole", "undecided", "3 training seeds the value is 0.20 to 0.90: 1 of 3"),
+    ({"r2": [0.9, 0.85]}, "Gap as a whole", "calibrated", "2 training seeds the value is 0.85 to 0.90: all"),
+    ({"rho": [1.0, 1.3]}, "Size of the gap", "undecided", "1.00 to 1.30: 1 of 2"),
+    ({"cos": [0.95, float("nan")]}, "Direction of the gap", "undecided", "0.95 to 0.95: 1 of 2"),
+    ({"rho@t=950": [1.0, 1.5, 1.0]}, "Every timestep", "undecided", "1.00 to 1.50: 2 of 3"),
+    ({"r2": [0.9]}, "Gap as a whole", "calibrated", ""),
+])  # fmt: skip
+def test_a_student_is_calibrated_if_those_of_all_training_seeds_are(values, topic, verdict, said):
+    run, table = of_seeds(**values)
+    whole = gap()._replace(bins=dict.fromkeys(range(50, 1000, 100), gap().whole))
+    found = {r.topic: r for r in readings.readings(run, whole, table, "dash")}
+    assert found[topic].verdict == verdict and said in found[topic].text
+    assert ("training seeds" in found[topic].text) == bool(said)
+    assert [r.topic for r in found.values() if r.verdict not in ("", "calibrated", verdict)] == []
+    assert ("of seed 7 alone" in found["How sure"].text) == bool(said)
+    assert "another training seed may differ" in found["How sure"].text
+
+
+def test_a_network_that_is_not_calibrated_is_not_excused_by_its_sisters():
+    run, table = of_seeds(r2=[0.1, 0.9, 0.9])
+    found = {r.topic: r for r in readings.readings(run, gap(r2=0.1), table, "dash")}["Gap as a whole"]
+    assert found.verdict == "not calibrated" and "2 of 3 within" in found.text
+
+
+def test_the_card_has_every_training_seed():
+    run, table = of_seeds(r2=[0.9, 0.3], slope=[1.0, 0.5], cond_error=[0.1, 0.2], uncond_error=[0.1, 0.2])
+    card = student_report._card(run, table, {"dash": gap()})
+    assert list(card.index) == ["dash, seed 7", "dash, seed 8"]
+    assert list(card["R²"]) == ["0.900\n[0.890, 0.910]", "0.30"]
+    one = table[table.seed == 7]
+    assert list(student_report._card(run, one, {"dash": gap()}).index) == ["dash"]
