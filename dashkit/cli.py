@@ -219,8 +219,10 @@ def _advice(error: Exception) -> str:
 
 def _outlook(options: argparse.Namespace) -> str:
     """What the same command will do after it was stopped."""
-    if options.command in ("doctor", "export", "measure", "new"):
+    if options.command in ("doctor", "export", "new"):
         return ""
+    if options.command == "measure":
+        return "; the same command goes on from here: samples that were drawn are not drawn again"
     if options.command == "fetch":
         return "; the same command goes on from here"
     if getattr(options, "run", None) is None:

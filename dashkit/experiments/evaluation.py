@@ -39,7 +39,7 @@ from dashkit.method.quality import Quality, balanced_labels, frechet_distance, m
 from dashkit.method.schedule import Noised
 from dashkit.method.students import IndependentCondition, compared
 from dashkit.method.unet import UNet, n_parameters
-from dashkit.storage import locks, provenance, store
+from dashkit.storage import locks, paths, provenance, store
 from dashkit.storage import tables as storage_tables
 
 RULER = 3
@@ -56,6 +56,7 @@ class TeacherReference(NamedTuple):
     target: Branches
     features: dict[str, Tensor]   # by guidance, e.g. "w=1.5"
     operations: dict[tuple, int | None]     # of one pass, by `_kind` of network
+    kept: Mapping[str, Path] = {}           # by arm, where features of samples stay (`measure_once`)
 
 
 def evaluate_all(run: Run, teacher: Teacher, students: Mapping[tuple[str, int], nn.Module]) -> pd.DataFrame:
@@ -110,15 +111,35 @@ def _reference(run: Run, teacher: Teacher, students: Iterable[nn.Module],
 
 
 def evaluate_others(run: Run, teacher: Teacher, students: Mapping[str, nn.Module]) -> pd.DataFrame:
-    """What `evaluate_all` measures, of students that were trained elsewhere, by name; nothing is kept on disk."""
-    p = run.profile
+    """What `evaluate_all` measures, of students that were trained elsewhere, by name.
+
+    The features of all samples stay in the folder of the runs: a second call draws only what was not drawn yet.
+    """
+    p, models = run.profile, {"teacher": teacher.model, **students}
+    kept = {name: paths.RUNS / "measure" / f"samples-{_samples_key(run, model)}" for name, model in models.items()}
+    for folder in kept.values():
+        store.check_writable(folder)
     scales = [(w, k) for w in p.ws for k in range(p.sampling_sets)]
-    features = {f"{_of_set(k)}w={w:g}": measure(run, teacher.model, w, sampling_set=k).features
+    features = {f"{_of_set(k)}w={w:g}": measure_once(run, teacher.model, w, kept["teacher"], sampling_set=k).features
                 for w, k in progress_bar(scales, total=len(scales), title="the teacher's samples")}
-    models = {"teacher": teacher.model, **students}
-    reference = _reference(run, teacher, models.values(), features)
+    reference = _reference(run, teacher, models.values(), features)._replace(kept=kept)
     return pd.concat([floor_rows(run), *(_evaluate(run, name, run.seed, model, reference) for name, model in
                       progress_bar(models.items(), total=len(models), title="evaluation"))], ignore_index=True)
+
+
+def _samples_key(run: Run, model: nn.Module) -> str:
+    """A digest of all that the features of a network's samples hang on, but for the guidance.
+
+    It is of the weights, of what the network predicts on a few states (its code may have changed), of the pictures, the
+    judge, the settings and the version of the kit.
+    """
+    p, pair = run.profile, all_branches(model, held_out_states(run.schedule, run.images, 50, seed=SAMPLING_SEED))
+    weights = {f"net.{name}": value for name, value in model.state_dict().items() if isinstance(value, Tensor)}
+    tensors = weights | pair._asdict() | {"schedule": run.schedule.alphas_cumprod,
+                                          "judge": run.image_reference.reference}
+    facts = [RULER, provenance.commit(), provenance.device_name(run.device), torch.__version__, run.schedule.clip,
+             p.samples, p.sample_steps, p.sampling_sets, run.sampling_set, run.images.num_classes, run.data_digest]
+    return store.digest({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, str(facts))[:16]
 
 
 def _training_commits(run: Run, keys: Sequence[tuple[str, int]]) -> list[str]:
@@ -281,6 +302,8 @@ def _qualities(run: Run, arm: str, model: nn.Module, beta: float, reference: Tea
         if arm == "teacher" and drawn is not None:           # its samples were drawn already, for the others
             labels = balanced_labels(len(drawn), run.images.num_classes).to(run.device)
             return quality_of(run.image_reference, drawn, labels)
+        if arm in reference.kept:
+            return measure_once(run, model, w, reference.kept[arm], sampling_set=sampling_set)
         return measure(run, model, w, sampling_set=sampling_set)
 
     for name, w in guidances.items():
@@ -361,6 +384,20 @@ def measure(run: Run, model: nn.Module, w: float | Tensor, *, n: int | None = No
     sampled = run.sampler(model) if len(y) >= 100 else model         # a graph does not pay for a few
     return measure_quality(sampled, run.schedule, run.image_reference, y=y, x_T=x_T, w=w,
                            steps=run.profile.sample_steps, batch=1000 if run.device.type == "cuda" else 256)
+
+
+def measure_once(run: Run, model: nn.Module, w: float | Tensor, folder: Path, *, sampling_set: int = 0) -> Quality:
+    """`measure`, whose features stay in a folder of this network alone; a damaged file is made again."""
+    key = store.fingerprint([sampling_set, w.tolist() if isinstance(w, Tensor) else w])
+    path, n = folder / f"features-{key}.safetensors", run.profile.samples
+    with suppress(FileNotFoundError, ValueError):
+        features = store.load_tensors(path, device=run.device).tensors.get("features", torch.empty(0))
+        if features.shape == (n, *run.image_reference.reference.shape[1:]):
+            y = balanced_labels(n, run.images.num_classes).to(run.device)
+            return quality_of(run.image_reference, features, y)
+    found = measure(run, model, w, sampling_set=sampling_set)
+    store.save_tensors(path, {"features": found.features}, {"guidance": "table" if isinstance(w, Tensor) else w})
+    return found
 
 
 def floor_rows(run: Run) -> pd.DataFrame:

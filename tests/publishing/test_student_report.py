@@ -1,5 +1,6 @@
 """From two networks and a folder of pictures to one page, or to one sentence."""
 
+import argparse
 import re
 
 import numpy as np
@@ -23,10 +24,17 @@ from dashkit.method.calibration import gap_stats
 from dashkit.method.guidance import Branches
 from dashkit.method.unet import UNet, UNetConfig
 from dashkit.publishing import student_report
-from dashkit.storage import paths
+from dashkit.storage import paths, store
 from dashkit.storage import tables as storage_tables
 
 QUICK = ["--set", "samples=12", "--set", "states=40", "--set", "sample_steps=2", "--set", "ws=1,1.5", "--device", "cpu"]
+
+
+@pytest.fixture(autouse=True)
+def runs(tmp_path, monkeypatch):
+    """Where `measure` keeps samples."""
+    monkeypatch.setattr(paths, "RUNS", tmp_path / "runs")
+    return tmp_path / "runs"
 
 
 def pictures(folder, classes=3, each=6, size=(8, 8), mode="L"):
@@ -91,6 +99,87 @@ def test_pictures_get_the_labels_that_the_teacher_knows_them_by(tmp_path):
     other = network(tmp_path / "other", names=tuple(sorted(names)))
     with pytest.raises(ValueError, match="the student and the teacher know the same classes in another order"):
         own.comparison(teacher, {"student": other}, images, device="cpu")
+
+
+@pytest.fixture
+def drawn(monkeypatch, poor_classifier):
+    """The scales at which samples were drawn: a list that grows."""
+    monkeypatch.setattr(quality, "train_classifier", poor_classifier)
+    seen, plain = [], evaluation.measure
+
+    def measure(run, model, w, *, n=None, **how):
+        if n is None:
+            seen.append(w)
+        return plain(run, model, w, n=n, **how)
+    monkeypatch.setattr(evaluation, "measure", measure)
+    return seen
+
+
+FEW = {"samples": 12, "states": 40, "sample_steps": 2, "ws": (1.0, 1.5), "device": "cpu"}
+
+
+def others(teacher, student, images, **settings):
+    run, loaded, students = own.comparison(teacher, {"student": str(student)}, images, **FEW | settings)
+    return evaluation.evaluate_others(run, loaded, students)
+
+
+def test_a_comparison_that_was_stopped_draws_only_what_is_left(tmp_path, pair, drawn, runs, monkeypatch):
+    images, counted = pictures(tmp_path / "I"), evaluation.measure
+
+    def stopped(run, model, w, **how):
+        if "n" not in how and len(drawn) == 1:
+            raise KeyboardInterrupt
+        return counted(run, model, w, **how)
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluation, "measure", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            others(*pair, images)
+    assert "are not drawn again" in cli._outlook(argparse.Namespace(command="measure"))
+    assert drawn == [1.0] and len(list(runs.rglob("features-*.safetensors"))) == 1
+    went_on = others(*pair, images)
+    left = drawn[1:]
+    numbers = [w for w in left if isinstance(w, float)]
+    assert numbers[0] == 1.5 and numbers.count(1.0) == 1              # the student's own, not the teacher's again
+    drawn.clear()
+    pd.testing.assert_frame_equal(others(*pair, images), went_on)
+    assert drawn == []
+    for file in runs.rglob("features-*.safetensors"):
+        file.unlink()
+    pd.testing.assert_frame_equal(others(*pair, images), went_on)
+    assert len(drawn) == len(left) + 1
+
+
+def test_other_networks_pictures_and_settings_have_samples_of_their_own(tmp_path, pair, drawn):
+    images = pictures(tmp_path / "I")
+    others(*pair, images)
+    whole = len(drawn)
+
+    def again(*given, **settings):
+        drawn.clear()
+        others(*given, **settings)
+        return len(drawn)
+    assert again(*pair, images, samples=15) == whole
+    assert again(*pair, images, ws=(1.0, 1.5, 2.0)) < whole                        # scales that were not measured yet
+    teacher, student = pair
+    assert 0 < again(teacher, network(tmp_path / "S2", seed=2), images) < whole    # the teacher's are there
+    assert again(network(tmp_path / "T2", seed=3, ch=16, groups=2), student, images) < whole
+    file = next((images / "kind 0000").iterdir())
+    Image.fromarray(255 - np.asarray(Image.open(file))).save(file)
+    assert again(*pair, images) == whole
+
+
+@pytest.mark.parametrize("damage", [b"", b"no tensors", None])
+def test_damaged_samples_are_drawn_again(tmp_path, pair, drawn, runs, damage):
+    images = pictures(tmp_path / "I")
+    first = others(*pair, images)
+    files = sorted(runs.rglob("features-*.safetensors"))
+    if damage is None:
+        store.save_tensors(files[0], {"features": torch.zeros(3, 32)}, {})
+    else:
+        files[0].write_bytes(damage)
+    drawn.clear()
+    pd.testing.assert_frame_equal(others(*pair, images), first)
+    assert len(drawn) == 1
 
 
 def test_a_folder_for_the_page_is_refused_at_once(tmp_path, capsys):
