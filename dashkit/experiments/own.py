@@ -34,7 +34,7 @@ def comparison(teacher: str | os.PathLike, students: dict[str, str], images: str
     net = loaded.model.config
     check_pictures(found, net.size, net.channels, images)
     source = networks.Source(net.size, net.channels, found.num_classes, os.fspath(teacher), null_label)
-    given = {name: _student(place, null_label, images=shape, diffusion=loaded.diffusion)
+    given = {name: _student(place, null_label, loaded.rows, images=shape, diffusion=loaded.diffusion)
              for name, place in students.items()}
     for name, one in given.items():
         _check_pair(name, one, loaded)
@@ -45,14 +45,22 @@ def comparison(teacher: str | os.PathLike, students: dict[str, str], images: str
     return run, load_teacher(run), {name: one.model.to(run.device) for name, one in given.items()}
 
 
-def _student(place: str, null_label: int | str | None, **known: Any) -> networks.Found:
-    """A student as it says itself which label means "no class"; as the teacher's was named, where it does not."""
+def _student(place: str, null_label: int | str | None, rows: tuple[int, ...], **known: Any) -> networks.Found:
+    """A student as it says itself which label means "no class".
+
+    Where it says nothing it is as `null_label` was named; where that could only be guessed, it is as in the teacher,
+    whose `rows` are given, unless a random class takes its place there.
+    """
     try:
-        return networks.load(place, null_label=None, **known)
+        found = networks.load(place, null_label=None, **known)
     except ValueError:
         if null_label is None:
             raise
         return networks.load(place, null_label=null_label, **known)
+    null = rows[-1]
+    if found.says_null or null in rows[:-1] or null not in found.rows:
+        return found
+    return networks.load(place, null_label=null, **known)
 
 
 def _check_pair(name: str, student: networks.Found, teacher: networks.Found) -> None:

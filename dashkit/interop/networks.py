@@ -131,6 +131,13 @@ class Found(NamedTuple):
     diffusion: Diffusion        # its schedule, and what it predicts
     digest: str                 # of all that decides what it computes
     names: tuple[str, ...]      # of its classes; () if it does not say
+    says_null: bool = True      # whether it says itself, or was told, which label is "no class"; else that was guessed
+
+    @property
+    def rows(self) -> tuple[int, ...]:
+        """What the network itself takes for each label, the null label last; one of the others for a random class."""
+        config = self.model.config
+        return config.rows if isinstance(config, Other) else tuple(range(config.num_classes + 1))
 
 
 def load(source: str | os.PathLike, *, null_label: int | str | None = None, images: "Shape | None" = None,
@@ -277,7 +284,7 @@ def _of_diffusers(folder: Path, null_label: int | str | None, images: Shape | No
     files = _weight_files(place)
     null_label = index.get("null_label") if null_label is None else null_label
     shape = _shape(config, kind, images, folder)
-    classes, null = _rows(config, kind, index.get("id2label"), null_label, images, folder)
+    classes, null, said = _rows(config, kind, index.get("id2label"), null_label, images, folder)
     text = json.dumps(config, sort_keys=True)
     rows = (*classes, classes[0] if null is None else null)
     other = Other(shape.size, shape.channels, len(classes), kind, text, rows, diffusion)
@@ -294,7 +301,7 @@ def _of_diffusers(folder: Path, null_label: int | str | None, images: Shape | No
         model = EpsModel(_filled(kind, config, files, place), other)
     if null is None:
         model = IndependentCondition(model)
-    return Found(model, diffusion, digest, names)
+    return Found(model, diffusion, digest, names, said)
 
 
 def _network_in(folder: Path) -> Path:
@@ -354,8 +361,12 @@ def _shape(config: Mapping[str, Any], kind: str, images: Shape | None, folder: P
 
 
 def _rows(config: Mapping[str, Any], kind: str, labels: object, null_label: int | str | None, images: Shape | None,
-          folder: Path) -> tuple[tuple[int, ...], int | None]:
-    """The rows of the network's class table that are classes, and the one that is "no class" (None for random)."""
+          folder: Path) -> tuple[tuple[int, ...], int | None, bool]:
+    """The rows of the network's class table that are classes, and the one that is "no class" (None for random).
+
+    The last is False where that row is a guess: the last one, because there is one more than classes of pictures.
+    """
+    said = True
     count: Any = config.get("num_class_embeds") if kind == "UNet2DModel" else config.get("num_embeds_ada_norm", 1000)
     if kind != "UNet2DModel":                     # its table has one row more, for labels that were dropped
         count, null_label = count + 1, count if null_label is None else null_label
@@ -366,13 +377,13 @@ def _rows(config: Mapping[str, Any], kind: str, labels: object, null_label: int 
         raise ValueError(f"{folder} takes no class numbers (num_class_embeds is {config.get('num_class_embeds')!r}, "
                          f"class_embed_type {config.get('class_embed_type')!r}): without classes there is no guidance")
     if null_label == RANDOM:
-        return tuple(range(count)), None
+        return tuple(range(count)), None, said
     if null_label is None:
         rest = set(range(count)) - known if known else set()
         if len(rest) == 1:
             null_label = rest.pop()
         elif images is not None and count == images.num_classes + 1:
-            null_label = count - 1
+            null_label, said = count - 1, False
         elif (images is not None and count == images.num_classes) or (known and not rest):
             raise ValueError(
                 f"{folder} has {count} rows, one for each class, and no row for \"no class\": it lacks an "
@@ -385,7 +396,7 @@ def _rows(config: Mapping[str, Any], kind: str, labels: object, null_label: int 
     if not isinstance(null_label, int) or not 0 <= null_label < count:
         raise ValueError(f"the null label must be in 0 .. {count - 1}, or {RANDOM}, not {null_label!r}: {folder} has "
                          f"{count} rows of classes")
-    return tuple(k for k in range(count) if k != null_label), null_label
+    return tuple(k for k in range(count) if k != null_label), null_label, said
 
 
 def _weight_files(place: Path) -> list[Path]:
@@ -518,9 +529,10 @@ def _from_function(text: str, null_label: int | str | None, images: Shape | None
                          f"not {diffusion.prediction!r}")
     kind, config = type(net).__name__, dict(getattr(net, "config", {}) or {}) if type(net).__name__ in KINDS else {}
     null: Any
+    said = True
     if kind in KINDS:
         shape = _shape(config, kind, images, Path(text))
-        classes, null = _rows(config, kind, None, null_label, images, Path(text))
+        classes, null, said = _rows(config, kind, None, null_label, images, Path(text))
         config = json.loads(json.dumps({k: v for k, v in config.items() if not k.startswith("_")}, default=list))
     else:
         kind, null = text, getattr(net, "null_label", None) if null_label is None else null_label
@@ -538,7 +550,7 @@ def _from_function(text: str, null_label: int | str | None, images: Shape | None
     digest = store.digest(weights, json.dumps([text, other.settings, rows, diffusion.prediction,
                                                diffusion.schedule.alphas_cumprod.tolist()]))
     model: Any = EpsModel(net, other)
-    return Found(IndependentCondition(model) if null is None else model, diffusion, digest, ())
+    return Found(IndependentCondition(model) if null is None else model, diffusion, digest, (), said)
 
 
 # ---------------------------------------------------------------------------------------------------------- checks

@@ -22,6 +22,7 @@ from dashkit.storage import store
 
 SHAPE = networks.Shape(1, 8, 10)
 T = torch.tensor([0, 37, 871, 999])
+KIT = tuple(range(11))       # the rows of a teacher whose last row means "no class"
 
 
 def unet(**changes):
@@ -265,11 +266,29 @@ def test_a_student_says_itself_which_label_means_no_class(my_module):
         null_label = None
 
     my_module.last, my_module.silent = Last, Silent
-    rows = [own._student(f"my_nets:{name}", 0, images=SHAPE, diffusion=None).model.config.rows
+    rows = [own._student(f"my_nets:{name}", 0, KIT, images=SHAPE, diffusion=None).model.config.rows
             for name in ("last", "plain", "silent")]
     assert rows == [(*range(10), 10), (*range(1, 11), 0), (*range(1, 11), 0)]
     with pytest.raises(ValueError, match="has no attribute null_label"):
-        own._student("my_nets:silent", None, images=SHAPE, diffusion=None)
+        own._student("my_nets:silent", None, KIT, images=SHAPE, diffusion=None)
+
+
+def test_a_null_label_that_a_student_does_not_say_is_the_teachers(tmp_path):
+    """A copy of the teacher has the teacher's null row, whether that was typed or stands in the teacher's own index."""
+    plain = write(tmp_path / "plain", unet(num_class_embeds=11))
+    said = write(tmp_path / "said", unet(num_class_embeds=11))
+    (said / "model_index.json").write_text(json.dumps({"null_label": 4}))
+    bare = write(tmp_path / "ours", unet(**{k: v for k, v in export._FIXED.items() if k != "_class_name"}),
+                 DDPMScheduler(beta_schedule="linear"))
+
+    def rows(student, teacher, typed=None):
+        of_teacher = networks.load(teacher, null_label=typed, images=SHAPE)
+        return own._student(str(student), typed, of_teacher.rows, images=SHAPE, diffusion=None).rows[-1]
+
+    assert [rows(s, plain, 7) for s in (plain, said, bare)] == [7, 4, 7]      # what it says itself stays
+    assert [rows(s, said) for s in (plain, said, bare)] == [4, 4, 4]
+    assert [rows(s, plain) for s in (plain, said, bare)] == [10, 4, 10]
+    assert [rows(s, write(tmp_path / "few", unet(num_class_embeds=10)), "random") for s in (plain, bare)] == [10, 10]
 
 
 def test_a_random_class_takes_the_place_of_the_null_label_of_a_function_too(my_module, generator):
