@@ -10,6 +10,7 @@ import hashlib
 import importlib
 import json
 import os
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -33,6 +34,8 @@ from dashkit.storage import store
 KINDS = ("UNet2DModel", "DiTTransformer2DModel")
 TEACHER, RANDOM = "teacher", "random"
 WEIGHTS = export.WEIGHTS
+_PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+_AVERAGED = re.compile(r"(?<![^._-])(?<!non[._-])(?<!no[._-])ema(?![^._-])", re.IGNORECASE)      # unet_ema, ema.pt
 _RENAMED = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}     # before 0.18
 
 
@@ -276,8 +279,10 @@ def _of_this_kit(folder: Path) -> Found:
 def _of_diffusers(folder: Path, null_label: int | str | None, images: Shape | None,
                   diffusion: Diffusion | None) -> Found:
     place, index = _network_in(folder), {}
-    if (folder / export.INDEX).is_file():
-        index = store.read_json(folder / export.INDEX)
+    for pipeline in (folder, place.parent):      # the network's own folder may be named, unet_ema/ beside unet/, too
+        if (pipeline / export.INDEX).is_file():
+            index = store.read_json(pipeline / export.INDEX)
+            break
     config = store.read_json(place / export.CONFIG)
     kind = _kind(config, place)
     diffusion = _diffusion_of(folder, place, diffusion)
@@ -305,9 +310,18 @@ def _of_diffusers(folder: Path, null_label: int | str | None, images: Shape | No
 
 
 def _network_in(folder: Path) -> Path:
-    """The folder of the network in that of a pipeline, or the folder itself."""
+    """The folder of the network in that of a pipeline, or the folder itself.
+
+    ValueError if averaged weights (EMA) lie beside it: a teacher is sampled with these, and nobody said which to take.
+    """
     for place in (folder, folder / "unet", folder / "transformer"):
         if (place / export.CONFIG).is_file():
+            averaged = [] if place == folder else sorted(
+                p for p in folder.iterdir() if _AVERAGED.search(p.name) and (p / export.CONFIG).is_file())
+            if averaged:
+                raise ValueError(f"{folder} has averaged weights (EMA) in {averaged[0].name}/ beside those in "
+                                 f"{place.name}/; give {averaged[0]} for the averaged ones, which are the usual "
+                                 f"choice, or {place}")
             return place
     raise FileNotFoundError(f"{folder} holds no network: there is no {export.CONFIG} in it, nor in unet/ or "
                             "transformer/")
@@ -400,7 +414,12 @@ def _rows(config: Mapping[str, Any], kind: str, labels: object, null_label: int 
 
 
 def _weight_files(place: Path) -> list[Path]:
-    """The files with the network's weights; pickled ones are refused."""
+    """The files with the network's weights; pickled ones are refused, and those with averaged weights beside them."""
+    averaged = sorted(p.name for p in place.iterdir() if p.is_file() and p.suffix in (".safetensors", *_PICKLED)
+                      and _AVERAGED.search(p.stem))
+    if averaged and (place / WEIGHTS).is_file():
+        raise ValueError(f"{place} has averaged weights (EMA) in {averaged[0]} beside {WEIGHTS}; give the ones that "
+                         f"you mean the name {WEIGHTS}, and move the others away")
     if (place / WEIGHTS).is_file():
         return [place / WEIGHTS]
     index = place / f"{WEIGHTS}.index.json"
@@ -412,7 +431,7 @@ def _weight_files(place: Path) -> list[Path]:
         raise FileNotFoundError(f"{index} names files that are not there")
     if others := sorted(p.name for p in place.glob("*.safetensors")):
         raise FileNotFoundError(f"{place} has no {WEIGHTS}, but {', '.join(others[:3])}; rename the one that you mean")
-    if pickled := sorted(p.name for p in place.iterdir() if p.suffix in (".bin", ".pt", ".pth", ".ckpt", ".pkl")):
+    if pickled := sorted(p.name for p in place.iterdir() if p.suffix in _PICKLED):
         raise ValueError(f"{place / pickled[0]} is pickled, and reading it may run any program, so it is not opened; "
                          "if you trust it, convert it with diffusers: Class.from_pretrained(FOLDER, "
                          "use_safetensors=False).save_pretrained(FOLDER)")

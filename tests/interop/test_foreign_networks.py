@@ -332,6 +332,35 @@ def test_pickled_weights_are_never_opened(tmp_path):
         networks.load(tmp_path, images=SHAPE)
 
 
+@pytest.mark.parametrize(("part", "make", "beside"), [
+    ("transformer", dit, "transformer_ema"), ("unet", unet, "ema-unet"), ("unet", unet, "unet_ema")])
+def test_averaged_weights_beside_the_others_are_not_passed_over(tmp_path, part, make, beside):
+    write(tmp_path, make(), part=part)
+    (tmp_path / "model_index.json").write_text(json.dumps({"null_label": 10}))
+    averaged = make()
+    with torch.no_grad():
+        next(averaged.parameters()).add_(1)
+    averaged.save_pretrained(tmp_path / beside)
+    with pytest.raises(ValueError, match=rf"has averaged weights \(EMA\) in {beside}/ beside.*; give .*{beside} for the"):
+        networks.load(tmp_path, images=SHAPE)
+    first, second = (next(networks.load(tmp_path / name).model.net.parameters()) for name in (part, beside))
+    assert torch.equal(first + 1, second)        # each is taken where it is named, with what the pipeline says of it
+
+
+@pytest.mark.parametrize(("name", "refused"), [
+    ("diffusion_pytorch_model.ema.safetensors", True), ("ema.pt", True), ("EMA_weights.safetensors", True),
+    ("diffusion_pytorch_model.non_ema.safetensors", False), ("cinema.safetensors", False), ("ema.json", False),
+])  # fmt: skip
+def test_a_file_of_averaged_weights_beside_the_others_is_named(tmp_path, name, refused):
+    write(tmp_path, unet())
+    (tmp_path / "unet" / name).write_bytes((tmp_path / "unet" / networks.WEIGHTS).read_bytes())
+    if not refused:
+        assert networks.load(tmp_path, images=SHAPE).rows[-1] == 10
+        return
+    with pytest.raises(ValueError, match=rf"averaged weights \(EMA\) in {name} beside {networks.WEIGHTS}; give the"):
+        networks.load(tmp_path, images=SHAPE)
+
+
 def test_weights_in_several_files_are_read(tmp_path):
     net = unet()
     net.save_pretrained(tmp_path / "unet", max_shard_size="50KB")
