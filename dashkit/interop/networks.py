@@ -34,6 +34,7 @@ from dashkit.storage import store
 KINDS = ("UNet2DModel", "DiTTransformer2DModel")
 TEACHER, RANDOM = "teacher", "random"
 WEIGHTS = export.WEIGHTS
+MOST_LEFT = 0.5          # of a picture's power at the last timestep; usual schedules leave less than a hundredth
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _AVERAGED = re.compile(r"(?<![^._-])(?<!non[._-])(?<!no[._-])ema(?![^._-])", re.IGNORECASE)      # unet_ema, ema.pt
 _RENAMED = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}     # before 0.18
@@ -163,6 +164,7 @@ def load(source: str | os.PathLike, *, null_label: int | str | None = None, imag
             found = _of_this_kit(folder)
         else:
             found = _of_diffusers(folder, null_label, images, diffusion)
+    _check_table(found.diffusion.schedule, text)
     model = found.model.eval().requires_grad_(False)
     _probe(model, found.diffusion.schedule.T, text)
     return found._replace(model=model)
@@ -537,7 +539,10 @@ def _from_function(text: str, null_label: int | str | None, images: Shape | None
             raise ValueError(f"{text}: {error}") from None
     elif hasattr(net, "alphas_cumprod"):
         abar = torch.as_tensor(net.alphas_cumprod, dtype=torch.float32).detach().cpu()
-        diffusion = Diffusion(Schedule(abar), getattr(net, "prediction_type", "epsilon"))
+        try:
+            diffusion = Diffusion(Schedule(abar), getattr(net, "prediction_type", "epsilon"))
+        except ValueError as error:
+            raise ValueError(f"{text}: {error}") from None
     if diffusion is None:
         raise ValueError(f"the module of {text} does not say how it was noised; give it an attribute alphas_cumprod "
                          "(T,), or scheduler, a scheduler of diffusers")
@@ -573,6 +578,15 @@ def _from_function(text: str, null_label: int | str | None, images: Shape | None
 
 
 # ---------------------------------------------------------------------------------------------------------- checks
+
+
+def _check_table(schedule: Schedule, name: str) -> None:
+    """Raise ValueError if most of the picture is still there at the last timestep: samples start from noise alone."""
+    last = float(schedule.alphas_cumprod[-1])
+    if last > MOST_LEFT:
+        raise ValueError(f"{name} noises too little: abar is {last:.3g} at the last of {schedule.T} timesteps, and must "
+                         f"be below {MOST_LEFT:g} there; alphas_cumprod is the running product of all alphas, and betas "
+                         "belong to their number of timesteps")
 
 
 @torch.no_grad()

@@ -17,8 +17,9 @@ def expand(values: Tensor, like: Tensor) -> Tensor:
 class Schedule:
     """A variance-preserving diffusion: x_t = sqrt(abar_t) x0 + sqrt(1 - abar_t) eps.
 
-    `alphas_cumprod` is abar, shape (T,), decreasing, inside (0, 1).  Timesteps are integers 0 .. T-1.  `clip` is the
-    largest |x0| there is: 1 for images, to which a sampler clamps its prediction of x0; None for latents.
+    `alphas_cumprod` is abar, shape (T,), nowhere increasing, inside (0, 1); ValueError for any other table.  Timesteps
+    are integers 0 .. T-1.  `clip` is the largest |x0| there is: 1 for images, to which a sampler clamps its prediction
+    of x0; None for latents.
 
     >>> schedule = cosine_schedule(1000)
     >>> schedule.grid(4).tolist()
@@ -32,6 +33,9 @@ class Schedule:
         a = self.alphas_cumprod
         if a.ndim != 1 or not bool(((a > 0) & (a < 1)).all()):
             raise ValueError("alphas_cumprod must be a 1-D tensor with every entry inside (0, 1)")
+        if bool((a.diff() > 0).any()):           # equal ones there are: where a zero SNR is rounded up
+            raise ValueError("alphas_cumprod must fall from the first timestep, almost the picture, to the last, almost "
+                             f"noise; this table rises from {float(a.min()):.3g} to {float(a.max()):.3g} somewhere")
 
     @property
     def T(self) -> int:

@@ -300,6 +300,22 @@ def test_a_random_class_takes_the_place_of_the_null_label_of_a_function_too(my_m
         torch.testing.assert_close(pair.cond, Plain()(x_t, torch.full((4,), 3), torch.arange(4)))
 
 
+@pytest.mark.parametrize(("table", "message"), [
+    (torch.linspace(1e-4, 0.02, 300), r"my_nets:plain: alphas_cumprod must fall"),                         # betas
+    (1 - torch.linspace(1e-3, 0.1, 60), r"noises too little: abar is 0.9 at the last of 60 timesteps"),    # alphas
+    ((1 - torch.linspace(1e-4, 0.02, 40)).cumprod(0), r"abar is 0\.66\d at the last of 40 timesteps.*number of times"),
+])  # fmt: skip
+def test_a_table_that_is_no_running_product_is_refused(my_module, table, message):
+    class Wrong(Plain):
+        def __init__(self):
+            super().__init__()
+            self.alphas_cumprod = table
+
+    my_module.plain = Wrong
+    with pytest.raises(ValueError, match=message):
+        networks.load("my_nets:plain", images=SHAPE)
+
+
 @pytest.mark.parametrize(("source", "message"), [
     ("my_nets:nothing", "is no function that Python finds"), ("no_such_module:f", "is no function that Python finds"),
     ("my_nets:number", "must return a torch module"), ("my_nets:no_null", "give it an attribute alphas_cumprod"),

@@ -67,6 +67,14 @@ def test_impossible_tables_are_refused():
         cosine_schedule(0)
 
 
+def test_a_table_that_rises_is_refused_and_one_that_rests_is_not():
+    falling = torch.linspace(0.9, 0.1, 20)
+    for table in (falling.flip(0), torch.cat([falling, falling]), 1 - cosine_schedule(50).alphas_cumprod):
+        with pytest.raises(ValueError, match=r"must fall from the first timestep, .* to the last, almost noise; this"):
+            Schedule(table)
+    assert Schedule(torch.tensor([0.5, 2.0**-24, 2.0**-24])).T == 3       # a zero SNR that was rounded up
+
+
 def test_snr_is_signal_over_noise_in_power(cosine):
     t = torch.tensor([0, 10, 500, 999])
     signal, noise = cosine.scales(t, torch.zeros(4))
