@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from dashkit.datasets.look import check_classes, check_pictures, look
+from dashkit.experiments import trial
 from dashkit.experiments.networks import load_teacher
 from dashkit.experiments.profiles import PROFILES
 from dashkit.experiments.run import Run, Teacher, pick_device
@@ -25,7 +26,8 @@ def comparison(teacher: str | os.PathLike, students: dict[str, str], images: str
     """A run that compares students, by name, with their teacher on pictures, and the networks; it trains nothing.
 
     Networks are what `interop.networks.load` takes.  ValueError or FileNotFoundError in one sentence if they do not
-    belong together: other pictures, other classes, another noise schedule.
+    belong together: other pictures, other classes, another noise schedule, another kind of prediction.  Doubts are
+    printed.
     """
     found, there = look(images), Path(images).expanduser().resolve()
     check_classes(found, images)
@@ -42,6 +44,7 @@ def comparison(teacher: str | os.PathLike, students: dict[str, str], images: str
         PROFILES["digits"], name="measure", dataset=str(there), teacher=source, student=source, arms=("dash",), seeds=1,
         T=loaded.diffusion.schedule.T)
     run = Run(dataclasses.replace(profile, **parse_settings(MEASURED | settings)), device=pick_device(device))
+    trial.say_doubts(run)
     return run, load_teacher(run), {name: one.model.to(run.device) for name, one in given.items()}
 
 

@@ -11,6 +11,7 @@ from torch import nn
 
 from dashkit import environment
 from dashkit.datasets import fetch
+from dashkit.experiments import trial
 from dashkit.experiments.profiles import Profile
 from dashkit.experiments.settings import number
 from dashkit.experiments.students import STUDENTS
@@ -43,6 +44,9 @@ class Run(Protocol):
     def images(self) -> Images: ...
 
     @property
+    def data_digest(self) -> str: ...
+
+    @property
     def schedule(self) -> Schedule: ...
 
     @property
@@ -58,12 +62,14 @@ def check_run(run: Run, *, weights: Path | None = None, reference: int | None = 
 
     ValueError for images, classes or networks that do not fit, FileNotFoundError for a data set or FID's `weights` that
     are not there, ImportError for a missing package, OSError for a folder `publish` that cannot be written.
-    `reference` is the number of real images that FID is measured against.  Every way to start a run comes here first:
+    `reference` is the number of real images that FID is measured against.  What makes a teacher from elsewhere, or
+    latents, doubtful is printed.  Every way to start a run comes here first:
     the teacher's training, the students', a sweep, a search of learning rates, a campaign and the series.
     """
     images = run.images                # is the file there, is it whole, and do the profile's networks fit it?
     _check_images(run, images)
     _check_networks(run)
+    trial.say_doubts(run)
     if weights is not None:
         fetch.require_fidelity()
         if not weights.is_file():

@@ -112,3 +112,13 @@ def to_eps(output: Tensor, x_t: Tensor, scales: tuple[Tensor, Tensor], predictio
     if prediction == "v_prediction":
         return signal * output + noise * x_t
     return (x_t - signal * output) / noise
+
+
+def from_eps(eps: Tensor, x_t: Tensor, scales: tuple[Tensor, Tensor], prediction: str) -> Tensor:
+    """The prediction that means this noise: the inverse of `to_eps`."""
+    if prediction == "epsilon":
+        return eps
+    signal, noise = scales
+    if prediction == "v_prediction":
+        return (eps - noise * x_t) / signal
+    return (x_t - noise * eps) / signal
