@@ -78,11 +78,21 @@ class Other:
         return EpsModel(_built(self.kind, json.loads(self.settings)), self)
 
     def fingerprint(self) -> dict[str, str]:
-        """What a function decides beside its class: the parameters, the prediction, the labels, the schedule."""
+        """What a function decides beside its class: the parameters, the prediction, the labels, the schedule, its code.
+
+        Code shows in what it computes, here with weights that are always the same.
+        """
         with torch.random.fork_rng(devices=[]):
-            weights = self.make().net.state_dict()
-        said = [[[k, list(v.shape)] for k, v in weights.items()], self.diffusion.prediction, self.rows,
-                self.diffusion.schedule.alphas_cumprod.tolist()]
+            torch.manual_seed(0)
+            net = self.make().net
+        shapes = [[k, list(v.shape)] for k, v in net.state_dict().items()]
+        generator = torch.Generator().manual_seed(0)
+        with torch.no_grad():
+            for _, p in sorted(net.named_parameters()):      # as a scaled layer's, or about 1 as a norm's: none is zero
+                drawn = torch.randn(p.shape, generator=generator)
+                p.copy_(drawn * (len(p) / p.numel()) ** 0.5 if p.ndim > 1 else 1 + 0.1 * drawn)
+        said = [shapes, self.diffusion.prediction, self.rows, self.diffusion.schedule.alphas_cumprod.tolist(),
+                _answers(net, self)]
         return {"function": store.fingerprint(said)}
 
     def changed(self, changes: Mapping[str, Any]) -> "Other":
@@ -571,10 +581,41 @@ def _from_function(text: str, null_label: int | str | None, images: Shape | None
     rows = (*classes, classes[0] if null is None else null)
     other = Other(shape.size, shape.channels, len(classes), kind, json.dumps(config, sort_keys=True), rows, diffusion)
     weights = {k: v.detach().cpu().contiguous() for k, v in net.state_dict().items()}
+    answers = [] if kind in KINDS else [_answers(net, other)]
     digest = store.digest(weights, json.dumps([text, other.settings, rows, diffusion.prediction,
-                                               diffusion.schedule.alphas_cumprod.tolist()]))
+                                               diffusion.schedule.alphas_cumprod.tolist(), *answers]))
     model: Any = EpsModel(net, other)
     return Found(IndependentCondition(model) if null is None else model, diffusion, digest, (), said)
+
+
+@torch.no_grad()
+def _answers(net: nn.Module, config: Other) -> list[float]:
+    """A few numbers that change when the code of a user's module does: what it answers to pictures that never change.
+
+    They are computed in float64 and rounded, so that neither threads nor machines change them; in float32, with two
+    digits, if the module takes no other.  [] for a module that answers otherwise each time, or not at all.
+    """
+    generator, T = torch.Generator().manual_seed(0), config.diffusion.schedule.T
+    labels = (0, config.num_classes - 1, config.num_classes)
+    x_t, seen = torch.randn((2, len(labels), config.channels, config.size, config.size), generator=generator,
+                            dtype=torch.float64)
+    t, rows = torch.tensor([T // 8, T // 2, T - 1]), torch.tensor([config.rows[k] for k in labels])
+
+    def asked(dtype: torch.dtype) -> Tensor:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            out = copy.deepcopy(net).cpu().to(dtype).eval()(x_t.to(dtype), t, rows)
+        out = getattr(out, "sample", out)[:, : config.channels].double()
+        size = out.square().flatten(1).mean(1).sqrt()
+        return torch.cat([size, (out * seen).flatten(1).mean(1) / size.clamp(min=1e-30)])
+
+    for dtype, digits in ((torch.float64, 6), (torch.float32, 2)):
+        with suppress(Exception):                # a module of anybody's fails in any way
+            first, again = asked(dtype), asked(dtype)
+            if not bool((first - again).abs().max() < 10.0**-digits):          # NaN, too
+                return []
+            return [0.0 + round(float(f"{v:.{digits}g}"), digits + 2) for v in first.tolist()]      # no -0.0
+    return []
 
 
 # ---------------------------------------------------------------------------------------------------------- checks

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import random
 import sys
 from functools import partial
 
@@ -256,6 +257,64 @@ def test_a_function_that_is_mended_is_another_teacher_and_another_student(my_mod
         my_module.plain = partial(changed, changes)
         found.append(names())
     assert len({digest for digest, _ in found}) == len({student for _, student in found}) == 5
+
+
+def _names(my_module, make):
+    """The names of a teacher and of a student that a function makes."""
+    my_module.made = make
+    source = networks.Source(8, 1, 10, "my_nets:made")
+    run = Run(dataclasses.replace(PROFILES["smoke"], T=50, teacher=source, student=source, arms=("dash",)))
+    return run.given.digest, store.fingerprint(run.student_settings("dash", 42)["student"])
+
+
+class Deep(Plain):
+    """With a last layer of zeros, as many networks start, a norm, and dropout."""
+
+    last, shift, seeded = "relu", 0, True
+
+    def __init__(self):
+        super().__init__()
+        if not self.seeded:
+            torch.seed()
+        self.inner, self.norm, self.drop = nn.Linear(64, 64), nn.LayerNorm(64), nn.Dropout(0.5)
+        self.out = nn.Linear(64, 64)
+        nn.init.zeros_(self.out.weight)
+
+    def forward(self, x_t, t, y):
+        h = self.layer(x_t.flatten(1)) + self.table((y + self.shift) % 11)
+        h = self.inner(self.norm(h)) + (t / 50)[:, None].to(x_t.dtype)
+        h = self.drop(getattr(torch, self.last)(h))
+        return (x_t.flatten(1) + self.out(h)).reshape(x_t.shape)
+
+
+def test_other_code_is_another_student_and_the_same_code_is_the_same(my_module):
+    """Also code before a last layer of zeros; weights that a student begins with are not part of its name."""
+    kinds = [type("Kind", (Deep,), change) for change in (
+        {}, {"last": "tanh"}, {"shift": 1}, {"forward": lambda self, x, t, y: Deep.forward(self, x, t.flip(0), y)})]
+    names = [_names(my_module, kind)[1] for kind in kinds]
+    assert len(set(names)) == 4
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    assert [_names(my_module, kind)[1] for kind in kinds] == names
+    torch.set_num_threads(threads)
+    assert _names(my_module, type("Kind", (Deep,), {"seeded": False}))[1] == names[0]
+
+
+def test_other_code_is_another_teacher(my_module):
+    trained = Plain()
+    kinds = [type("Kind", (Plain,), {"forward": f}) for f in (
+        Plain.forward, lambda self, x, t, y: -Plain.forward(self, x, t, y),
+        lambda self, x, t, y: Plain.forward(self, x, t, y) * 1.001,
+        lambda self, x, t, y: Plain.forward(self, x.float(), t, y))]                 # it takes float32 alone
+
+    def made(kind):
+        net = kind()
+        net.load_state_dict(trained.state_dict())
+        return net
+    names = [_names(my_module, partial(made, kind))[0] for kind in kinds]
+    assert len(set(names)) == 4 and names == [_names(my_module, partial(made, kind))[0] for kind in kinds]
+    noisy = type("Noisy", (Plain,), {"forward": lambda self, x, t, y: Plain.forward(self, x, t, y) + random.random()})
+    assert _names(my_module, noisy) == _names(my_module, noisy)                      # no code to tell it by
 
 
 def test_a_student_says_itself_which_label_means_no_class(my_module):
