@@ -297,6 +297,15 @@ def _value(value: object) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
+def _pairs(run: Run, most: int = 12) -> str:
+    """Which class is taken for which row of the teacher, and which row for "no class"."""
+    rows, names = run.given.rows, [run.images.class_name(k) for k in range(run.images.num_classes)]
+    pairs = [f"{row} {name}" for row, name in zip(rows, names, strict=False)]
+    shown = pairs if len(pairs) <= most else [*pairs[: most - 1], "…", pairs[-1]]
+    null = "a random class" if rows[-1] in rows[:-1] else str(rows[-1])
+    return f"{', '.join(shown)}; {null} for no class"
+
+
 def _said(found: Look, shapes: Shapes, run: Run, times: Mapping[str, object]) -> list[str]:
     """What was found and chosen, for whoever typed the command."""
     net, things = run.profile.teacher, "latents" if found.latent else "pictures"
@@ -311,6 +320,8 @@ def _said(found: Look, shapes: Shapes, run: Run, times: Mapping[str, object]) ->
     big, small = shapes.parameters
     whole = "from elsewhere" if run.teacher_is_given else "to be trained here"
     said.append(f"The teacher ({whole}) has {big:,} parameters, the student {small:,}: {big / small:.1f} times fewer.")
+    if run.teacher_is_given:
+        said.append(f"The teacher's rows and their {'classes' if found.exact else 'folders'}: {_pairs(run)}.")
     if shapes.note:
         said.append(f"The teacher's schedule: {shapes.note}.")
     if min(found.counts) < 20:

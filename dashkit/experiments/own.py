@@ -15,6 +15,7 @@ from dashkit.experiments.run import Run, Teacher, pick_device
 from dashkit.experiments.settings import parse_settings
 from dashkit.interop import networks
 from dashkit.interop.schedules import same
+from dashkit.method.images import words_differ
 
 MEASURED = {"ws": (1.0, 1.5, 2.0, 4.0), "samples": 500, "states": 2000, "sample_steps": 50}
 """What `measure` measures, unless it is told otherwise."""
@@ -75,6 +76,10 @@ def _check_pair(name: str, student: networks.Found, teacher: networks.Found) -> 
     if student.names != teacher.names and sorted(student.names) == sorted(teacher.names):
         raise ValueError(f"the {name} and the teacher know the same classes in another order ({student.names[0]} and "
                          f"{teacher.names[0]} first); they must be the same")
+    if words_differ(student.names, teacher.names):
+        only = sorted({*student.names} - {*teacher.names}), sorted({*teacher.names} - {*student.names})
+        raise ValueError(f"the {name} and the teacher know other classes ({only[0][0]} and {only[1][0]} are in only "
+                         "one); they must be the same")
     if not same(student.diffusion.schedule, teacher.diffusion.schedule):
         raise ValueError(f"the {name} and the teacher have different noise schedules (T = "
                          f"{student.diffusion.schedule.T} and {teacher.diffusion.schedule.T}): their gaps cannot be "

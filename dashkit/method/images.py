@@ -1,5 +1,6 @@
 """Labelled images in memory, as uint8; or latents, as floats."""
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -33,14 +34,22 @@ class Images:
     def in_order(self, names: Sequence[str]) -> "Images":
         """The same images with the labels of a network whose class k is called names[k].
 
-        Where the names are others, or there are none, labels are taken to be the network's.  ValueError for names that
-        are numbers in another order than that of their values, as 10 before 2: one cannot know which was meant.
+        Where either has no names, or only numbers, labels are taken to be the network's.  ValueError for other words
+        than the network's, and for names with numbers in another order than that of their values, as 10 before 2: one
+        cannot know what was meant.
         """
         if self.names and sorted(self.names) == sorted(names):
             new = torch.tensor([list(names).index(name) for name in self.names], device=self.labels.device)
             return replace(self, labels=new[self.labels], test_labels=new[self.test_labels], names=tuple(names))
-        if all(name.isdecimal() for name in self.names) and list(self.names) != sorted(self.names, key=int):
-            raise ValueError(f"the classes are numbers in the order {', '.join(self.names[:4])}, …; give their folders "
+        if words_differ(self.names, names):
+            mine, theirs = ([n for n in one if n not in other] for one, other in (
+                (self.names, names), (names, self.names)))
+            raise ValueError(f"the network has other classes: it knows {_few(theirs)}, and the pictures have "
+                             f"{_few(mine)}; rename the folders as the network's classes, or give them its labels as "
+                             f"names, {_label(0, len(names))} to {_label(len(names) - 1, len(names))}")
+        numbers = all(name.isdecimal() for name in self.names)
+        if (numbers or list(self.names) == sorted(self.names)) and list(self.names) != sorted(self.names, key=_natural):
+            raise ValueError(f"the classes have numbers in the order {', '.join(self.names[:4])}, …; give their folders "
                              "names of one length, as 00, 01, …, in the order in which the teacher knows them")
         return self
 
@@ -69,6 +78,32 @@ class Images:
     def to(self, device: torch.device | str) -> "Images":
         return Images(self.pixels.to(device), self.labels.to(device), self.test_pixels.to(device),
                       self.test_labels.to(device), self.names, self.latent)
+
+
+def words_differ(a: Sequence[str], b: Sequence[str]) -> bool:
+    """Whether two lists of as many names of classes cannot mean the same: both have words, and not the same ones.
+
+    >>> words_differ(("cat", "dog"), ("dog", "cat")), words_differ(("cat", "dog"), ("0", "1"))
+    (False, False)
+    >>> words_differ(("cat", "dog"), ("cat", "cow"))
+    True
+    """
+    words = not (all(n.isdecimal() for n in a) or all(n.isdecimal() for n in b))
+    return words and len(a) == len(b) and sorted(a) != sorted(b)
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """A key by which 2 comes before 10, wherever in a name the numbers stand."""
+    return [(int(part) if part.isdecimal() else -1, part) for part in re.split(r"(\d+)", name)]
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:4]) + (", …" if len(names) > 4 else "")
+
+
+def _label(k: int, count: int) -> str:
+    """A label as the name of a folder: numbers of one length, so that their alphabet is their order."""
+    return f"{k:0{len(str(count - 1))}d}"
 
 
 def to_float(pixels: Tensor) -> Tensor:

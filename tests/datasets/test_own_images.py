@@ -504,14 +504,16 @@ def test_labels_follow_the_classes_that_a_network_has_learned():
     assert [found.names[k] for k in found.labels] == [images.names[k] for k in labels] == [
         found.names[k] for k in found.test_labels]
     assert found.names == ("fox", "cat", "dog")
-    for other in ((), ("fox", "cat", "cow"), images.names):            # nothing that could be put in order
+    for other in ((), ("0", "1", "2"), ("fox", "cat"), images.names):            # nothing that could be put in order
         assert torch.equal(images.in_order(other).labels, labels)
 
 
 @pytest.mark.parametrize(("names", "known", "refused"), [
     (("0", "1", "10", "2"), (), True), (("1", "10", "11", "9"), ("a", "b", "c", "d"), True),
     (("0", "1", "10", "2"), ("0", "1", "2", "10"), False), (("00", "01", "02", "10"), (), False),
-    (("class 1", "class 10", "class 2", "class 3"), (), False), ((), (), False),
+    (("class 1", "class 10", "class 2", "class 3"), (), True), ((), (), False),
+    (("a10b", "a9b", "x", "y"), ("0", "1", "2", "3"), True), (("a09b", "a10b", "x", "y"), (), False),
+    (("class 1", "class 2", "class 10", "x"), (), False),                    # in an .npz they come in their own order
 ])  # fmt: skip
 def test_numbers_of_which_nobody_knows_the_order_are_refused(names, known, refused):
     pixels, labels = torch.zeros((4, 1, 8, 8), dtype=torch.uint8), torch.arange(4)
@@ -521,3 +523,15 @@ def test_numbers_of_which_nobody_knows_the_order_are_refused(names, known, refus
             images.in_order(known)
     else:
         assert images.in_order(known).num_classes == 4
+
+
+@pytest.mark.parametrize(("names", "known", "missing"), [
+    (("ash", "oak", "yew"), ("ash", "oak", "taxus"), r"it knows taxus, and the pictures have yew; rename"),
+    (("Ash", "Oak", "Yew"), ("ash", "oak", "yew"), r"it knows ash, oak, yew, and the pictures have Ash, Oak, Yew"),
+    (("n01", "n02", "n03"), ("ash", "oak", "yew"), r"or give them its labels as names, 0 to 2"),
+])  # fmt: skip
+def test_classes_that_the_network_calls_otherwise_are_not_paired_by_their_alphabet(names, known, missing):
+    pixels, labels = torch.zeros((3, 1, 8, 8), dtype=torch.uint8), torch.arange(3)
+    with pytest.raises(ValueError, match=missing):
+        Images(pixels, labels, pixels, labels, names=names).in_order(known)
+    assert Images(pixels, labels, pixels, labels, names=("0", "1", "2")).in_order(known).names == ("0", "1", "2")

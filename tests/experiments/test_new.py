@@ -239,3 +239,12 @@ def test_texts_of_a_profile_are_toml():
         assert tomllib.loads(f"v = {new._value(value)}")["v"] == value
         line = new._aligned(f"v = {new._value(value)}   # why: a \"#\" too")
         assert tomllib.loads(line)["v"] == value and line.index("# why") >= 30
+
+
+def test_the_rows_of_a_teacher_are_said_beside_the_folders(tmp_path):
+    images = str(pictures(tmp_path / "p"))
+    said = write_profile(tmp_path / "a.toml", Wish(images, str(teacher(tmp_path / "T")), null_label=1), device="cpu").said
+    assert "The teacher's rows and their folders: 0 kind 0000, 2 kind 0001, 3 kind 0002; 1 for no class." in said
+    random = str(teacher(tmp_path / "R", num_class_embeds=3))
+    said = write_profile(tmp_path / "b.toml", Wish(images, random, null_label="random"), device="cpu").said
+    assert "0 kind 0000, 1 kind 0001, 2 kind 0002; a random class for no class" in " ".join(said)

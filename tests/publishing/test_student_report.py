@@ -487,3 +487,13 @@ def test_the_card_has_every_training_seed():
     assert list(card["R²"]) == ["0.900\n[0.890, 0.910]", "0.30"]
     one = table[table.seed == 7]
     assert list(student_report._card(run, one, {"dash": gap()}).index) == ["dash"]
+
+
+def test_classes_that_are_called_otherwise_are_named(tmp_path):
+    names = ("kind 0000", "kind 0001", "kind 0002")
+    other, plain = network(tmp_path / "O", names=("kind 0000", "sort 1", "kind 0002")), network(tmp_path / "P")
+    images = pictures(tmp_path / "I")
+    with pytest.raises(ValueError, match="it knows sort 1, and the pictures have kind 0001; rename the folders"):
+        own.comparison(other, {"student": plain}, images, device="cpu")
+    with pytest.raises(ValueError, match=r"know other classes \(sort 1 and kind 0001 are in only one\)"):
+        own.comparison(network(tmp_path / "T", names=names), {"student": other}, images, device="cpu")
