@@ -22,6 +22,8 @@ from dashkit.storage.paths import as_path
 
 MAX_ARRAY = 2**36        # bytes of one array of an .npz; ImageNet-64 has a quarter of that
 MAX_PIXELS = 2**27       # of one image in a folder; the largest cameras take 102 million
+FEW_PIXELS = 200         # pictures among whose pixels it is looked for levels of grey
+MOST_LEVELS = 256        # that a byte has: of pictures whose mean and deviation were made 0 and 1, too
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")      # not all of Pillow's: some call other programs
 SUFFIXES = (".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".dib", ".gif", ".tif", ".tiff", ".webp", ".ppm",
             ".pgm", ".pbm", ".pnm", ".heic", ".heif", ".avif", ".jp2")       # names that promise an image
@@ -109,10 +111,10 @@ def from_arrays(pixels: np.ndarray, labels: np.ndarray, test_pixels: np.ndarray,
         if p.ndim != 4 or p.dtype not in ((np.float16, np.float32) if latent else (np.uint8,)) or 0 in p.shape:
             kind, advice = ("float32", "") if latent else ("uint8", _advice(p))
             raise ValueError(f"{part} pixels must be non-empty {kind} (N, C, H, W), not {p.dtype} {p.shape}{advice}")
-        if latent and not (np.isfinite(p).all() and np.abs(p).max() > 1):
-            raise ValueError(f"{part} pixels are floats, which are latents, but none is above 1, or some are no "
-                             "numbers; pictures that were scaled belong into uint8, 0 to 255")
-        if not latent and (other := _other_order(p.shape, y.shape)):
+        if latent and (why := _no_latents(p)):
+            raise ValueError(f"{part} pixels are floats, which are latents, but {why}; pictures that were scaled belong "
+                             "into uint8, 0 to 255")
+        if (other := _other_order(p.shape, y.shape)):
             raise ValueError(f"{part} pixels must be (N, C, H, W), and {p.shape} looks like {other}; type "
                              f"pixels.transpose{OTHER_ORDERS[other]}")
         if y.shape != (len(p),) or not np.issubdtype(y.dtype, np.integer) or y.min() < 0:
@@ -139,6 +141,22 @@ def _array(name: str, value: object) -> np.ndarray:
         return np.asarray(value)
     except (TypeError, ValueError, RuntimeError) as error:     # lists of several lengths, a tensor on a GPU
         raise ValueError(f"{name} cannot be read as one array ({_said(error)})") from error
+
+
+def _no_latents(pixels: np.ndarray) -> str:
+    """Why floats are no latents but pictures that were scaled, or no numbers; nothing if they may be latents."""
+    if not np.isfinite(pixels).all():
+        return "some are no numbers"
+    if np.abs(pixels).max() <= 1:
+        return "none is above 1"
+    if pixels.min() >= 0:
+        return "none is negative"
+    some = np.moveaxis(pixels[:FEW_PIXELS], 1, 0)
+    if (some == some.round()).all():
+        return "all are whole numbers"
+    if some[0].size > 2 * MOST_LEVELS and all(len(np.unique(channel)) <= MOST_LEVELS for channel in some):
+        return f"no channel has more than {MOST_LEVELS} different values, as in pictures"
+    return ""
 
 
 def _advice(pixels: np.ndarray) -> str:

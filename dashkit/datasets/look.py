@@ -84,8 +84,14 @@ def check_classes(found: Look, path: object) -> None:
 
 
 def check_pictures(found: Look, size: int, channels: int, path: object) -> None:
-    """Raise ValueError unless the pictures of `path` have this size, or can be cut and reduced to it, and colour where
-    there are three channels."""
+    """Raise ValueError unless the pictures of `path` have this size, or can be cut and reduced to it, and the channels:
+    colour where there are three, latents where there are others."""
+    if channels not in (1, 3) and not found.exact:
+        raise ValueError(f"the teacher takes {channels} channels, so it is a latent model, and {path} holds pictures; "
+                         "give their latents as an .npz: the encoder's output times its scaling_factor, in float32")
+    if found.exact and found.channels != channels:
+        raise ValueError(f"the teacher takes {channels} channels, and {path} has {found.channels}; give arrays "
+                         f"(N, {channels}, H, W)")
     sides = {found.height, found.width}
     if (found.exact and sides != {size}) or min(sides) < size:
         raise ValueError(f"the teacher takes pictures of {size} x {size}, and {path} has {found.height} x "

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from dashkit.datasets import files, sources
-from dashkit.datasets.look import levels, look, proposed_size
+from dashkit.datasets.look import check_pictures, levels, look, proposed_size
 
 
 def folder(path, size=(9, 7), classes=3, each=4, mode="RGB"):
@@ -51,6 +51,37 @@ def test_arrays_and_latents_are_told_apart(tmp_path):
     with pytest.raises(ValueError, match="needs the arrays pixels and labels"):
         np.savez(tmp_path / "n.npz", images=np.zeros(3))
         look(tmp_path / "n.npz")
+
+
+@pytest.mark.parametrize(("change", "why"), [
+    (lambda x: x * 65535, "none is negative"), (lambda x: (x * 255).round() - 128, "all are whole numbers"),
+    (lambda x: ((x * 255).round() / 255 - 0.5) / 0.2, "no channel has more than 256 different values"),
+    (lambda x: ((x * 15).round() - 7.5) / 3 * np.array([1, 2, 3]).reshape(3, 1, 1), "no channel has more than 256"),
+    (lambda x: np.log(x - 0.5), "some are no numbers"),
+])  # fmt: skip
+@pytest.mark.filterwarnings("ignore:invalid value")
+def test_pictures_that_were_scaled_are_no_latents(tmp_path, change, why):
+    x = np.random.default_rng(0).random((30, 3, 8, 8), dtype=np.float32)
+    with pytest.raises(ValueError, match=f"are latents, but {why}.*belong into uint8"):
+        look(npz(tmp_path / "s.npz", change(x).astype(np.float32)))
+
+
+def test_latents_in_another_order_of_axes_and_half_precision(tmp_path):
+    x = np.random.default_rng(0).normal(size=(12, 16, 16, 4))
+    with pytest.raises(ValueError, match=r"looks like \(N, H, W, C\); type pixels.transpose\(0, 3, 1, 2\)"):
+        look(npz(tmp_path / "a.npz", x.astype(np.float32)))
+    assert look(npz(tmp_path / "b.npz", x.transpose(0, 3, 1, 2).astype(np.float16))).latent
+
+
+def test_channels_that_a_teacher_does_not_take_are_named(tmp_path):
+    place = folder(tmp_path / "f", size=(16, 16))
+    with pytest.raises(ValueError, match=r"takes 4 channels, so it is a latent model, and .*f holds pictures; give their"):
+        check_pictures(look(place), 8, 4, place)
+    latents = npz(tmp_path / "l.npz", np.random.default_rng(0).normal(size=(12, 16, 8, 8)).astype(np.float32))
+    with pytest.raises(ValueError, match=r"takes 4 channels, and .*l.npz has 16; give arrays \(N, 4, H, W\)"):
+        check_pictures(look(latents), 8, 4, latents)
+    check_pictures(look(latents), 8, 16, latents)
+    check_pictures(look(place), 8, 1, place)
 
 
 @pytest.mark.parametrize("size", range(2, 80))
