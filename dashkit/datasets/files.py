@@ -112,9 +112,9 @@ def from_arrays(pixels: np.ndarray, labels: np.ndarray, test_pixels: np.ndarray,
             kind, advice = ("float32", "") if latent else ("uint8", _advice(p))
             raise ValueError(f"{part} pixels must be non-empty {kind} (N, C, H, W), not {p.dtype} {p.shape}{advice}")
         if latent and (why := _no_latents(p)):
-            raise ValueError(f"{part} pixels are floats, which are latents, but {why}; pictures that were scaled belong "
-                             "into uint8, 0 to 255")
-        if (other := _other_order(p.shape, y.shape)):
+            raise ValueError(f"{part} pixels are floats, which are latents, but {why}; pictures that were scaled "
+                             "belong into uint8, 0 to 255")
+        if other := _other_order(p.shape, y.shape):
             raise ValueError(f"{part} pixels must be (N, C, H, W), and {p.shape} looks like {other}; type "
                              f"pixels.transpose{OTHER_ORDERS[other]}")
         if y.shape != (len(p),) or not np.issubdtype(y.dtype, np.integer) or y.min() < 0:

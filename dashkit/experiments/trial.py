@@ -5,7 +5,6 @@ A teacher that is misread, as another kind of prediction or with other labels, w
 
 from typing import Protocol
 
-import torch
 from torch import Tensor, nn
 
 from dashkit.experiments import processes
@@ -21,7 +20,7 @@ STATES, FEW_STATES, LARGE = 256, 64, 50_000_000      # fewer for a network with 
 BETTER = 0.8             # another reading has to have less than this share of the error to be clearly better
 STD = (0.5, 2.0)         # of latents that were multiplied by their scaling factor
 SEED = 5
-_said: set[tuple[str, str, str]] = set()
+_tried: dict[tuple[str, str, str], list[str]] = {}
 
 
 class Run(Protocol):
@@ -46,20 +45,26 @@ def doubts(run: Run) -> list[str]:
     """What speaks against the teacher, or the latents, in sentences; nothing where all is well.
 
     Nothing is said of a teacher that is trained here.  ValueError if the teacher denoises these pictures clearly
-    better as another kind of prediction than the one that it is said to make.
+    better as another kind of prediction than the one that it is said to make.  A teacher is tried once in a process.
     """
-    said = _of_latents(run.images) if run.images.latent else []
-    return said + (_of_teacher(run) if isinstance(run.profile.teacher, Source) else [])
+    key = _key(run)
+    if key not in _tried:
+        said = _of_latents(run.images) if run.images.latent else []
+        _tried[key] = said + (_of_teacher(run) if isinstance(run.profile.teacher, Source) else [])
+    return _tried[key]
 
 
 def say_doubts(run: Run) -> None:
-    """Print the doubts, once in a process for a teacher and its pictures.  ValueError as `doubts` says."""
+    """Print the doubts unless they are known already.  ValueError as `doubts` says."""
+    known = _key(run) in _tried
+    found = doubts(run)
+    if found and not known and processes.is_main():
+        print(*found, sep="\n")
+
+
+def _key(run: Run) -> tuple[str, str, str]:
     network = run.given.digest if isinstance(run.profile.teacher, Source) else ""
-    if (network, run.profile.dataset, run.data_digest) not in _said:
-        found = doubts(run)
-        _said.add((network, run.profile.dataset, run.data_digest))
-        if processes.is_main():
-            print(*found, sep="\n", end="\n" if found else "")
+    return network, run.profile.dataset, run.data_digest
 
 
 def _of_latents(images: Images) -> list[str]:

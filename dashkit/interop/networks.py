@@ -625,9 +625,9 @@ def _check_table(schedule: Schedule, name: str) -> None:
     """Raise ValueError if most of the picture is still there at the last timestep: samples start from noise alone."""
     last = float(schedule.alphas_cumprod[-1])
     if last > MOST_LEFT:
-        raise ValueError(f"{name} noises too little: abar is {last:.3g} at the last of {schedule.T} timesteps, and must "
-                         f"be below {MOST_LEFT:g} there; alphas_cumprod is the running product of all alphas, and betas "
-                         "belong to their number of timesteps")
+        raise ValueError(f"{name} noises too little: abar is {last:.3g} at the last of {schedule.T} timesteps, and "
+                         f"must be below {MOST_LEFT:g} there; alphas_cumprod is the running product of all alphas, and "
+                         "betas belong to their number of timesteps")
 
 
 @torch.no_grad()

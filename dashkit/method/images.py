@@ -49,8 +49,8 @@ class Images:
                              f"names, {_label(0, len(names))} to {_label(len(names) - 1, len(names))}")
         numbers = all(name.isdecimal() for name in self.names)
         if (numbers or list(self.names) == sorted(self.names)) and list(self.names) != sorted(self.names, key=_natural):
-            raise ValueError(f"the classes have numbers in the order {', '.join(self.names[:4])}, …; give their folders "
-                             "names of one length, as 00, 01, …, in the order in which the teacher knows them")
+            raise ValueError(f"the classes have numbers in the order {', '.join(self.names[:4])}, …; give their "
+                             "folders names of one length, as 00, 01, …, in the order in which the teacher knows them")
         return self
 
     def class_name(self, label: int) -> str:

@@ -34,8 +34,8 @@ class Schedule:
         if a.ndim != 1 or not bool(((a > 0) & (a < 1)).all()):
             raise ValueError("alphas_cumprod must be a 1-D tensor with every entry inside (0, 1)")
         if bool((a.diff() > 0).any()):           # equal ones there are: where a zero SNR is rounded up
-            raise ValueError("alphas_cumprod must fall from the first timestep, almost the picture, to the last, almost "
-                             f"noise; this table rises from {float(a.min()):.3g} to {float(a.max()):.3g} somewhere")
+            raise ValueError("alphas_cumprod must fall from the first timestep, almost the picture, to the last, "
+                             f"almost noise; this table, of {float(a.min()):.3g} to {float(a.max()):.3g}, rises")
 
     @property
     def T(self) -> int:

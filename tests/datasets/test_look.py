@@ -75,7 +75,7 @@ def test_latents_in_another_order_of_axes_and_half_precision(tmp_path):
 
 def test_channels_that_a_teacher_does_not_take_are_named(tmp_path):
     place = folder(tmp_path / "f", size=(16, 16))
-    with pytest.raises(ValueError, match=r"takes 4 channels, so it is a latent model, and .*f holds pictures; give their"):
+    with pytest.raises(ValueError, match=r"takes 4 channels, so it is a latent model, and .*f holds pictures; give"):
         check_pictures(look(place), 8, 4, place)
     latents = npz(tmp_path / "l.npz", np.random.default_rng(0).normal(size=(12, 16, 8, 8)).astype(np.float32))
     with pytest.raises(ValueError, match=r"takes 4 channels, and .*l.npz has 16; give arrays \(N, 4, H, W\)"):

@@ -243,7 +243,8 @@ def test_texts_of_a_profile_are_toml():
 
 def test_the_rows_of_a_teacher_are_said_beside_the_folders(tmp_path):
     images = str(pictures(tmp_path / "p"))
-    said = write_profile(tmp_path / "a.toml", Wish(images, str(teacher(tmp_path / "T")), null_label=1), device="cpu").said
+    plain = str(teacher(tmp_path / "T"))
+    said = write_profile(tmp_path / "a.toml", Wish(images, plain, null_label=1), device="cpu").said
     assert "The teacher's rows and their folders: 0 kind 0000, 2 kind 0001, 3 kind 0002; 1 for no class." in said
     random = str(teacher(tmp_path / "R", num_class_embeds=3))
     said = write_profile(tmp_path / "b.toml", Wish(images, random, null_label="random"), device="cpu").said

@@ -46,7 +46,8 @@ class Exact(nn.Module):
         images, self.schedule = files.from_npz(path), schedule or cosine_schedule(100)
         self.eps = ExactTeacher(self.schedule, images.x0, images.labels, bandwidth=0.15)
         self.predicts, self.prediction_type, self.shift = predicts, said or predicts, shift
-        self.alphas_cumprod, self.anything = self.schedule.alphas_cumprod, nn.Linear(300, 300)       # larger than its student
+        self.alphas_cumprod = self.schedule.alphas_cumprod
+        self.anything = nn.Linear(300, 300)      # larger than its student
 
     def forward(self, x_t, t, y):
         y = torch.where(y == 4, y, (y + self.shift) % 4)
