@@ -57,21 +57,30 @@ def _read(path: Path) -> dict[str, dict[str, dict]]:
     return everything
 
 
-def predict(name: str, value: Value | None = ..., *, example: Value, among: Sequence[str] = ()) -> Value:
+def predict(name: str, value: Value | None = ..., *, example: Value, among: Sequence[Value] = (),
+            low: float = -math.inf, high: float = math.inf) -> Value:
     """Keep a prediction, made before the result is seen, and return it; with `...`, return the one kept before.
 
-    Where none was kept, `example` takes its place.  The prediction must be a number or a text as the example is, a text
-    one of `among` if that is given; ValueError says what came.  The first one stays in the file beside the latest.
+    Where none was kept, or one that is refused now, `example` takes its place.  The prediction must be a number or a
+    text as the example is, one of `among` if that is given, and a number from `low` to `high`; ValueError says what
+    came.  The first one stays in the file beside the latest.
     """
+    def valid(value: object) -> Value:
+        return _within(_valid(value, example, among), low, high)
+
+    _examples.discard(name)
     if value is ... or value is None:
+        entry = kept(PREDICTIONS).get(name, {})
         try:
-            value = _valid(kept(PREDICTIONS).get(name, {}).get("value"), example, among)
-        except ValueError:
-            print(f"No prediction of yours yet; as an example: {example}. Write your own in place of the dots.")
+            value = valid(entry.get("value"))
+        except ValueError as refusal:
+            _examples.add(name)
+            print(f"{f'Your prediction is not used: {refusal}' if 'value' in entry else 'No prediction of yours yet'}; "
+                  f"as an example: {example}. Write your own in place of the dots.")
             return example
         print(f"Your prediction: {value}")
         return value
-    value = _valid(value, example, among)
+    value = valid(value)
     trouble = update(PREDICTIONS, name, lambda entry: {"first": entry.get("first", value), "value": value})
     first = kept(PREDICTIONS).get(name, {}).get("first", value)
     print(f"Your prediction: {value}" + (f" (at first: {first})" if first != value else "") +
@@ -79,21 +88,36 @@ def predict(name: str, value: Value | None = ..., *, example: Value, among: Sequ
     return value
 
 
+_examples: set[str] = set()
+"""Predictions of this kernel whose place an example took."""
+
+
 def guess_label(name: str) -> str:
     """What to call the value of `predict(name, …)` in a figure: "my guess" if it was kept, or else "example"."""
-    return "my guess" if "value" in kept(PREDICTIONS).get(name, {}) else "example"
+    return "my guess" if "value" in kept(PREDICTIONS).get(name, {}) and name not in _examples else "example"
 
 
-def _valid(value: object, example: Value, among: Sequence[str]) -> Value:
+def _valid(value: object, example: Value, among: Sequence[Value]) -> Value:
     """The value as a plain number or text; ValueError if it is not what is asked for."""
+    wanted = f"one of {', '.join(map(str, among))}" if among else "a text"
     if isinstance(example, str):
         if isinstance(value, str) and (not among or value in among):
             return value
-        raise ValueError(f"the prediction must be {'one of ' + ', '.join(among) if among else 'a text'}, not {value!r}")
+        raise ValueError(f"the prediction must be {wanted}, not {value!r}")
     try:
         number = float("nan" if isinstance(value, bool | str) else value)
     except (TypeError, ValueError, RuntimeError, OverflowError):
         number = math.nan
     if not math.isfinite(number):
         raise ValueError(f"the prediction must be a number, such as {example}, not {value!r}")
+    if among and number not in among:
+        raise ValueError(f"the prediction must be {wanted}, not {number:g}")
     return int(number) if isinstance(example, int) and number == int(number) else number
+
+
+def _within(value: Value, low: float, high: float) -> Value:
+    """The value; ValueError if it is a number that does not lie between the two."""
+    if isinstance(value, str) or low <= value <= high:
+        return value
+    share = " (a share: 50% is 0.5)" if (low, high) == (0, 1) else ""
+    raise ValueError(f"the prediction must lie between {low:g} and {high:g}{share}, not {value:g}")

@@ -57,6 +57,8 @@ def png(figure: Figure) -> bytes:
     Where it shows a guess of `plot_guess`, the file's text "guess" says where another guess would stand.
     """
     buffer, found = io.BytesIO(), [line for ax in figure.axes for line in ax.lines if line.get_gid()]
+    for line in found:
+        _keep_inside(line)
     said = {"Guess": json.dumps(_guess(figure, found[0]))} if found else {}
     figure.savefig(buffer, format="png", bbox_inches="tight", metadata={"Software": None, **said})
     plt.close(figure)
@@ -67,7 +69,8 @@ def plot_guess(ax: Axes, name: str, value: float, *, x: float | None = None, y: 
                unit: float = 1.0) -> None:
     """Mark the value of `predict(name, …)`: a point above `x`, or beside `y`, or else a line across at this x.
 
-    `unit` is what a guess of one is on the axis.  A page without a kernel draws its reader's own guess beside it.
+    `unit` is what a guess of one is on the axis.  A guess outside the axis is drawn at its edge, with its number.  A
+    page without a kernel draws its reader's own guess beside it.
     """
     known = json.dumps([name, "x" if x is None else "y", unit])
     style = {"color": "#D55E00", "label": guess_label(name), "gid": known}
@@ -76,6 +79,25 @@ def plot_guess(ax: Axes, name: str, value: float, *, x: float | None = None, y: 
     else:
         ax.plot(value * unit if x is None else x, value * unit if y is None else y, "o", mfc="none", ms=10, mew=2,
                 clip_on=False, zorder=4, **style)
+
+
+def _keep_inside(line: Line2D) -> None:
+    """Move a guess that lies outside its axis to the edge of it, and write its number there."""
+    name, along, unit = json.loads(line.get_gid())
+    ax, data, k = line.axes, np.array(line.get_xydata(), dtype=float), "xy".index(along)
+    value = data[0, k]
+    edge = np.clip(value, *sorted((ax.get_xlim, ax.get_ylim)[k]()))
+    if edge == value:
+        return
+    data[:, k] = edge
+    line.set_data(*data.T)
+    place = (line.get_transform() + ax.transAxes.inverted()).transform(data.mean(0))
+    left, low = place < 0.5
+    text = ax.annotate(f"{guess_label(name)} {value / unit:g}: outside", place, xycoords="axes fraction", zorder=5,
+                       xytext=(9 if left else -9, 9 if low else -9), textcoords="offset points", fontsize="small",
+                       ha="left" if left else "right", va="bottom" if low else "top", color=line.get_color())
+    text.set_in_layout(False)                   # the picture is as large as with any other guess
+    line.set_in_layout(False)
 
 
 def _guess(figure: Figure, line: Line2D) -> dict[str, object]:

@@ -1,14 +1,20 @@
 """What a learner did is kept: over restarts, over two kernels at once, and next to a damaged file."""
 
+import ast
 import json
+import math
 import multiprocessing
 import os
+import re
 import subprocess
 import sys
 
+import nbformat
 import pytest
 
 from dashkit.classroom.journal import ANSWERS, PREDICTIONS, guess_label, kept, predict, update
+from dashkit.classroom.notebooks import notebook_paths
+from dashkit.method.schedule import cosine_schedule
 
 
 def save_many(path, who, start):
@@ -72,6 +78,42 @@ def test_a_prediction_of_the_wrong_kind_is_refused(value, example, among, messag
     with pytest.raises(ValueError, match=message):
         predict("01.snr", value, example=example, among=among)
     assert not work.exists()
+
+
+@pytest.mark.parametrize(("value", "bounds", "message"), [
+    (2.5, {"low": -1, "high": 1}, "between -1 and 1, not 2.5"), (-3, {"low": 0}, "between 0 and inf, not -3"),
+    (67, {"low": 0, "high": 1}, r"between 0 and 1 \(a share: 50% is 0\.5\), not 67"),
+    (1e9, {"high": 20}, "not 1e[+]09"), (3, {"among": (0.5, 2.0)}, "one of 0.5, 2.0, not 3")])
+def test_a_number_out_of_its_range_is_refused_also_where_it_was_kept_before(value, bounds, message, work, capsys):
+    with pytest.raises(ValueError, match=message):
+        predict("01.x", value, example=0.5, **bounds)
+    assert not work.exists()
+    update(PREDICTIONS, "01.x", lambda entry: {"first": value, "value": value})
+    assert predict("01.x", ..., example=0.5, **bounds) == 0.5 and guess_label("01.x") == "example"
+    said = capsys.readouterr().out
+    assert re.search(message, said) and "as an example: 0.5. Write your own" in said
+    assert predict("01.x", 0.5, example=0.5, **bounds) == 0.5 and guess_label("01.x") == "my guess"
+    assert kept(PREDICTIONS)["01.x"] == {"first": value, "value": 0.5}
+
+
+@pytest.mark.parametrize("value", [-2, 4.0, 1])
+def test_the_ends_of_a_range_belong_to_it(value):
+    assert predict("01.x", value, example=1.0, low=-2, high=4) == value
+
+
+@pytest.mark.parametrize("path", notebook_paths(), ids=lambda path: path.stem)
+def test_every_number_that_the_series_asks_for_has_a_range_with_its_example_in_it(path):
+    cells = [cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+    calls = [node for source in cells for node in ast.walk(ast.parse(source))
+             if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "predict"]
+    assert calls
+    for call in calls:
+        given = {k.arg: k.value for k in call.keywords}
+        example = ast.literal_eval(given["example"])
+        if not isinstance(example, str) and "among" not in given:
+            assert {"low", "high"} <= set(given), ast.unparse(call)
+            low, high = (eval(ast.unparse(given[k]), {"schedule": cosine_schedule(1000)}) for k in ("low", "high"))
+            assert low <= example <= high < math.inf, ast.unparse(call)
 
 
 def test_whole_numbers_stay_whole():

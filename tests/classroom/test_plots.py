@@ -52,6 +52,32 @@ def test_a_picture_says_where_another_guess_would_stand(scale, value, place, uni
     assert guess["across"] is None if not place else abs(seen[1 - k] - guess["across"]) < 0.006
 
 
+@pytest.mark.parametrize(("scale", "values", "limits"), [
+    ("log", (0.5, 0, -1, 0.0, -250.0), None), ("log", (2.0, 1000, 1e9, 1e-7), (0.1, 10)),
+    ("linear", (0.5, 90, -40.0, 1e6), (-0.05, 1.08)), ("symlog", (3.0, -1e5, 700), (-2, 12)),
+])  # fmt: skip
+@pytest.mark.parametrize("place", [{"x": 1.0}, {"y": 1.0}, {}])
+def test_a_guess_outside_the_axis_is_drawn_at_its_edge_in_a_picture_of_the_same_size(scale, values, limits, place):
+    def drawn(value):
+        ax = plots.plot_curves({"a": [0.2, 1, 5]} if "x" in place else {"a": [1.0, 2, 3]},
+                               x=None if "x" in place else [0.2, 1, 5])
+        ax.set(**{"yscale" if "x" in place else "xscale": scale})
+        plots.plot_guess(ax, "01.x", value, **place)
+        if limits:
+            ax.set(**{"ylim" if "x" in place else "xlim": limits})
+        picture = Image.open(io.BytesIO(plots.png(ax.figure)))
+        return picture, [text.get_text() for text in ax.texts]
+
+    inside, texts = drawn(values[0])
+    assert texts == []
+    for value in values[1:]:
+        picture, texts = drawn(value)
+        assert picture.size == inside.size and json.loads(picture.text["Guess"])["ends"] == pytest.approx(
+            json.loads(inside.text["Guess"])["ends"])
+        assert texts == [f"example {value:g}: outside"]
+        assert all(0 < share < 1 for share in orange(picture))
+
+
 def test_a_picture_without_a_guess_says_nothing():
     assert "Guess" not in Image.open(io.BytesIO(plots.png(plots.plot_curves({"a": [1, 2]}).figure))).text
 
