@@ -1,5 +1,6 @@
 """Each exercise: right answers, the usual wrong ones, and answers that are no answers; what was done is kept."""
 
+import inspect
 import itertools
 import sys
 import threading
@@ -150,7 +151,7 @@ WRONG = {     # name: answers with a piece of the reply they must get
     "04.1": [(lambda s, t, e, o: total(distil_terms(s, t, eps=e, w=1.0), OBJECTIVES["dash"].lam, 1.0), "omega_t"),
              (lambda s, t, e, o: total(distil_terms(s, t, eps=e, w=1.0), {"im": 1, "un": 1, "an": 1}, o), "0.1"),
              (lambda s, t, e, o: total(distil_terms(s, t, eps=e, w=1.0), {"im": 1, "an": 0.1}, o), "unconditional"),
-             (lambda s, t, e, o: 16 * total(distil_terms(s, t, eps=e, w=1.0), OBJECTIVES["dash"].lam, o),
+             (lambda s, t, e, o: e[0].numel() * total(distil_terms(s, t, eps=e, w=1.0), OBJECTIVES["dash"].lam, o),
               "squared norms")],
     "04.2": [(lambda s, t: s.flatten(1).norm(dim=1).mean() / t.flatten(1).norm(dim=1).mean(), "rho"),
              (lambda s, t: (s * t).sum() / s.square().sum(), "teacher's")],
@@ -310,7 +311,25 @@ def sleeps(*_):
     STOP.wait(60)
 
 
-WRONG = {name: answers + MORE_WRONG.get(name, []) for name, answers in WRONG.items()}
+ONE_CASE = {     # right on inputs of one channel, with the names, labels or numbers that one draw has
+    "02.1": [(lambda y, null, p, g: torch.where(torch.rand(y.shape, generator=g) < p, 10, y), "null label, here 100"),
+             (lambda y, null, p, g: drop_labels(y, int(y.max()) + 1, p=p, generator=g), "null label, here 100")],
+    "02.3": [(lambda s, t, o: (o * mse(s[:, :1], t[:, :1])).mean(), "off by"),
+             (lambda s, t, o: (o * ((s - t) ** 2).sum(1).mean((1, 2))).mean(), "off by"),
+             (lambda s, t, o: (o * ((s - t) ** 2).mean(-1).sum((1, 2)) / s.shape[-1]).mean(), "off by")],
+    "04.1": [(lambda s, t, e, o: (o * sum(k * ((a - b) ** 2).sum(1).mean((1, 2)) for k, a, b in (
+                  (1, s.cond, t.cond), (1, s.uncond, t.uncond), (0.1, s.cond, e)))).mean(), "off by")],
+    "04.2": [(lambda s, t: (s * t)[:, 0].sum() / t[:, 0].square().sum(), "off by")],
+    "04.3": [(lambda terms, lam, o: (o * sum(lam[k] * terms[k] for k in ("im", "un", "an"))).mean(), "KeyError"),
+             (lambda terms, lam, o: (o * sum(lam.get(k, 0) * terms[k] for k in ("im", "un", "an"))).mean(), "off by")],
+    "04.4": [(lambda s, t: s.norm(dim=(2, 3)).mean() / t.norm(dim=(2, 3)).mean(), "off by"),
+             (lambda s, t: norms(s[:, :1]).mean() / norms(t[:, :1]).mean(), "off by")],
+    "05.1": [(lambda s, g: s.clamp(max=5.0) / s / (s.clamp(max=5.0) / s).mean(), "off by")],
+    "06.1": [(lambda s, t: 1 - (s - t)[:, 0].square().sum() / t[:, 0].square().sum(), "off by")],
+    "06.3": [(lambda w, s, t: 1 + (w - 1) * (s * t)[:, 0].sum() / s[:, 0].square().sum(), "off by")],
+    "11.2": [(lambda v, x, a: a**0.5 * v[:, :1] + (1 - a) ** 0.5 * x[:, :1], "shape")],
+}
+WRONG = {name: answers + MORE_WRONG.get(name, []) + ONE_CASE.get(name, []) for name, answers in WRONG.items()}
 
 
 def test_every_exercise_is_tested_and_every_notebook_has_three():
@@ -364,6 +383,30 @@ def test_wrong_answers_are_named(name, answer, reply):
     (n, wrong, text) for n, e in EXERCISES.items() for text, wrong in e.mistakes.items()])
 def test_every_listed_mistake_is_recognised(name, answer, mistake):
     assert check(name, answer).message == mistake
+
+
+def frozen(right, k):
+    """A right answer that keeps to the k-th argument of its first call."""
+    first = []
+
+    def answer(*case):
+        first[:] = first or [case[k]]
+        return right(*case[:k], *first, *case[k + 1 :])
+
+    return answer
+
+
+def arguments(name):
+    """How many arguments an exercise's answer takes."""
+    scope = {"torch": torch}
+    exec(EXERCISES[name].solution, scope)
+    return len(inspect.signature(scope["answer"]).parameters)
+
+
+@pytest.mark.parametrize(("name", "k"), [(n, k) for n, e in EXERCISES.items() if e.inputs for k in range(arguments(n))])
+def test_an_answer_that_ignores_how_an_argument_varies_is_refused(name, k):
+    right = EXERCISES[name].right if EXERCISES[name].check_answer is None else RIGHT[name][0]
+    assert not check(name, frozen(right, k))
 
 
 @pytest.mark.parametrize("name", EXERCISES)

@@ -18,9 +18,9 @@ class WrongAnswer(Exception):
 class Exercise:
     """One exercise: a right answer to compare with, and wrong ones by the sentence that names their mistake.
 
-    `inputs` draws the arguments; it is None where the answer is a number.  `view` is applied to every answer before it
-    is compared, for tasks with many right answers; `check_answer`, if given, replaces the comparison.  `solution` is
-    Python.
+    `inputs` draws the arguments; it is None where the answer is a number.  What an answer must use differs from draw to
+    draw: numbers, names, shapes.  `view` is applied to every answer before it is compared, for tasks with many right
+    answers; `check_answer`, if given, replaces the comparison.  `solution` is Python.
     """
 
     task: str
@@ -87,7 +87,6 @@ def describe_value(value: object) -> str:
     return f"a {type(value).__name__}" + (f" of length {len(value)}" if isinstance(value, tuple | list | dict) else "")
 
 
-
 def source(solution: Callable) -> str:
     """The solution as a learner would write it: the source of a function, called `answer`."""
     text = inspect.getsource(solution).rstrip("\n")
@@ -108,9 +107,14 @@ def draw_noise(g: torch.Generator) -> tuple:
     return x_t, eps, 0.1 + 0.8 * float(torch.rand((), generator=g))
 
 
+def image_shape(g: torch.Generator) -> tuple[int, int, int]:
+    """The shape (C, H, W) of a draw's images: one channel and three in turn, not square."""
+    return (3, 2, 4) if g.initial_seed() % 2 else (1, 4, 3)
+
+
 def draw_gaps(g: torch.Generator) -> tuple:
-    """Inputs: two fields (7, 1, 4, 4) that have something in common, each sample of its own size."""
-    a, b = torch.randn(2, 7, 1, 4, 4, generator=g, dtype=torch.float64)
+    """Inputs: two fields (7, C, H, W) that have something in common, each sample of its own size."""
+    a, b = torch.randn(2, 7, *image_shape(g), generator=g, dtype=torch.float64)
     size = torch.randn(7, 1, 1, 1, generator=g, dtype=torch.float64).exp()
     return a + 0.5 * size * b, size * b
 

@@ -5,12 +5,21 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from dashkit.classroom.exercises.exercise import Exercise, WrongAnswer, as_numbers, as_tensor, draw_noise, norms, source
+from dashkit.classroom.exercises.exercise import (
+    Exercise,
+    WrongAnswer,
+    as_numbers,
+    as_tensor,
+    draw_noise,
+    image_shape,
+    norms,
+    source,
+)
 
 
 def _predictions(g: torch.Generator) -> tuple:
-    """Inputs: eps_hat and eps (6, 1, 4, 4), and omega_t (6,)."""
-    eps_hat, eps = torch.randn(2, 6, 1, 4, 4, generator=g, dtype=torch.float64)
+    """Inputs: eps_hat and eps (6, C, H, W), and omega_t (6,)."""
+    eps_hat, eps = torch.randn(2, 6, *image_shape(g), generator=g, dtype=torch.float64)
     return eps_hat, eps, 0.1 + 2 * torch.rand(6, generator=g, dtype=torch.float64)
 
 
@@ -20,19 +29,20 @@ def _check_drop(answer: Callable) -> None:
     def dropped(generator: torch.Generator) -> Tensor:
         return as_tensor(answer(y, 10, 0.5, generator)) == 10
 
-    for p in (0.0, 1.0, 0.1):
-        kept = y.clone()
-        result = answer(kept, 10, p, g)
-        out = as_numbers(result, y.shape)
-        if out.shape != y.shape:
-            raise WrongAnswer(f"Labels of shape {tuple(y.shape)} are wanted; yours have shape {tuple(out.shape)}.")
+    for p, null_label in ((0.0, 10), (1.0, 100), (0.1, 7)):
+        labels = y % min(null_label, 10)
+        kept = labels.clone()
+        result = answer(kept, null_label, p, g)
+        out = as_numbers(result, labels.shape)
+        if out.shape != labels.shape:
+            raise WrongAnswer(f"Labels of shape {tuple(labels.shape)} are wanted; yours have shape {tuple(out.shape)}.")
         if isinstance(result, Tensor) and result.is_floating_point():
             raise WrongAnswer("Labels are whole numbers; yours have become decimal ones.")
-        if not torch.equal(kept, y):
+        if not torch.equal(kept, labels):
             raise WrongAnswer("Your function changed the labels it was given; make a new tensor (torch.where).")
-        if not bool(((out == 10) | (out == y)).all()):
-            raise WrongAnswer("Every label must either stay as it is or become the null label.")
-        share = float((out == 10).double().mean())
+        if not bool(((out == null_label) | (out == labels)).all()):
+            raise WrongAnswer(f"Every label must either stay as it is or become the null label, here {null_label}.")
+        share = float((out == null_label).double().mean())
         if p == 0.1 and share in (0, 1):
             raise WrongAnswer("You draw one number for the whole batch or for a class; draw one for each sample.")
         if abs(share - (1 - p)) < 0.03:

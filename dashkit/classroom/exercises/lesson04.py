@@ -11,18 +11,19 @@ from dashkit.method.losses import distil_terms, total
 
 
 def _terms(g: torch.Generator) -> tuple:
-    """Inputs: four loss terms by name, each (6,), coefficients of three of them, and omega_t (6,).
+    """Inputs: four loss terms by name, each (6,), coefficients of two or three of them, and omega_t (6,).
 
     The two dictionaries have orders of their own.
     """
     values = torch.rand(5, 6, generator=g, dtype=torch.float64) + 0.1
-    names = [("im", "un", "an", "gap")[i] for i in torch.randperm(4, generator=g)]
-    lam = dict(zip(("im", "un", "an"), (0.2 + 2 * torch.rand(3, generator=g)).tolist(), strict=True))
+    names, named = ([("im", "un", "an", "gap")[i] for i in torch.randperm(4, generator=g)] for _ in range(2))
+    some = named[: 2 + g.initial_seed() % 2]
+    lam = dict(zip(some, (0.2 + 2 * torch.rand(len(some), generator=g)).tolist(), strict=True))
     return dict(zip(names, values[:4], strict=True)), lam, 2 * values[4]
 
 
 def _students(g: torch.Generator) -> tuple:
-    """Inputs: a student's and a teacher's Branches, eps (7, 1, 4, 4), and omega_t (7,)."""
+    """Inputs: a student's and a teacher's Branches, eps (7, C, H, W), and omega_t (7,)."""
     pairs = Branches(*draw_gaps(g)), Branches(*draw_gaps(g))
     return *pairs, draw_gaps(g)[0], 0.1 + torch.rand(7, generator=g, dtype=torch.float64)
 

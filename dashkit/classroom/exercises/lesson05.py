@@ -11,6 +11,11 @@ def _weights(g: torch.Generator) -> tuple:
     return 0.1 + 2 * torch.rand(20, generator=g, dtype=torch.float64), torch.randint(20, (6,), generator=g)
 
 
+def _snr(g: torch.Generator) -> tuple:
+    """Inputs: snr (30,), and a gamma that some of them exceed."""
+    return 4 * torch.randn(30, generator=g).double().exp(), 2 + 6 * torch.rand((), generator=g).item()
+
+
 def _mean_one(omega: Tensor) -> Tensor:
     return omega / omega.mean()
 
@@ -32,7 +37,7 @@ def answer_05_3(omega, sigma, losses):
 EXERCISES = {
     "05.1": Exercise(
         "Write answer(snr, gamma): the Min-SNR weights (T,) of an eps loss, with mean 1.",
-        lambda s, g: _mean_one(s.clamp(max=g) / s), lambda g: (4 * torch.randn(30, generator=g).double().exp(), 5.0),
+        lambda s, g: _mean_one(s.clamp(max=g) / s), _snr,
         {"You forgot to divide by the snr: this is the published form, and fits an x0 loss.":
             lambda s, g: _mean_one(s.clamp(max=g)),
          "Right shape, but its mean is not 1.": lambda s, g: s.clamp(max=g) / s,

@@ -2,7 +2,7 @@
 
 import torch
 
-from dashkit.classroom.exercises.exercise import Exercise, dots, draw_gaps, norms, source
+from dashkit.classroom.exercises.exercise import Exercise, dots, draw_gaps, image_shape, norms, source
 
 
 def _scaled(g: torch.Generator) -> tuple:
@@ -13,7 +13,7 @@ def _scaled(g: torch.Generator) -> tuple:
 def _scales(g: torch.Generator) -> tuple:
     """Inputs: w above 1, a student's gap, which is a part of the teacher's and something else, and the teacher's."""
     a, b = torch.rand(2, generator=g).tolist()
-    teacher, other = torch.randn(2, 6, 1, 2, 2, generator=g, dtype=torch.float64)
+    teacher, other = torch.randn(2, 6, *image_shape(g), generator=g, dtype=torch.float64)
     return 1.2 + 3 * a, (0.3 + b) * teacher + 0.7 * other, teacher
 
 

@@ -6,9 +6,8 @@ from dashkit.classroom.exercises.exercise import Exercise, source
 
 
 def _convolution(g: torch.Generator) -> tuple:
-    """Inputs: channels in and out, filter size, height and width."""
-    ci, co, k, h, w = torch.randint(2, 9, (5,), generator=g).tolist()
-    return ci, co, k, h, w
+    """Inputs: channels in and out, filter size, height and width, no two alike."""
+    return tuple((2 + torch.randperm(9, generator=g)[:5]).tolist())
 
 
 def _steps(g: torch.Generator) -> tuple:

@@ -2,7 +2,7 @@
 
 import torch
 
-from dashkit.classroom.exercises.exercise import Exercise, source
+from dashkit.classroom.exercises.exercise import Exercise, image_shape, source
 
 
 def _betas(g: torch.Generator) -> tuple:
@@ -11,8 +11,8 @@ def _betas(g: torch.Generator) -> tuple:
 
 
 def _prediction(g: torch.Generator) -> tuple:
-    """Inputs: v and x_t (3, 1, 2, 2), abar between 0.1 and 0.9."""
-    v, x_t = torch.randn((2, 3, 1, 2, 2), generator=g, dtype=torch.float64)
+    """Inputs: v and x_t (3, C, H, W), abar between 0.1 and 0.9."""
+    v, x_t = torch.randn((2, 3, *image_shape(g)), generator=g, dtype=torch.float64)
     return v, x_t, 0.1 + 0.8 * torch.rand((), generator=g, dtype=torch.float64).item()
 
 
