@@ -394,9 +394,9 @@ def gap_explorer() -> Explorer:
     def draw(size: float, noise: float) -> tuple[plt.Figure, str]:
         found = gap_stats(*synthetic_gap(size, noise))._asdict()
         del found["mse"]
-        ax = plots.plot_bars(found)
+        ax = plots.plot_bars(found, limits=(-4.2, 3))
         ax.axvline(1, color="#bbbbbb", lw=1)
-        ax.set(xlim=(-2, 2), title=f"student gap = {size:g} × teacher gap + {noise:g} × noise")
+        ax.set(title=f"student gap = {size:g} × teacher gap + {noise:g} × noise")
         return ax.figure, ", ".join(f"{name} {value:.2f}" for name, value in found.items())
 
     controls, boxes = {}, []

@@ -336,14 +336,25 @@ def plot_by_timestep(results: pd.DataFrame, *, name: str = "rho", arms: Sequence
 
 
 def plot_bars(values: Mapping[str, float], *, errors: Mapping[str, float] | None = None, xlabel: str = "",
-              ax: Axes | None = None) -> Axes:
-    """Horizontal bars, one a name; known arms keep their colour."""
+              limits: tuple[float, float] | None = None, ax: Axes | None = None) -> Axes:
+    """Horizontal bars, one a name; known arms keep their colour.
+
+    `limits` are those of the axis: a bar that they cut has its number at the edge, and one without a value says so.
+    """
     ax = ax or plt.subplots(figsize=(6.0, 0.34 * len(values) + 0.8))[1]
     names = list(values)
     ax.barh(names, [values[n] for n in names], color=[PALETTE.get(n, "#0072B2") for n in names],
             xerr=None if errors is None else [errors.get(n, 0) for n in names])
     ax.invert_yaxis()
     ax.set(xlabel=xlabel)
+    if limits:
+        ax.set_xlim(limits)
+        for i, value in enumerate(values.values()):
+            if not limits[0] <= value <= limits[1]:
+                right, known = value > 0, not np.isnan(value)
+                said = (f"{value:.2f} →" if right else f"← {value:.2f}") if known else "no value"
+                ax.text(limits[right] if known else 0, i, f" {said} ", ha="right" if right else "left", va="center",
+                        color="white" if known else "black")
     return ax
 
 

@@ -1,5 +1,6 @@
 """Each control of each explorer changes the picture and the read-out, and moving it back restores both."""
 
+import itertools
 import threading
 from functools import cache
 
@@ -10,6 +11,7 @@ import pandas as pd
 import pytest
 import torch
 
+from dashkit.analysis.statistics import bootstrap
 from dashkit.analysis.tables import published_results
 from dashkit.classroom import explorers
 from dashkit.datasets import sources
@@ -166,6 +168,52 @@ def test_a_page_can_have_every_state_with_the_present_one_among_them(name):
         assert widget.value in [value for _, value in values], control
         for _, value in values:
             assert getattr(widget, "min", value) <= value <= getattr(widget, "max", value), control
+
+
+def ends_of(ax):
+    """The ends of the bars of an axis, and its points."""
+    ends = [(bar.get_x() + bar.get_width(), bar.get_y() + bar.get_height() / 2) for group in ax.containers
+            for bar in group if hasattr(bar, "get_width")]
+    ends += [point for line in ax.lines if line.get_marker() != "None" for point in line.get_xydata()]
+    ends += [point for group in ax.collections if len(group.get_offsets()) for point in group.get_offsets()]
+    return ends
+
+
+def cut(ax):
+    """The ends of bars and points that lie outside the axis, or have no place, and are not written there."""
+    (left, right), (low, high) = sorted(ax.get_xlim()), sorted(ax.get_ylim())
+    said = [text.get_text() for text in ax.texts]
+    return [(x, y) for x, y in ends_of(ax) if not (left <= x <= right and low <= y <= high)
+            and not any((f"{x:.2f}" in text) if np.isfinite(x) else "no value" in text for text in said)]
+
+
+@pytest.mark.parametrize("name", EXPLORERS)
+def test_no_bar_and_no_point_of_any_page_is_cut_without_a_word(name, monkeypatch):
+    drawn, found = [], []
+
+    def look(figure):
+        drawn.append(sum(len(ends_of(ax)) for ax in figure.axes))
+        found.extend(end for ax in figure.axes for end in cut(ax))
+        plt.close(figure)
+        return b""
+
+    monkeypatch.setattr(explorers.plots, "png", look)
+    monkeypatch.setattr(explorers, "bootstrap", lambda *a, **k: bootstrap(*a, draws=10))
+    explorer = EXPLORERS[name][0]()
+    for values in itertools.product(*([v for _, v in pairs] for pairs in explorer.grid.values())):
+        explorer.draw(**dict(zip(explorer.grid, values, strict=True)))
+        assert not found, values
+        if not drawn[0]:                 # pictures and curves alone, as in every state
+            break
+    assert any(drawn) or name in ("photos", "size", "guidance", "metric", "samples", "prediction")
+
+
+@pytest.mark.parametrize(("value", "said"), [(-3.975, "← -3.98"), (40.1, "40.10 →"), (np.nan, "no value"), (2.0, "")])
+def test_a_bar_beyond_its_limits_says_how_long_it_is(value, said):
+    ax = explorers.plots.plot_bars({"a": 0.5, "b": value}, limits=(-2, 2))
+    assert [text.get_text().strip() for text in ax.texts] == ([said] if said else []) and ax.get_xlim() == (-2, 2)
+    assert cut(ax) == []
+    plt.close("all")
 
 
 def test_the_photo_explorer_begins_with_noise_and_ends_with_samples():
