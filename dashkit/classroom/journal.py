@@ -1,7 +1,8 @@
 """What a learner has done: predictions and checked answers, kept in one small file.
 
 The file `work.json` lies in the folder of the runs (paths.RUNS), which is not in git.  It is read,
-changed and written whole under a lock, so that two kernels that save at once lose nothing.
+changed and written whole under a lock, so that two kernels that save at once lose nothing.  DASHKIT_WORK names another
+file: `notebooks.execute` sets it, so that only what a learner runs counts.
 """
 
 import math
@@ -13,7 +14,7 @@ from filelock import FileLock
 
 from dashkit.storage import paths, store
 
-PATH = paths.RUNS / "work.json"
+PATH = paths.setting("DASHKIT_WORK") or paths.RUNS / "work.json"
 PREDICTIONS, ANSWERS = "predictions", "answers"
 
 Value = TypeVar("Value", float, str)

@@ -4,6 +4,7 @@ papermill alone passes a misspelled parameter, a notebook that leaves early and 
 not.
 """
 
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -45,6 +46,7 @@ def execute(source: Path, target: Path, parameters: Mapping[str, object], *, bar
 
     1. every parameter is declared in the notebook's `parameters` cell;  2. the cell after it validates them through
     `start_run`;  3. every non-empty code cell was completed.  On failure the partial output is kept in `target`.
+    The kernel has an empty journal of its own: no learner's prediction or answer is read or changed.
     """
     name, notebook = source.stem, nbformat.read(source, as_version=4)
     places = tagged(notebook, "parameters")
@@ -63,9 +65,12 @@ def execute(source: Path, target: Path, parameters: Mapping[str, object], *, bar
     paths.make_folder(target.parent)
     paths.hand_on()
     try:
-        papermill.execute_notebook(str(source), str(target), dict(parameters), kernel_name=KERNEL,
-                                   progress_bar=bar, cwd=str(NOTEBOOKS), start_timeout=600,
-                                   extra_arguments=["--IPKernelApp.log_level=40"])
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as place:
+            journal = f"import os; os.environ['DASHKIT_WORK'] = {str(Path(place) / 'work.json')!r}; del os"
+            papermill.execute_notebook(str(source), str(target), dict(parameters), kernel_name=KERNEL,
+                                       progress_bar=bar, cwd=str(NOTEBOOKS), start_timeout=600,
+                                       extra_arguments=["--IPKernelApp.log_level=40",
+                                                        f"--IPKernelApp.exec_lines={journal}"])
     except PapermillExecutionError as error:
         source_text = error.source
         cell = find_cell(notebook, lambda c: c.source == source_text)

@@ -1,11 +1,14 @@
 """Editions are made from one source, and what is planted in them is seen."""
 
+import json
+
 import nbformat
 import pytest
 
 from dashkit.classroom import editions
 from dashkit.classroom.exercises import EXERCISES
-from dashkit.classroom.notebooks import notebook_paths
+from dashkit.classroom.notebooks import execute, notebook_paths
+from dashkit.storage import paths
 
 CHECK = 'check("01.2", answer)'
 OPEN = 'def answer(x):\n    return None          # your code here\n\n\ncheck("01.2", answer)'
@@ -70,3 +73,38 @@ def test_every_exercise_of_the_series_is_open_in_the_source_and_has_a_solution_i
         cell = editions.solved(source).cells[i]
         compile(cell.source, cell.id, "exec")
         assert EXERCISES[name].solution in cell.source
+
+
+WORK = """from dashkit.classroom import check, my_progress, predict  # start_run(profile)
+print(my_progress(), guess := predict("01.snr", ..., example=300))
+predict("01.clip", 0.25, example=0.9)
+"""
+
+
+@pytest.fixture
+def lesson(tmp_path, monkeypatch):
+    """A notebook that predicts and checks, as the one of the series, and a learner's work on the same two things."""
+    made = notebook('profile = "smoke"', WORK, OPEN.replace("x", "c, u, w"))
+    made.cells[0].metadata["tags"] = ["parameters"]
+    made.metadata["kernelspec"] = {"name": "python3", "language": "python", "display_name": "x"}
+    nbformat.write(made, tmp_path / "01_x.ipynb")
+    monkeypatch.setattr(editions, "notebook_paths", lambda: [tmp_path / "01_x.ipynb"])
+    learner = tmp_path / "runs" / "work.json"
+    learner.parent.mkdir()
+    learner.write_text(json.dumps({"predictions": {"01.snr": {"first": 7, "value": 8}}, "answers": {"01.2": {
+        "passed": False, "answer": "mine", "tries": 3}}}, indent=3))
+    monkeypatch.setenv("DASHKIT_RUNS", str(learner.parent))
+    monkeypatch.setenv("PYTHONPATH", str(paths.ROOT))
+    return tmp_path, learner
+
+
+def test_what_the_kit_executes_neither_reads_nor_changes_the_work_of_a_learner(lesson):
+    folder, learner = lesson
+    before = learner.read_bytes()
+    execute(folder / "01_x.ipynb", folder / "done.ipynb", {})
+    assert editions.write("smoke", folder / "editions")
+    assert learner.read_bytes() == before and [p.name for p in learner.parent.iterdir()] == ["work.json"]
+    said = "".join(o.get("text", "") for o in nbformat.read(folder / "done.ipynb", as_version=4).cells[1].outputs)
+    assert "0 of 4 exercises passed, 0 predictions made" in said and "as an example: 300" in said
+    solution = nbformat.read(folder / "editions" / "solution" / "01_x.ipynb", as_version=4)
+    assert editions.verdicts(solution) == {"01.2": True}
