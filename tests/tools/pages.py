@@ -190,7 +190,9 @@ class Visit:
                 field.fill("0.25" if field.get_attribute("type") == "number" else "dash")
             given[name] = field.input_value()
             form.locator("button").focus()
-            self.page.keyboard.press("Enter")
+            self.page.keyboard.press("Space")
+            if not form.is_visible():
+                self.say(f"a key that keeps the prediction {name} turns the slide")
             self.counts["predictions"] += 1
             places = [i for i in self.page.locator("img[data-guess]").all()
                       if json.loads(i.get_attribute("data-guess"))["name"] == name]
@@ -221,7 +223,7 @@ class Visit:
                 if [h.is_visible() for h in hints] != [i <= k for i in range(len(hints))]:
                     self.say("hints do not come one at a time")
                 hint.focus()
-                self.page.keyboard.press("Enter")
+                self.page.keyboard.press("Space" if k % 2 else "Enter")       # neither may turn a slide
             if len(hints) != 4 or not box.locator("pre").is_visible():
                 self.say("an exercise has no three hints and a solution")
 

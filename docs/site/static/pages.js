@@ -4,6 +4,12 @@
 (() => {
   const slides = document.querySelector(".reveal");
 
+  // Slides have keys of their own: what is pressed on a control inside them is for the control alone.
+  slides?.querySelector(".slides").addEventListener("keydown", (event) => {
+    const pressed = [" ", "Enter"].includes(event.key) && event.target.closest("summary, button, a");
+    if (pressed || event.target.closest("input, select")) event.stopPropagation();
+  });
+
   // ------------------------------------------------------------------------------------------------------ explorers
 
   // An explorer knows every state: state k has the picture `pictures[k]` and the words `texts[k]`; k counts the last
@@ -19,11 +25,9 @@
       for (const input of this.inputs) {
         input.addEventListener("input", () => { this.stop(); this.show(); });
         input.addEventListener("change", () => this.keep());
-        input.addEventListener("keydown", (event) => event.stopPropagation());      // slides have keys of their own
         input.addEventListener("touchstart", (event) => event.stopPropagation(), { passive: true });
       }
       this.button?.addEventListener("click", () => (this.timer ? this.stop() : this.play()));
-      this.button?.addEventListener("keydown", (event) => event.stopPropagation());
       this.open();
     }
 
@@ -153,7 +157,6 @@
     form.hidden = false;
     field.value = recall(name);
     tell(name, field.value);
-    field.addEventListener("keydown", (event) => event.stopPropagation());
     form.addEventListener("submit", (event) => {
       event.preventDefault();
       const kept = remember(name, field.value);
