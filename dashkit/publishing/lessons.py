@@ -9,15 +9,18 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import jinja2
 import nbformat
 from nbformat import NotebookNode
 from PIL import Image
 
+from dashkit.classroom import explorers
 from dashkit.classroom.editions import exercises
 from dashkit.classroom.exercises import EXERCISES
 from dashkit.classroom.notebooks import notebook_paths
+from dashkit.experiments.profiles import resolve
 from dashkit.storage import paths, store
 
 TEMPLATE = paths.ROOT / "docs" / "site" / "explorer.html"
@@ -36,14 +39,17 @@ def for_page(notebook: NotebookNode, name: str, states: Path) -> NotebookNode:
     """
     made = copy.deepcopy(notebook)
     made.metadata.pop("widgets", None)
-    made.cells = [c for c in made.cells if "injected-parameters" not in c.metadata.get("tags", [])]
+    injected = [c for c in made.cells if "injected-parameters" in c.metadata.get("tags", [])]
+    made.cells = [c for c in made.cells if c not in injected]
+    known = Known()
     asked: dict[str, str] = {}                   # variable: the prediction that it holds
     by_cell = {i: exercise for exercise, i in exercises(made).items()}
     for i, cell in enumerate(made.cells):
         if cell.cell_type != "code":
             continue
         tree, tags = ast.parse(cell.source), cell.metadata.setdefault("tags", [])
-        found = list(predictions(tree))
+        known.take(tree, *(ast.parse(c.source) for c in injected))
+        found = list(predictions(tree, known))
         if (states / cell.id / "states.json").is_file():
             tags.append("remove-input")
             cell.outputs = [_output(explorer(states / cell.id))]
@@ -89,24 +95,53 @@ def _unmarked(cell: NotebookNode, prediction: str) -> bool:
                    for o in cell.outputs)
 
 
-def predictions(tree: ast.Module) -> Iterator[tuple[str, str, str]]:
+class Known(dict):
+    """What names stand for in the cells of a notebook so far, found out when one is asked for.
+
+    It knows what was assigned in a line of its own, `explorers`, and the profile of `run`; KeyError for other names.
+    """
+
+    def take(self, *trees: ast.Module) -> None:
+        """Learn what these trees assign, one after the other."""
+        for node in (node for tree in trees for node in tree.body):
+            if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+                self[node.targets[0].id] = node.value
+
+    def value(self, node: ast.expr) -> object:
+        """What an expression is."""
+        return eval(compile(ast.Expression(node), "cell", "eval"), {}, self)
+
+    def __getitem__(self, name: str) -> object:
+        if name == "explorers":
+            return explorers
+        if name == "run":
+            return SimpleNamespace(profile=resolve(self["profile"], **self["settings"]))
+        return self.value(super().__getitem__(name))
+
+
+def predictions(tree: ast.Module, known: Known) -> Iterator[tuple[str, str, str]]:
     """The calls of `predict` in a cell: the variable, the prediction's name, and a form for it."""
     for node in tree.body:
         call = getattr(node, "value", None)
         if isinstance(call, ast.Call) and getattr(call.func, "id", "") == "predict":
             variable, name = node.targets[0].id, call.args[0].value
             given = {k.arg: k.value for k in call.keywords}
-            yield variable, name, prediction(name, variable.replace("_", " "), given, tree)
+            yield variable, name, prediction(name, variable.replace("_", " "), given, known)
 
 
-def prediction(name: str, label: str, given: dict[str, ast.expr], tree: ast.Module) -> str:
-    """A form that the browser keeps: a number, one of some texts or numbers, or a text."""
-    among = given.get("among")
-    if isinstance(among, ast.Name):              # defined in the same cell
-        among = next((n.value for n in tree.body if isinstance(n, ast.Assign) and n.targets[0].id == among.id), None)
+def prediction(name: str, label: str, given: dict[str, ast.expr], known: Known) -> str:
+    """A form that the browser keeps: a number, one of some texts or numbers, or a text.
+
+    ValueError if what it may be one of is only known in a kernel.
+    """
     field = f'id="prediction-{name}" name="value"'
-    if isinstance(among, ast.Tuple):
-        texts = [v if isinstance(v, str) else f"{v:g}" for v in ast.literal_eval(among)]
+    if "among" in given:
+        try:
+            among = list(known.value(given["among"]))
+        except (NameError, KeyError, AttributeError, RecursionError) as error:
+            said = f"the prediction {name} is one of {ast.unparse(given['among'])}, which a page cannot know"
+            raise ValueError(f"{said}; write a list, or give it a name in a line of its own") from error
+        texts = [v if isinstance(v, str) else f"{v:g}" for v in among]
         options = "".join(f"<option>{html.escape(text)}</option>" for text in texts)
         control = f"<select {field}><option></option>{options}</select>"
     else:

@@ -128,6 +128,44 @@ def test_predictions_are_asked_for_and_told_again_where_no_figure_draws_them(tmp
     assert "recalled" not in shown(page, "01-draw") and 'class="recalled" data-name="01.clip"' in shown(page, "01-say")
 
 
+def options(page, name):
+    return re.findall("<option>([^<]+)<", shown(page, name))
+
+
+def test_what_a_prediction_may_be_is_found_in_the_cells_before_it_and_in_the_profile(tmp_path):
+    cells = {"01-parameters": 'profile = "auto"\nsettings = {}', "01-run": "run = start_run(profile)",
+             "01-names": 'said = {"x": "1", "y": "2"}\nkinds = sorted(said)',
+             "01-list": 'a = predict("01.a", ..., example="p", among=["p", "q<"])',
+             "01-earlier": 'b = predict("01.b", ..., example="x", among=kinds)',
+             "01-call": 'c = predict("01.c", ..., example="2", among=said.values())',
+             "01-arms": 'd = predict("01.d", ..., example="dash", among=run.profile.arms)',
+             "01-again": 'kinds = (0.5, 2)\ne = predict("01.e", ..., example=2.0, among=kinds)'}
+    made = write(tmp_path / "01_x.ipynb", cells)
+    injected = nbformat.v4.new_code_cell('profile = "smoke"\nsettings = {"arms": ["scratch", "dash"]}',
+                                         metadata={"tags": ["injected-parameters"]})
+    made.cells.insert(1, injected)
+    page = lessons.for_page(made, "01_x", tmp_path)
+    assert [options(page, f"01-{n}") for n in ("list", "earlier", "call", "arms", "again")] == [
+        ["p", "q&lt;"], ["x", "y"], ["1", "2"], ["scratch", "dash"], ["0.5", "2"]]
+
+
+@pytest.mark.parametrize("before", ["", "table = trained(run)\n", "table = table\n", "table = (1, 2)\ntable = []\n"])
+def test_a_prediction_whose_choice_only_a_kernel_knows_is_refused(before, tmp_path):
+    made = write(tmp_path / "01_x.ipynb", {"01-a": f'{before}a = predict("01.a", ..., example="p", among=table.rows)'})
+    with pytest.raises(ValueError, match=r"01\.a is one of table\.rows, which a page cannot know; write a list"):
+        lessons.for_page(made, "01_x", tmp_path)
+
+
+@pytest.mark.parametrize("path", notebook_paths(), ids=lambda path: path.stem)
+def test_every_prediction_of_the_series_with_a_choice_has_it_on_its_page(path, tmp_path):
+    notebook = nbformat.read(path, as_version=4)
+    page = lessons.for_page(notebook, path.stem, tmp_path)
+    for cell in notebook.cells:
+        wanted = cell.source.count("among=") if cell.cell_type == "code" else 0
+        assert not wanted or shown(page, cell.id).count("<select") == wanted, cell.id
+        assert not wanted or len(options(page, cell.id)) >= 2 * wanted
+
+
 def test_an_exercise_has_its_hints_one_inside_the_other_and_then_the_solution(tmp_path):
     cells = {"03-ex": 'answer = None\ncheck("03.1", answer)', "03-hint": 'hint("03.1")'}
     page = lessons.for_page(write(tmp_path / "03_x.ipynb", cells), "03_x", tmp_path)
