@@ -1,6 +1,7 @@
 """What `run.py` does: it makes the environment ready and starts a task in it."""
 
 import argparse
+import itertools
 import os
 import re
 import shutil
@@ -153,7 +154,11 @@ def parser() -> argparse.ArgumentParser:
 
 
 def parse(arguments: Sequence[str]) -> Options:
-    """The options of one call; exits with a message if they are wrong."""
+    """The options of one call, without a remark after a bare `#`; exits with a message if they are wrong.
+
+    cmd.exe, and zsh as it is typed to, hand a remark on as words.
+    """
+    arguments = list(itertools.takewhile(lambda word: word != "#", arguments)) or ["--help"]
     if arguments[0] in VERBATIM:
         return Options(task=arguments[0], words=list(arguments[1:]))
     task = TASKS.get(arguments[0])
@@ -180,7 +185,7 @@ def _option(word: str, task: Task | None) -> Iterator[str]:
 def main(arguments: Sequence[str]) -> int:
     """Run one task; returns its exit code, 2 if the environment cannot be made, 130 or 143 if it was stopped."""
     paths.print_anything()
-    options, came = parse(arguments or ["--help"]), []
+    options, came = parse(arguments), []
 
     def stop(number: int, frame: FrameType | None) -> None:
         came.append(number)

@@ -434,7 +434,7 @@ def test_make_is_a_layer_over_run_py():
 
 PROGRAMS = re.compile(r"(?:[A-Z_]+=\S+ )*(python3?|py|make|dashkit|pip3?|conda|accelerate|jupyter|ruff|pytest|"
                       r"pre-commit|sudo|apt-get|npm|uv|papermill)(?=\s|$)")
-TEXTS = [p for pattern in ("*.md", "docs/**/*.md", "notebooks/*.md", "data/*.md", ".github/**/*.md")
+TEXTS = [p for pattern in ("*.md", "docs/**/*.md", "notebooks/*.md", "data/**/*.md", ".github/**/*.md")
          for p in ROOT.glob(pattern)]
 TOOLS = [p for p in sorted((ROOT / "tests" / "tools").glob("*.py")) if not p.name.startswith("test_")]
 SOURCES = [ROOT / "run.py", *sorted((ROOT / "dashkit").rglob("*.py")), *sorted((ROOT / "docs").glob("*.py")), *TOOLS]
@@ -452,6 +452,8 @@ def wrong(command, active=False):
     program, rest = words[0], words[1:]
     if program in ("python", "python3") and rest and rest[0].endswith("run.py"):
         return wrong_task(rest[1:])
+    if program == "py" and rest[1:2] == ["run.py"]:          # the launcher that Windows has
+        return wrong_task(rest[2:]) if rest[0] in {f"-{a}.{b}" for a, b in environment.SUPPORTED} else "no such Python"
     if program == "python" and rest[:2] == ["-m", "dashkit"] and active:
         return wrong_kit(rest[2:])
     if program == "make":
@@ -520,6 +522,28 @@ def test_every_command_in_the_texts_works_in_a_fresh_shell():
     found = [(name, command, active) for name, text in texts() for command, active in commands(text)]
     assert len(found) > 20
     assert [(n, c, w) for n, c, active in found if (w := wrong(c, active))] == []
+
+
+def test_blocks_of_commands_hold_commands_alone():
+    """cmd.exe, and zsh as it is typed to, hand `# a remark` on to the program as words."""
+    found = [(path.name, line) for path in TEXTS for language, block in re.findall(
+        r"^```(\w*)\n(.*?)^```", path.read_text(encoding="utf-8"), re.M | re.S) if language != "python"
+        for line in block.splitlines() if re.search(r"(^|\s)#", line)]
+    assert found == []
+
+
+@pytest.mark.parametrize(("typed", "meant"), [
+    ("doctor # is it fit?", ["doctor"]), ("install scale # FID, diffusers", ["install", "scale"]),
+    ("series PROFILE=smoke # or digits: --profile digits", ["series", "--profile", "smoke"]),
+    ("dashkit new my.toml --images a # looks", ["dashkit", "new", "my.toml", "--images", "a"]),
+    ("exec python x.py #", ["exec", "python", "x.py"]), ("sweep JOBS=#2", ["sweep", "--jobs", "#2"]),
+])  # fmt: skip
+def test_a_remark_that_a_shell_handed_on_is_dropped(typed, meant, capsys):
+    assert launch.parse(typed.split()) == launch.parse(meant)
+    for words in (["#", "lists", "the", "tasks"], []):
+        with pytest.raises(SystemExit) as left:
+            launch.parse(words)
+        assert left.value.code == 0 and "series" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("command", [
