@@ -74,6 +74,19 @@ def _site(options: Options) -> list[Command]:
     return [["-m", "dashkit", options.task, "--profile", options.profile, *(["--open"] if options.open else [])]]
 
 
+def _lab(options: Options) -> list[Command]:
+    """JupyterLab with one place to open: it takes the first, and does not mention a second."""
+    words, before = options.words, ["", *options.words]
+    places = [word for word in words if Path(word).exists()]
+    for word, last in zip(words, before, strict=False):
+        if word not in places and not word.startswith("-") and not re.fullmatch("-[^=]+", last):    # no option's value
+            raise ValueError(f"there is no {word} to open; {environment.task('editions')} makes build/editions/student")
+    if len(places) > 1:
+        raise ValueError(f"JupyterLab opens one folder, not {len(places)}: {', '.join(places)}")
+    opened = [str(Path(word).absolute()) if word in places else word for word in words]
+    return [["-m", "jupyterlab", *JUPYTERLAB, *([] if places else [str(_notebooks())]), *opened]]
+
+
 def _bench(options: Options) -> list[Command]:
     given = ["--quick"] if options.quick else []
     return [["tests/tools/bench.py", *given, *(["--publish"] if options.publish else [])]]
@@ -95,8 +108,8 @@ TASKS = {
     "test-rest": Task("what test leaves out: slow unit tests, nbval, solutions, browser, site, versions",
                       lambda o: _gate("rest", o), ("minutes",)),
     "test-all": Task("every check of the project", lambda o: _gate("all", o), ("minutes",)),
-    "lab": Task("open JupyterLab", lambda o: [["-m", "jupyterlab", *JUPYTERLAB, str(_notebooks()), *o.words]],
-                (), (), "options of JupyterLab, after --"),
+    "lab": Task(f"open JupyterLab; {paths.PYTHON} run.py lab FOLDER opens another folder than notebooks", _lab, (), (),
+                "a folder or a notebook; options of JupyterLab, after --"),
     "doctor": Task("check this set-up", lambda o: [["-m", "dashkit", "doctor", "--device", o.device]], ("device",), ()),
     "dashkit": Task(f"any command of the kit, e.g. {paths.PYTHON} run.py dashkit fetch cifar10",
                     lambda o: [["-m", "dashkit", *o.words]], (), (), "the command"),
@@ -214,13 +227,14 @@ def run(options: Options, env: Environment) -> int:
         env.ensure(options.words, latest=bool(options.latest), fresh=options.fresh, again=True)
         print(f"{env.folder} is ready; to check it, type: {environment.task('doctor')}")
         return 0
+    commands = task.commands(options)            # refuses wrong words before anything is installed
     env.ensure(task.extras, latest=getattr(options, "latest", None))
     if options.task == "exec":
         return _become(_program(options.words, env), env, Path.cwd())
     special = {"pin": _pin, "lowest": _lowest, "fuzz": _with_atheris}
     if options.task in special:
         return special[options.task](options, env)
-    return _all(task.commands(options), env, Path.cwd() if options.task == "dashkit" else ROOT)
+    return _all(commands, env, Path.cwd() if options.task == "dashkit" else ROOT)
 
 
 def _all(commands: list[Command], env: Environment, folder: Path) -> int:

@@ -386,6 +386,39 @@ def test_a_task_starts_what_it_says(started, typed, command):
     assert (ROOT / started[-1][0]).is_file() if module is None else __import__(module)
 
 
+@pytest.mark.parametrize(("typed", "opened", "options"), [
+    ("lab", "", []), ("lab hand-out", "hand-out", []), ("lab -- hand-out --port 8899", "hand-out", ["--port", "8899"]),
+    ("lab -- --no-browser hand-out/one.ipynb", "hand-out/one.ipynb", ["--no-browser"]),
+    ("lab -- --no-browser", "", ["--no-browser"]),
+])  # fmt: skip
+def test_jupyterlab_is_told_one_folder(tmp_path, monkeypatch, typed, opened, options):
+    """It takes the first that it is told, and does not mention a second."""
+    (tmp_path / "hand-out").mkdir()
+    (tmp_path / "hand-out" / "one.ipynb").touch()
+    monkeypatch.chdir(tmp_path)
+    words = typed.split()
+    [command] = launch.TASKS["lab"].commands(launch.parse(words))
+    places = [w for w in command if Path(w).exists()]
+    assert places == [str(tmp_path / opened) if opened else str(launch._notebooks())]
+    assert [w for w in command[2 + len(launch.JUPYTERLAB) :] if w not in places] == options
+
+
+@pytest.mark.parametrize(("typed", "message"), [
+    ("lab build/editons/student", "there is no build/editons/student.*run.py editions"),
+    ("lab . ..", "JupyterLab opens one folder, not 2"),
+])  # fmt: skip
+def test_what_jupyterlab_cannot_open_is_refused_before_anything_is_installed(started, capsys, typed, message):
+    assert launch.main(typed.split()) == 2 and not started
+    assert re.fullmatch(f"run.py: .*{message}.*\n", capsys.readouterr().err)
+
+
+def test_the_guide_says_how_learners_open_what_is_handed_out():
+    text = (ROOT / "notebooks" / "INSTRUCTOR.md").read_text(encoding="utf-8")
+    [step] = re.findall(r"^\d\. (?:(?!^\d\. ).)*Hand out.*?(?=^\d\. )", text, re.M | re.S)
+    opened = [launch.parse(command.split()[2:]).words for command, _ in commands(step) if command.split()[2] == "lab"]
+    assert ["build/editions/student"] in opened
+
+
 def test_a_sweep_goes_through_both_profiles(started):
     assert launch.main(["sweep", "JOBS=2"]) == 0
     assert [c[c.index("--profile") + 1] for c in started[1:]] == ["digits", "exact"]
