@@ -419,6 +419,38 @@ def test_the_guide_says_how_learners_open_what_is_handed_out():
     assert ["build/editions/student"] in opened
 
 
+def module_imports(path):
+    """The packages that a module of the kit imports while it is imported itself."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    inner = {id(n) for d in ast.walk(tree) if isinstance(d, ast.FunctionDef) for n in ast.walk(d)}
+    inner |= {id(n) for d in ast.walk(tree) if isinstance(d, ast.If) and ast.unparse(d.test) == "TYPE_CHECKING"
+              for n in ast.walk(d)}
+    names = {a.name for n in ast.walk(tree) if isinstance(n, ast.Import) and id(n) not in inner for a in n.names}
+    names |= {n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and id(n) not in inner}
+    return {name.partition(".")[0] for name in names} - {*sys.stdlib_module_names, "dashkit"}
+
+
+def test_no_task_installs_more_than_its_command_imports():
+    """The kit's own commands need its requirements, pages need `site`, and only programs in `tests` need `test`."""
+    there = {environment.normal(line.split("==")[0]) for line in environment.frozen([]).splitlines()}
+    of = importlib.metadata.packages_distributions()
+    kit = {name for path in (ROOT / "dashkit").rglob("*.py") for name in module_imports(path)}
+    assert {name for name in kit if name not in of or not {environment.normal(d) for d in of[name]} & there} == set()
+    wanted = {"site": {"site"}, "slides": {"site"}, "pin": {"test"}, "mutants": {"test", "mutants"}, "lowest": set()}
+    for name, task in launch.TASKS.items():
+        programs = task.commands(launch.parse([name]))
+        tests = any(command[0].startswith("tests/") for command in programs)
+        assert set(task.extras) == wanted.get(name, {"test"} if tests else set()), name
+
+
+def test_what_a_guide_fetches_for_machines_without_a_network_makes_the_pages_too():
+    text = (ROOT / "notebooks" / "INSTRUCTOR.md").read_text(encoding="utf-8")
+    [recipe] = [part for part in text.split("\n\n") if part.startswith("**Without a network.**")]
+    assert re.search(r"pip download .*\"\.\[site\]\"", recipe)
+    installed = re.findall(r"`[^`]*run\.py install( \w*)?`", recipe)
+    assert installed == [" site", " site"], "in a shell of Unix and in PowerShell"
+
+
 def test_a_sweep_goes_through_both_profiles(started):
     assert launch.main(["sweep", "JOBS=2"]) == 0
     assert [c[c.index("--profile") + 1] for c in started[1:]] == ["digits", "exact"]
