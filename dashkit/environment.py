@@ -391,16 +391,25 @@ class Environment:
         return works
 
     def _failure(self, said: str, *, pinned: bool) -> str:
-        tail = "\n".join(line for line in said.splitlines() if "ERROR" in line or "error:" in line.lower())[-2000:]
-        if "No space left" in said:
-            advice = "the disk is full; free some space"
-        elif "Permission denied" in said or "Read-only file system" in said:
+        """What pip said of its failure, and what to do about it."""
+        tail = "\n".join(line for line in said.splitlines() if re.search("ERROR|(?i:error:)|^HINT", line))[-2000:]
+        missing, version = "No matching distribution" in said, f"{sys.version_info[0]}.{sys.version_info[1]}"
+        if "Permission denied" in said or "Read-only file system" in said:
             advice = f"{self.folder} cannot be written; ask whoever installed it to type there: {task('install')}"
             return f"{tail}\npip could not install what is needed: {advice}".strip()
+        if re.search("No space left|WinError 112", said):
+            advice = "the disk is full; free some space"
+        elif re.search("Long Path support|WinError 206", said):
+            advice = r"a path is too long for Windows; move the project's folder to a short place, such as C:\dashkit"
+        elif re.search(r"WinError (5|32)\b", said):
+            advice = (f"another program holds a file; close JupyterLab and the shells that use {self.folder}; if the "
+                      "project lies in OneDrive, move it elsewhere")
         elif "NewConnectionError" in said or "Retrying (" in said:
             advice = "the index of packages could not be reached; see to the network"
-        elif pinned:
-            version = f"{sys.version_info[0]}.{sys.version_info[1]}"
+        elif missing and os.environ.get("PIP_NO_INDEX", "").lower() in ("1", "true", "yes", "on"):
+            advice = (f"PIP_NO_INDEX is set, and this wheel is not in the folder PIP_FIND_LINKS "
+                      f"({os.environ.get('PIP_FIND_LINKS') or 'which is not set'}); put it there, for Python {version}")
+        elif missing and pinned:
             advice = f"if a pinned version has no wheel for Python {version}, add --latest: {task('install --latest')}"
         else:
             advice = "see what pip says above"

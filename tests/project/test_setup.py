@@ -255,6 +255,41 @@ def test_a_failure_of_pip_says_what_to_do_and_a_good_environment_stays(env, monk
     assert is_whole(env)
 
 
+MISSING = "ERROR: Could not find a version that satisfies x>=2 (from versions: none)\nERROR: No matching distribution found"
+
+
+@pytest.mark.parametrize(("said", "advice"), [
+    ("ERROR: Could not install packages due to an OSError: [Errno 2] No such file or directory: 'D:\\\\Ü\\\\.venv\\\\y.map'\n"
+     "HINT: This error might have occurred since this system does not have Windows Long Path support enabled.",
+     r"move the project's folder to a short place, such as C:\\dashkit"),
+    ("OSError: [WinError 206] Der Dateiname oder die Erweiterung ist zu lang\nERROR: x", "to a short place"),
+    ("ERROR: Could not install packages due to an OSError: [WinError 32] El proceso no tiene acceso: 'numpy.pyd'",
+     "close JupyterLab and the shells that use .*venv"),
+    ("ERROR: Could not install packages due to an OSError: [WinError 5] Accès refusé: 'C:\\\\k\\\\python.exe'\n"
+     "Check the permissions.", "close JupyterLab and the shells that use .*venv"),
+    ("ERROR: Could not install packages due to an OSError: [WinError 112] Es steht nicht genug Speicher", "disk is full"),
+    ("error: subprocess-exited-with-error\nERROR: Failed to build x", "see what pip says above"),
+    (MISSING, "--latest"),
+])  # fmt: skip
+def test_advice_on_pip_fits_what_it_says_and_its_own_hint_is_kept(tmp_path, monkeypatch, said, advice):
+    monkeypatch.delenv("PIP_NO_INDEX", raising=False)
+    found = Environment(tmp_path)._failure(said, pinned=True)
+    assert re.search(advice, found) and found.endswith(", then type the same again")
+    assert ("--latest" in found) == (said == MISSING) and "--latest" not in Environment(tmp_path)._failure(said, pinned=False)
+    assert ("HINT" in found) == ("HINT" in said)
+
+
+def test_a_wheel_that_was_not_brought_along_is_no_question_of_pins(tmp_path, monkeypatch):
+    monkeypatch.setenv("PIP_FIND_LINKS", "/stick/wheels")
+    for no_index, named in (("1", True), ("true", True), ("0", False), ("", False)):
+        monkeypatch.setenv("PIP_NO_INDEX", no_index)
+        found = Environment(tmp_path)._failure(MISSING, pinned=True)
+        assert ("not in the folder PIP_FIND_LINKS (/stick/wheels)" in found) == named == ("--latest" not in found)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.delenv("PIP_FIND_LINKS")
+    assert "PIP_FIND_LINKS (which is not set)" in Environment(tmp_path)._failure(MISSING, pinned=False)
+
+
 def content(folder):
     return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file() and "__pycache__" not in
             p.parts and p.suffix != ".log"}
