@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dashkit import environment
-from dashkit.storage import paths
+from dashkit.storage import memory, paths
 
-FREE_GB = 2
+FREE_GB = 2                               # of disk
+LEAST_GB, ROOMY_GB = 1.5, 6               # of memory: for one kernel, and for several
 NEEDED = {"numpy": "all numbers", "pandas": "tables of results", "scipy": "statistics and scikit-learn",
           "sklearn": "the digits", "pydantic": "profiles", "safetensors": "weights on disk",
           "filelock": "two processes at once", "tqdm": "progress bars"}
@@ -25,13 +26,14 @@ class Finding(NamedTuple):
 
 
 def examine(*folders: Path, device: str = "auto") -> Iterator[Finding]:
-    """Check Python, the project, torch with torchvision, every version, every import, the GPU if `device` is cuda, the
+    """Check Python, the project, torch with torchvision, versions, memory, every import, the GPU if `device` is cuda, the
     notebook kernel, and that `folders` can be written; never raises."""
     yield _python(sys.version_info[:2])
     yield _project()
     yield (torch := _torch())
     yield _versions()
     yield _pins()
+    yield _memory()
     if torch.ok:
         yield _imports()
     if torch.ok and device == "cuda":
@@ -115,6 +117,19 @@ def _pins() -> Finding:
     if not found:
         return Finding("pins", True, f"as in {environment.PINS}" if pinned else f"there is no {environment.PINS}")
     return Finding("pins", True, f"{len(found)} packages are not as tested, which may be meant: {', '.join(found)}")
+
+
+def _memory() -> Finding:
+    """Whether a notebook fits into the memory, and whether several do: each keeps its kernel until it is shut down."""
+    found = memory.machine_memory()
+    if found is None:
+        return Finding("memory", True, "this system does not say how much it has")
+    text = f"{found / 2**30:.1f} GiB"
+    if found < LEAST_GB * 2**30:
+        return Finding("memory", False, f"only {text}; {LEAST_GB} are needed for one notebook. Fix: take another "
+                                        f"machine; there, {environment.task('site')} writes pages that this one reads")
+    few = "; that is one notebook at a time: choose Kernel, Shut Down Kernel before you open the next"
+    return Finding("memory", True, text + (few if found < ROOMY_GB * 2**30 else ""))
 
 
 def _fix_torch() -> str:

@@ -28,6 +28,7 @@ from dashkit.classroom.notebooks import NEEDS, NOTEBOOKS, execute, notebook_path
 from dashkit.classroom.plots import VERDICTS
 from dashkit.publishing import lessons, slides
 from dashkit.storage import paths
+from dashkit.storage.memory import machine_memory
 from dashkit.storage.store import write_bytes
 
 ROOT = paths.ROOT
@@ -48,6 +49,8 @@ API = {
     "dashkit.experiments": ("profiles", "run", "training", "networks", "evaluation", "sweeps", "campaign"),
 }
 """Rooms with a reference page, and their modules in reading order; the others follow by name."""
+JOB_GB = 1
+"""Memory of a notebook that is executed, or whose explorers are drawn; the system and its windows get twice as much."""
 MATHJAX = ("tex-chtml.js", "output/chtml/*", "input/tex/*", "a11y/assistive-mml.js")
 """What pages load of MathJax, a tenth of it."""
 
@@ -58,7 +61,7 @@ MATHJAX = ("tex-chtml.js", "output/chtml/*", "input/tex/*", "a11y/assistive-mml.
 def prepare(profile: str, folder: Path, series: Path) -> None:
     """Put the executed notebooks, from `series` where they are there, and the states of their explorers into `folder`.
 
-    What trains comes before what takes its networks; as many at a time as there are cores.
+    What trains comes before what takes its networks; as many at a time as there are cores and memory.
     """
     jobs: dict[str, Callable[[], None]] = {}
     graph: dict[str, set[str]] = {}
@@ -87,15 +90,20 @@ def draw_states(path: Path, folder: Path, profile: str) -> None:
                    check=True, env=environment)
 
 
-def run_jobs(jobs: Mapping[str, Callable[[], None]], graph: Mapping[str, set[str]]) -> None:
-    """Run jobs, one a core, each once those are done that it needs; what most others wait for comes first.
+def _workers() -> int:
+    cores, memory = os.cpu_count() or 2, machine_memory()
+    return cores if memory is None else max(1, min(cores, memory // (JOB_GB * 2**30) - 2))
 
-    The first error ends it all.
+
+def run_jobs(jobs: Mapping[str, Callable[[], None]], graph: Mapping[str, set[str]]) -> None:
+    """Run jobs, one a core and a GiB of memory, each once those are done that it needs.
+
+    What most others wait for comes first.  The first error ends it all.
     """
     waiting, ready, running = TopologicalSorter({name: graph.get(name, ()) for name in jobs}), [], {}
     needed = Counter(name for needs in graph.values() for name in needs)
     waiting.prepare()
-    with ThreadPoolExecutor(workers := os.cpu_count() or 2) as pool:
+    with ThreadPoolExecutor(workers := _workers()) as pool:
         while waiting.is_active():
             ready = sorted([*ready, *waiting.get_ready()], key=lambda name: (-needed[name], name))
             for name in ready[: workers - len(running)]:

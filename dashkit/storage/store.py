@@ -16,6 +16,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from dashkit.storage import locks
+from dashkit.storage.memory import machine_memory as machine_memory
 from dashkit.storage.paths import as_path, explained, require_project
 
 MAX_JSON = 2**24                            # bytes; a manifest has thousands, a learner's work some hundred thousand
@@ -216,14 +217,6 @@ def digest(tensors: Mapping[str, Tensor], text: str) -> str:
 def fingerprint(settings: object) -> str:
     """Eight hex digits that change whenever a setting does; part of a run folder's name."""
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
-
-
-def machine_memory() -> int | None:
-    """The memory of this machine in bytes; None where the system does not say (Windows)."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, OSError, ValueError):
-        return None
 
 
 def sha256(path: Path) -> str:

@@ -334,6 +334,16 @@ def test_doctor_names_a_disk_that_is_full(monkeypatch, tmp_path):
     assert doctor._folder(tmp_path) == (tmp_path.name, False, "only 0.1 GiB free; 2 are needed")
 
 
+@pytest.mark.parametrize(("found", "ok", "detail"), [
+    (int(3.7 * 2**30), True, r"3\.7 GiB; that is one notebook at a time: choose Kernel, Shut Down Kernel .*"),
+    (2**30, False, r"only 1\.0 GiB; 1\.5 are needed.*"), (16 * 2**30, True, r"16\.0 GiB"), (None, True, ".*not say.*"),
+])  # fmt: skip
+def test_doctor_says_how_many_notebooks_fit_into_memory(monkeypatch, found, ok, detail):
+    monkeypatch.setattr(doctor.memory, "machine_memory", lambda: found)
+    [finding] = [f for f in doctor.examine() if f.what == "memory"]
+    assert finding.ok is ok and re.fullmatch(detail, finding.detail)
+
+
 @pytest.mark.parametrize(("version", "ok"), [((3, 10), False), ((3, 11), True), ((3, 13), True), ((3, 14), False)])
 def test_doctor_knows_the_supported_pythons(version, ok):
     assert doctor._python(version).ok is ok

@@ -5,6 +5,7 @@ import io
 import json
 import re
 import sys
+import threading
 
 import ipywidgets as ipw
 import matplotlib.pyplot as plt
@@ -301,6 +302,26 @@ def test_jobs_wait_for_what_they_need_and_the_first_error_ends_them(monkeypatch)
     with pytest.raises(ZeroDivisionError):
         site.run_jobs({"a": lambda: 1 / 0, "b": lambda: order.append("b")}, {"a": set(), "b": {"a"}})
     assert len(order) == 4
+
+
+@pytest.mark.parametrize(("gib", "cores", "workers"), [
+    (3.8, 8, 1), (7.6, 8, 5), (31, 8, 8), (31, None, 2), (0.9, 4, 1), (None, 12, 12)])
+def test_no_more_jobs_run_at_once_than_memory_is_there_for(monkeypatch, gib, cores, workers):
+    monkeypatch.setattr(site.os, "cpu_count", lambda: cores)
+    monkeypatch.setattr(site, "machine_memory", lambda: gib and int(gib * 2**30))
+    lock, running, most = threading.Lock(), [0], [0]
+    met = threading.Barrier(workers)                    # as many as may run at once, do
+
+    def job():
+        with lock:
+            running[0] += 1
+            most[0] = max(most[0], running[0])
+        met.wait(20)
+        with lock:
+            running[0] -= 1
+
+    site.run_jobs({str(i): job for i in range(3 * workers)}, {})
+    assert most[0] == workers
 
 
 # ------------------------------------------------------------------------------------------------------------- slides
