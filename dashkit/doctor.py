@@ -26,7 +26,7 @@ class Finding(NamedTuple):
 
 
 def examine(*folders: Path, device: str = "auto") -> Iterator[Finding]:
-    """Check Python, the project, torch with torchvision, versions, memory, every import, the GPU if `device` is cuda, the
+    """Check Python, the project, torch with torchvision, versions, memory, imports, the GPU if `device` is cuda, the
     notebook kernel, and that `folders` can be written; never raises."""
     yield _python(sys.version_info[:2])
     yield _project()

@@ -236,6 +236,89 @@ def test_the_path_of_thirty_minutes_is_marked_and_takes_no_longer():
     assert all(marked[n] < 1.25 * PATH[n] for n in PATH), marked
 
 
+GUIDE = (paths.ROOT / "notebooks" / "INSTRUCTOR.md").read_text(encoding="utf-8")
+OWN_LOSS = ("09", "A loss of your own")     # its header gives it half an hour, which is mostly thinking
+
+
+def plan(title):
+    """The rows of a plan in the instructor's guide: minutes, what is read and run, what happens."""
+    [part] = re.findall(rf"^## {title}\n(.*?)(?=^## )", GUIDE, re.M | re.S)
+    return [(int(m), *cells) for m, *cells in re.findall(r"^\| (\d+) \|(.*?)\|(.*?)\|$", part, re.M)]
+
+
+def sections(number):
+    """The cells of a notebook by the heading of their section, in order."""
+    [path], found = notebook_paths([number]), {}
+    for cell in nbformat.read(path, as_version=4).cells:
+        heading = re.search(r"^## (.*)", cell.source, re.M) if cell.cell_type == "markdown" else None
+        name = heading[1] if heading else next(reversed(found), "")
+        found.setdefault(name, []).append(cell)
+    return found
+
+
+def minutes_of(named, happens=""):
+    """Minutes for "03: *One sample* to *All classes*, *Explore*; 12: *Predict*", and for the exercises that are named."""
+    total = 0.0
+    for number, ranges in re.findall(r"(\d\d): ([^;]+)", named):
+        parts, read = sections(number), []
+        for first, last in re.findall(r"\*([^*]+)\*(?: to \*([^*]+)\*)?", ranges):
+            names = [name for start in (first, last or first) for name in parts if name.startswith(start)]
+            assert len(names) == 2, f"no section, or several, of {number} begin with {first} and {last}"
+            places = [list(parts).index(name) for name in names]
+            assert places[0] <= places[1]
+            read += list(parts)[places[0] : places[1] + 1]
+        assert read and len({*read}) == len(read)
+        for name in read:
+            cells = [c for c in parts[name] if not (tried := re.search(r'check\("(\d\d\.\d)', c.source))
+                     or tried[1] in happens]
+            total += 30 if (number, name) == OWN_LOSS else minutes_for(nbformat.from_dict({"cells": cells}))
+    return total
+
+
+def test_minutes_of_sections_are_those_of_what_is_in_them():
+    whole = {number: [*sections(number)] for number in ("02", "08")}
+    for number, names in whole.items():
+        named = f"{number}: *{names[1]}* to *{names[-1]}*"
+        exercises = " ".join(name for name in EXERCISES if name[:2] == number)
+        [notebook] = [n for n in (nbformat.read(p, as_version=4) for p in PATHS) if n.cells[0].id[:2] == number]
+        header = nbformat.from_dict({"cells": sections(number)[""]})
+        assert minutes_of(named, exercises) == pytest.approx(minutes_for(notebook) - minutes_for(header))
+        assert minutes_of(named) == pytest.approx(minutes_of(named, exercises) - 7 * len(exercises.split()), abs=2)
+    with pytest.raises(AssertionError, match="no section"):
+        minutes_of("02: *No such section*")
+
+
+@pytest.mark.parametrize(("title", "minutes"), [("90 minutes", 90), ("Half a day", 235)])
+def test_a_plan_takes_no_longer_than_its_minutes(title, minutes):
+    rows = plan(title)
+    assert sum(given for given, *_ in rows) == minutes and len(rows) >= 5
+    assert f"{OWN_LOSS[0]}:" in GUIDE and "half an hour more for a loss" in sections(OWN_LOSS[0])[""][0].source
+    for given, named, happens in rows:
+        assert named.strip() or "break" in happens
+        assert minutes_of(named, happens) <= given, (named, minutes_of(named, happens))
+        numbers = {name[:2] for name in re.findall(r"\b\d\d\.\d\b", happens)}
+        assert numbers <= {*re.findall(r"(\d\d):", named)}, "an exercise of a notebook that the row does not read"
+
+
+def test_the_path_with_its_predictions_takes_what_the_guide_says():
+    made = total = 0
+    for number in PATH:
+        cells = [c for part in sections(number).values() for c in part]
+        parts = [i for i, c in enumerate(cells) if i and c.cell_type == "markdown" and re.search("^▶", c.source, re.M)]
+        total += sum(len(cells[i].source.split()) for i in parts) / WORDS
+        made += sum(len(re.findall(r"= predict\(", cells[i + 1].source)) for i in parts if i + 1 < len(cells))
+    [said] = re.findall(r"types in the predictions of\s+these parts needs (\d+) minutes", GUIDE)
+    assert made and sum(PATH.values()) + 2 * made <= int(said) < 1.25 * (total + 2 * made)
+
+
+def test_the_guide_gives_the_path_of_thirty_minutes_the_minutes_of_the_headers():
+    words = {"four": 4, "six": 6, "ten": 10}
+    said = dict(re.findall(rf"\b(\d\d) \(({'|'.join(words)})(?: minutes)?\)", GUIDE))
+    assert {number: words[word] for number, word in said.items()} == PATH
+    for number, minutes in PATH.items():
+        assert any(word in sections(number)[""][0].source for word, n in words.items() if n == minutes)
+
+
 def test_the_first_notebook_explains_a_broken_set_up_before_it_needs_it(tmp_path):
     (tmp_path / "torchvision").mkdir()
     (tmp_path / "torchvision" / "__init__.py").write_text("raise RuntimeError('operator torchvision::nms')")
