@@ -257,7 +257,7 @@ def sections(number):
 
 
 def minutes_of(named, happens=""):
-    """Minutes for "03: *One sample* to *All classes*, *Explore*; 12: *Predict*", and for the exercises that are named."""
+    """Minutes for "03: *One sample* to *All classes*, *Explore*; 12: *Predict*", and for exercises that are named."""
     total = 0.0
     for number, ranges in re.findall(r"(\d\d): ([^;]+)", named):
         parts, read = sections(number), []

@@ -18,6 +18,7 @@ from setuptools import find_packages
 from dashkit import cli, doctor, environment
 from dashkit.analysis import tables
 from dashkit.analysis.tables import published_results, write_published
+from dashkit.method import arms
 from dashkit.publishing import readme
 from dashkit.storage import paths, provenance, store
 
@@ -110,6 +111,18 @@ def test_every_python_example_names_things_that_exist(block):
     for n in ast.walk(tree):                    # files.from_folder of an imported module
         if isinstance(n, ast.Attribute) and isinstance(n.value, ast.Name) and n.value.id in names:
             assert hasattr(scope[n.value.id], n.attr), f"{n.value.id}.{n.attr}"
+
+
+def test_the_glossary_says_how_label_dropout_is_done():
+    text = (ROOT / "notebooks" / "GLOSSARY.md").read_text(encoding="utf-8")
+    rows = [line for line in text.splitlines() if line.startswith("|")]
+    lam = arms.OBJECTIVES["kd_drop"].lam
+    [row] = [line for line in rows if line.startswith("| `kd_drop` |")]
+    assert f"weight {lam['im']} " in row and f"weight {lam['un']}," in row and set(lam) == {"im", "un"}
+    calls = [path.name for path in (ROOT / "dashkit" / "experiments").glob("*.py")
+             for _ in re.findall(r"\bdrop_labels\(", path.read_text(encoding="utf-8"))]
+    assert calls == ["training.py"], "the teacher's labels alone are dropped"
+    assert not [line for line in rows if "drops " in line and "No student drops" not in line]
 
 
 def test_every_link_between_pages_leads_somewhere():
