@@ -2,13 +2,33 @@
 
 import errno
 import os
+import shutil
 import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 """The project's folder, or the folder of installed packages where dashkit is installed without its project."""
 IS_PROJECT = (ROOT / "pyproject.toml").is_file() and (ROOT / "notebooks").is_dir()
-PYTHON = "python" if os.name == "nt" else "python3"
+
+
+def shell_python(*, windows: bool) -> str:
+    """How Python is called in a fresh shell: on Windows by its launcher where `python` is missing or opens the Store.
+
+    The programs of this process's own environment are on no fresh shell's path.
+    """
+    if not windows:
+        return "python3"
+    folders = os.environ.get("PATH", "").split(os.pathsep)
+    if sys.prefix != sys.base_prefix:
+        folders = [folder for folder in folders if not Path(folder).is_relative_to(sys.prefix)]
+    found, launcher = (shutil.which(name, path=os.pathsep.join(folders)) for name in ("python", "py"))
+    opens_store = found is not None and "WindowsApps" in found and "WindowsApps" not in sys.base_prefix
+    if launcher and (found is None or opens_store):
+        return f"py -{sys.version_info[0]}.{sys.version_info[1]}"
+    return "python"
+
+
+PYTHON = shell_python(windows=os.name == "nt")
 """How Python is called in a fresh shell of this system."""
 NOT_A_PROJECT = ("dashkit is installed without its notebooks and published tables; get the project's whole folder, "
                  f"and type there: {PYTHON} run.py series")

@@ -381,6 +381,43 @@ def test_an_unsupported_python_reads_run_py_and_is_told_what_to_type(monkeypatch
         exec(compile(source, "run.py", "exec"), {"__name__": "x", "__file__": str(ROOT / "run.py")})
 
 
+@pytest.mark.parametrize("page", ["README.md", "docs/setup.md"])
+def test_pages_have_the_command_that_a_refusal_prints_on_windows(monkeypatch, page):
+    source = (ROOT / "run.py").read_text(encoding="utf-8")
+    with monkeypatch.context() as windows:
+        windows.setattr(os, "name", "nt")
+        windows.setattr(sys, "version_info", (3, 10, 0))
+        windows.setattr(sys, "argv", ["run.py", "series"])
+        try:
+            exec(compile(source, "run.py", "exec"), {"__name__": "x", "__file__": str(ROOT / "run.py")})
+        except SystemExit as refusal:
+            said = str(refusal)
+    command = said.split("type for example: ")[1]
+    assert command.startswith("py -3.") and not wrong(command)
+    assert f"`{command}`" in (ROOT / page).read_text(encoding="utf-8")
+
+
+@posix
+@pytest.mark.parametrize(("programs", "base", "called"), [
+    (["a/python", "b/py"], "/py", "python"), (["b/py"], "/py", "py -3.12"), ([], "/py", "python"),
+    (["WindowsApps/python", "b/py"], "/py", "py -3.12"), (["WindowsApps/python"], "/py", "python"),
+    (["WindowsApps/python", "b/py"], "/Files/WindowsApps/x", "python"),
+    ([".venv/Scripts/python", "b/py"], "/py", "py -3.12"), ([".venv/Scripts/python", "a/python"], "/py", "python"),
+])  # fmt: skip
+def test_messages_call_python_as_a_fresh_shell_of_windows_can(tmp_path, monkeypatch, programs, base, called):
+    """`python` may be missing there, or be what opens the Store; .venv's own is on no fresh shell's path."""
+    for name in programs:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", os.pathsep.join(str((tmp_path / name).parent) for name in programs))
+    monkeypatch.setattr(sys, "prefix", str(tmp_path / ".venv"))
+    monkeypatch.setattr(sys, "base_prefix", base)
+    monkeypatch.setattr(sys, "version_info", (3, 12, 1))
+    assert paths.shell_python(windows=True) == called
+    assert paths.shell_python(windows=False) == "python3"
+
+
 # -------------------------------------------------------------------------------------------------- tasks and commands
 
 
