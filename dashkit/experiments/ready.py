@@ -21,14 +21,15 @@ from dashkit.interop.schedules import same
 from dashkit.method.arms import objective
 from dashkit.method.distillation import seeded
 from dashkit.method.images import Images
-from dashkit.method.quality import chunk_size
+from dashkit.method.memory import at_a_time
+from dashkit.method.quality import CHUNK
 from dashkit.method.schedule import Schedule
 from dashkit.method.unet import UNet, UNetConfig, n_parameters
 from dashkit.storage import store
 
 FEWEST = 2        # images on either side of a Fréchet distance
 FEWEST_FID = 4    # real images of FID, which are halved to find its floor
-CHUNK = 160       # floats that a classifier holds of each pixel of a chunk
+FLOATS = 160      # that a classifier holds of each pixel of a chunk
 STEP = {"small": (64, 230), "colour": (256, 310)}
 """By classifier: images of a training step, and the floats that it holds of each of their pixels."""
 
@@ -125,7 +126,7 @@ def measuring_memory(images: Images, classifier: str) -> int:
     pixels, shape = math.prod(images.shape[1:]), images.pixels.shape
     most = max(len(images.pixels), len(images.test_pixels))
     batch, floats = STEP[classifier]
-    beside = max(min(most, chunk_size(shape)) * CHUNK, batch * floats) * pixels
+    beside = max(min(most, at_a_time(shape, CHUNK)) * FLOATS, batch * floats) * pixels
     return 4 * (images.pixels.numel() + images.test_pixels.numel() + beside)
 
 

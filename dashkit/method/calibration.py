@@ -7,6 +7,7 @@ from torch import Tensor
 
 from dashkit.method.guidance import Branches, Model, branches, check_eval, check_labels
 from dashkit.method.images import Images
+from dashkit.method.memory import at_a_time
 from dashkit.method.sampling import Sampling, ddim
 from dashkit.method.schedule import Noised, Schedule, noised
 
@@ -94,10 +95,13 @@ def x0_branches(pair: Branches, schedule: Schedule, states: States | Noised) -> 
 
 @torch.no_grad()
 def all_branches(model: Model, states: States | Noised, *, batch: int = 250) -> Branches:
-    """`branches` of a model on many states, `batch` at a time; ValueError in train mode or for an unknown label."""
+    """`branches` of a model on many states, `batch` of them `at_a_time`.
+
+    ValueError in train mode or for an unknown label.
+    """
     check_eval(model)
     check_labels(states.y, model)
-    n = len(states.t)
+    n, batch = len(states.t), at_a_time(states.x_t.shape, batch)
     parts = [
         branches(model, states.x_t[i : i + batch], states.t[i : i + batch], states.y[i : i + batch])
         for i in range(0, n, batch)

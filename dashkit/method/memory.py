@@ -1,5 +1,6 @@
 """Compute a batch in parts if memory is short.  Skip this file at first reading."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from typing import Any, TypeVar
@@ -40,6 +41,14 @@ class Parts:
     def map(self, batch: Batch, function: Callable[[Batch], Joined], *, said: str = "") -> Joined:
         """function(batch), computed in parts and joined: a tensor (B, ...), or a NamedTuple of such tensors."""
         return self(batch, lambda parts: joined([function(part) for part, _ in parts]), said=said)
+
+
+def at_a_time(shape: tuple[int, ...], most: int) -> int:
+    """How many samples (N, C, H, W) of this shape are computed at a time, if `most` is for those of 32x32 pixels.
+
+    Of larger ones as many as take the same memory, one at least; of smaller ones, and of features (N, D), `most`.
+    """
+    return max(1, min(most, most * 32 * 32 // math.prod(shape[2:])))
 
 
 def batch_size(batch: Batch) -> int:

@@ -1,6 +1,5 @@
 """Quality: compare samples with real images, by a small classifier and the Fréchet distance."""
 
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -10,11 +9,12 @@ from torch.nn import functional as F
 
 from dashkit.method.guidance import Model
 from dashkit.method.images import Images, check_images
+from dashkit.method.memory import at_a_time
 from dashkit.method.sampling import sample
 from dashkit.method.schedule import Schedule
 
-MOST_PIXELS = 2000 * 32 * 32
-"""Pixels, of all images together, that are classified at a time: a classifier keeps some hundred floats of each."""
+CHUNK = 2000
+"""Images of up to 32x32 pixels that are classified at a time."""
 
 
 def frechet_distance(a: Tensor, b: Tensor) -> float:
@@ -97,15 +97,10 @@ def train_classifier(x: Tensor, y: Tensor, *, num_classes: int, seed: int, epoch
 
 
 @torch.no_grad()
-def in_chunks(function: Callable[[Tensor], Tensor], x: Tensor, size: int = 2000) -> Tensor:
-    """function(x) of images (N, C, H, W), or of features (N, D), in chunks of `chunk_size`: the activations of many
+def in_chunks(function: Callable[[Tensor], Tensor], x: Tensor, size: int = CHUNK) -> Tensor:
+    """function(x) of images (N, C, H, W), or of features (N, D), `size` of them `at_a_time`: the activations of many
     images, or of large ones, do not fit into memory."""
-    return torch.cat([function(part) for part in x.split(chunk_size(x.shape, size))])
-
-
-def chunk_size(shape: tuple[int, ...], most: int = 2000) -> int:
-    """How many images (N, C, H, W) of this shape are classified at a time: no more than `most`, and `MOST_PIXELS`."""
-    return max(1, min(most, MOST_PIXELS // math.prod(shape[2:])))
+    return torch.cat([function(part) for part in x.split(at_a_time(x.shape, size))])
 
 
 @torch.no_grad()

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dashkit.method.guidance import Model, branches, check_eval, check_labels, guidance_table
-from dashkit.method.memory import Parts
+from dashkit.method.memory import Parts, at_a_time
 from dashkit.method.schedule import Schedule
 
 
@@ -84,11 +84,11 @@ class _Start(NamedTuple):
 def sample(model: Model, schedule: Schedule, y: Tensor, *, x_T: Tensor, batch: int = 256, **how: Any) -> Tensor:
     """The last state of `ddim` for labels y (B,) and noise x_T (B, ...); `how` is w, steps and the rest of `Sampling`.
 
-    `batch` images are computed at a time, or fewer if memory is short.
+    `batch` images of up to 32x32 pixels are computed at a time; fewer if they are larger, or memory is short.
     """
     if batch < 1:
         raise ValueError(f"batch must be positive, not {batch!r}")
-    settings, in_parts = Sampling(**how), Parts()
+    settings, in_parts, batch = Sampling(**how), Parts(), at_a_time(x_T.shape, batch)
 
     def last(start: _Start) -> Tensor:
         return deque(ddim(model, schedule, start.y, start.x_T, settings), maxlen=1).pop()

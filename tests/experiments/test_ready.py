@@ -106,7 +106,8 @@ def test_images_that_fit_no_memory_once_they_are_floats_are_noticed(tiny, images
 @pytest.mark.parametrize(("kind", "train"), [(Classifier, "small"), (ColourClassifier, "colour")])
 @pytest.mark.parametrize("size", [16, 48])
 def test_the_memory_of_measuring_is_what_a_classifier_takes(monkeypatch, kind, train, size):
-    monkeypatch.setattr(quality, "MOST_PIXELS", 9 * size**2)
+    for module in (quality, ready):
+        monkeypatch.setattr(module, "at_a_time", lambda *_: 9)
     rng = np.random.default_rng(0)
     pixels, labels = rng.integers(0, 256, (24, 3, size, size), dtype=np.uint8), np.arange(24) % 2
     found = files.from_arrays(pixels[:20], labels[:20], pixels[20:], labels[20:])

@@ -7,11 +7,12 @@ from torch.nn import functional as F
 
 from dashkit.datasets import sources
 from dashkit.method import quality
+from dashkit.method.calibration import States, all_branches
 from dashkit.method.images import Images
+from dashkit.method.memory import at_a_time
 from dashkit.method.quality import (
     Classifier,
     balanced_labels,
-    chunk_size,
     class_accuracy,
     frechet_distance,
     in_chunks,
@@ -19,6 +20,8 @@ from dashkit.method.quality import (
     real_floor,
     train_classifier,
 )
+from dashkit.method.sampling import sample
+from dashkit.method.schedule import cosine_schedule
 
 
 def test_frechet_distance_equals_the_formula(generator):
@@ -167,19 +170,37 @@ def test_chunks_are_of_the_size_asked_for():
     assert sizes == [2, 2, 1]
 
 
-def test_chunks_of_large_images_are_smaller_and_those_of_small_ones_stay():
-    for size in (1, 8, 16, 31, 32):
-        assert chunk_size((5000, 3, size, size)) == 2000
-    assert chunk_size((9, 64)) == 2000                                   # of features
-    for size in (33, 48, 100, 256, 700):
-        n = chunk_size((5000, 3, size, size))
-        assert 0.9 < n * size**2 / quality.MOST_PIXELS <= 1 and n < 2000
-    assert chunk_size((5, 3, 9000, 9000)) == 1                           # one image at least
+def test_few_large_images_are_computed_at_a_time_and_many_small_ones():
+    for most in (250, 256, 2000):
+        for size in (1, 8, 16, 31, 32):
+            assert at_a_time((5000, 3, size, size), most) == most
+        assert at_a_time((9, 64), most) == most                          # of features
+        for size in (33, 48, 100, 256):
+            n = at_a_time((5000, 3, size, size), most)
+            assert 0.75 < n * size**2 / (most * 32**2) <= 1 and n < most
+        assert at_a_time((5, 3, 9000, 9000), most) == 1                  # one image at least
 
 
-def test_images_are_classified_in_chunks_that_fit(monkeypatch):
-    monkeypatch.setattr(quality, "MOST_PIXELS", 3 * 5 * 7)
-    sizes = []
-    x = torch.arange(8.0)[:, None, None, None].expand(8, 2, 5, 7)
-    assert torch.equal(in_chunks(lambda v: sizes.append(len(v)) or v[:, 0, 0, 0], x), torch.arange(8.0))
-    assert sizes == [3, 3, 2]
+class Counted(torch.nn.Module):
+    null_label = 2
+
+    def __init__(self):
+        super().__init__()
+        self.sizes = []
+
+    def forward(self, x_t, t=None, y=None):
+        self.sizes.append(len(x_t))
+        return 0.1 * x_t if y is None else 0.1 * x_t + y[:, None, None, None]
+
+
+@pytest.mark.parametrize(("size", "chunk", "batch", "states"), [(96, 222, 28, 27), (30, 2000, 256, 250)])
+def test_whatever_is_measured_takes_few_large_images_at_a_time(size, chunk, batch, states):
+    net, x = Counted().eval(), torch.ones(1, 1, size, size).expand(280, -1, -1, -1)
+    y, t = torch.arange(280) % 2, torch.full((280,), 3)
+    assert torch.equal(in_chunks(net, x), 0.1 * x) and max(net.sizes) == min(chunk, 280)
+    net.sizes.clear()
+    sample(net, cosine_schedule(10), y, x_T=x, w=1.0, steps=2)
+    assert max(net.sizes) == batch
+    net.sizes.clear()
+    all_branches(net, States(x, t, y))
+    assert max(net.sizes) == 2 * states                                  # both branches
