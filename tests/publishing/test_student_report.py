@@ -275,7 +275,7 @@ def test_the_best_student_of_a_teacher_with_a_random_null_label_is_calibrated(tm
     table = table.pivot(index="metric", columns="arm", values="value")
     for metric in ("r2", "rho", "rho_visited", "r2_visited", "slope_x0"):
         assert list(table.loc[metric, ["best", "teacher"]]) == pytest.approx([1, 1], abs=1e-4)
-    assert "mean over 3 of its 3 classes" in student_report._facts(run)["without a class"]
+    assert "mean over 3 of its 3 classes" in student_report._facts(run, ["best"])["without a class"]
     key = evaluation._evaluation_key(run, "teacher", run.seed)         # what was measured otherwise is not taken for it
     monkeypatch.setitem(vars(run), "given", run.given._replace(model=teacher.model.net))
     assert evaluation._evaluation_key(run, "teacher", run.seed) != key
