@@ -170,9 +170,10 @@ def parser() -> argparse.ArgumentParser:
 def parse(arguments: Sequence[str]) -> Options:
     """The options of one call, without a remark after a bare `#`; exits with a message if they are wrong.
 
-    cmd.exe, and zsh as it is typed to, hand a remark on as words.
+    cmd.exe, and zsh as it is typed to, hand a remark on as words.  What follows `exec` is left as it is.
     """
-    arguments = list(itertools.takewhile(lambda word: word != "#", arguments)) or ["--help"]
+    if list(arguments[:1]) != ["exec"]:
+        arguments = list(itertools.takewhile(lambda word: word != "#", arguments)) or ["--help"]
     if arguments[0] in VERBATIM:
         return Options(task=arguments[0], words=list(arguments[1:]))
     task = TASKS.get(arguments[0])

@@ -12,18 +12,16 @@ from torch import nn
 from dashkit import environment
 from dashkit.datasets import fetch
 from dashkit.experiments import trial
-from dashkit.experiments.profiles import Profile
 from dashkit.experiments.settings import number
 from dashkit.experiments.students import STUDENTS
 from dashkit.interop import networks
-from dashkit.interop.networks import Found, Other, Source, ignores_label
+from dashkit.interop.networks import Other, Source, ignores_label
 from dashkit.interop.schedules import same
 from dashkit.method.arms import objective
 from dashkit.method.distillation import seeded
 from dashkit.method.images import Images
 from dashkit.method.memory import at_a_time
 from dashkit.method.quality import CHUNK
-from dashkit.method.schedule import Schedule
 from dashkit.method.unet import UNet, UNetConfig, n_parameters
 from dashkit.storage import store
 
@@ -34,24 +32,11 @@ STEP = {"small": (64, 230), "colour": (256, 310)}
 """By classifier: images of a training step, and the floats that it holds of each of their pixels."""
 
 
-class Run(Protocol):
+class Run(trial.Run, Protocol):
     """What is looked at of a `Run`."""
 
-    profile: Profile
     device: torch.device
     seed: int
-
-    @property
-    def images(self) -> Images: ...
-
-    @property
-    def data_digest(self) -> str: ...
-
-    @property
-    def schedule(self) -> Schedule: ...
-
-    @property
-    def given(self) -> Found: ...            # of a teacher from elsewhere
 
     @property
     def student(self) -> UNetConfig | Other: ...

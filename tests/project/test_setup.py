@@ -673,7 +673,7 @@ def test_blocks_of_commands_hold_commands_alone():
     ("doctor # is it fit?", ["doctor"]), ("install scale # FID, diffusers", ["install", "scale"]),
     ("series PROFILE=smoke # or digits: --profile digits", ["series", "--profile", "smoke"]),
     ("dashkit new my.toml --images a # looks", ["dashkit", "new", "my.toml", "--images", "a"]),
-    ("exec python x.py #", ["exec", "python", "x.py"]), ("sweep JOBS=#2", ["sweep", "--jobs", "#2"]),
+    ("exec grep # x.py", ["exec", "grep", "#", "x.py"]), ("sweep JOBS=#2", ["sweep", "--jobs", "#2"]),
 ])  # fmt: skip
 def test_a_remark_that_a_shell_handed_on_is_dropped(typed, meant, capsys):
     assert launch.parse(typed.split()) == launch.parse(meant)
